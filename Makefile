@@ -1,0 +1,45 @@
+# Every target works from a bare clone; `make help` lists them.
+# COMFYUI_DIR=<folder> uses your own ComfyUI instead of the managed one, PYTHON=<program> makes the environment.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST_ARGS ?=
+LOCK_WITHOUT := api assets-01 image other video
+export COMFYUI_DIR
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench serve lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+setup: ## make .venv and the managed ComfyUI, link the pack into it
+	@$(PYTHON) tools/setup_env.py
+
+demo: setup ## run the RefDrop workflow on a headless ComfyUI, pictures go to out/demo
+	@$(BIN)/python tools/demo.py
+
+test: setup ## run all tests; a test that was skipped fails the run
+	@mkdir -p out
+	$(BIN)/pytest --junitxml=out/pytest.xml $(PYTEST_ARGS)
+	@$(BIN)/python tools/check_skips.py out/pytest.xml
+
+lint: setup ## ruff (rules and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(BIN)/python tools/check_types.py
+
+bench: setup ## measure speed, results go to bench/results
+	$(BIN)/python bench/run.py
+
+serve: setup ## start ComfyUI with the pack and the demo models for a look in the browser
+	@$(BIN)/python tools/serve.py
+
+lock: setup ## resolve requirements/dev.in into requirements/lock.txt
+	cd requirements && UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile dev.in -o lock.txt \
+		--universal --python-version 3.10 --no-emit-index-url --no-emit-find-links --quiet \
+		$(LOCK_WITHOUT:%=--no-emit-package comfyui-workflow-templates-media-%)
+
+clean: ## remove .venv, .host, out and all caches
+	rm -rf .venv .host out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,57 @@
+"""Choice of the U-Net blocks that a method acts on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Block = tuple[str, int]
+
+ALL = "all"
+SKIP_FIRST_OUTPUT = "skip first output block"
+CUSTOM = "custom"
+CHOICES = [SKIP_FIRST_OUTPUT, ALL, CUSTOM]
+
+
+def select(choice: str, custom: str, available: Sequence[Block], model_name: str) -> frozenset[Block]:
+    """Turns the `blocks` and `custom_blocks` widgets into block labels.
+
+    Args:
+        choice: one of `CHOICES`.
+        custom: names such as "input.4, output.3"; a bare side ("output") means all of its blocks.
+        available: the model's attention blocks in the order they run.
+        model_name: for the message.
+
+    Raises:
+        ValueError: a name the model does not have, or no name at all.
+
+    Note:
+        RefDrop (arXiv 2405.17661) leaves out the first transformer after the middle block, which carries pose
+        and layout. That is the first output block that has attention, whatever its number in the family.
+    """
+    if choice == ALL:
+        return frozenset(available)
+    if choice == SKIP_FIRST_OUTPUT:
+        first = next((block for block in available if block[0] == "output"), None)
+        return frozenset(available) - {first}
+    names = [name.strip() for name in custom.split(",") if name.strip()]
+    known = ", ".join(map(name_of, available))
+    if not names:
+        raise ValueError(
+            f"custom_blocks is empty, but blocks is set to '{CUSTOM}'. Name at least one of this model's blocks: {known}."
+        )
+    return frozenset(block for name in names for block in _matching(name, available, model_name, known))
+
+
+def name_of(block: Block) -> str:
+    """("input", 4) -> "input.4"."""
+    return f"{block[0]}.{block[1]}"
+
+
+def _matching(name: str, available: Sequence[Block], model_name: str, known: str) -> list[Block]:
+    matching = [block for block in available if name in (block[0], name_of(block))]
+    if not matching:
+        raise ValueError(
+            f"custom_blocks names '{name}', which has no self-attention in this {model_name} model. "
+            f"Its blocks are {known}."
+        )
+    return matching

@@ -1,0 +1,112 @@
+"""Reference attention, the kernels.
+
+Symbols: a forward pass carries G chunks (conditional and unconditional half) of B samples each, stacked in dim 0.
+N query tokens, M reference tokens, C = heads * head size. `Att(Q, K, V)` is handed in as a callable, so that the
+host's own attention function, with whatever override it carries, does the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One reference term `c_j M_j * Att(Q, K_j, V_j)` of the RefDrop equation.
+
+    Attributes:
+        weight: `c_j M_j`; a float, or (1 or B, N, 1) where a mask varies it over the tokens.
+        keys, values: (G, M, C), one reference for all samples of a chunk.
+        first: index of the first sample of a chunk that is guided; those before it are left alone.
+        with_own: attend to [K_j; K] instead of K_j alone ("concat").
+    """
+
+    weight: float | Tensor
+    keys: Tensor
+    values: Tensor
+    first: int = 0
+    with_own: bool = False
+
+
+def attend_to_reference(attend: Attend, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """`Att(Q, K_j, V_j)` for every sample of a chunk, without copying the reference once per sample.
+
+    All samples of a chunk share the reference and attention treats queries independently, so the samples
+    are laid end to end as one long query sequence.
+
+    Args:
+        q: (G, B, N, C).
+        keys, values: (G, M, C).
+
+    Returns:
+        (G, B, N, C).
+    """
+    return attend(q.flatten(1, 2), keys, values).reshape(q.shape)
+
+
+def attend_to_both(attend: Attend, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Concatenated attention `Att(Q, [K_j; K], [V_j; V])`.
+
+    Args:
+        q, k, v: (G, B, N, C), the samples' own.
+        keys, values: (G, M, C), the reference's.
+
+    Returns:
+        (G, B, N, C).
+    """
+    samples = q.shape[1]
+
+    def joined(reference: Tensor, own: Tensor) -> Tensor:
+        shared = reference.unsqueeze(1).expand(-1, samples, -1, -1)
+        return torch.cat([shared, own], dim=2).flatten(0, 1)
+
+    return attend(q.flatten(0, 1), joined(keys, k), joined(values, v)).reshape(q.shape)
+
+
+def reference_feature_guidance(
+    attend: Attend, q: Tensor, k: Tensor, v: Tensor, chunks: int, branches: Sequence[Branch]
+) -> Tensor:
+    """Reference feature guidance, RefDrop (arXiv 2405.17661):
+
+        out = sum_j c_j M_j * Att(Q, K_j, V_j) + (1 - sum_j c_j M_j) * Att(Q, K, V)
+
+    Args:
+        attend: computes Att for (batch, tokens, C) tensors.
+        q, k, v: (G * B, N, C).
+        chunks: G, how many chunks dim 0 holds.
+        branches: the reference terms j.
+
+    Returns:
+        (G * B, N, C). Tokens and samples whose weights are 0 equal `Att(Q, K, V)` to the bit.
+
+    Note:
+        The paper has one reference and one scalar; several references, token masks and the concatenated
+        form as a branch of its own are extensions. A branch `with_own` and weight 1 is exactly
+        `Att(Q, [K_j; K], [V_j; V])`.
+    """
+    own = torch.zeros_like(q) if _replaces_own(branches) else attend(q, k, v)
+    own, q = (t.unflatten(0, (chunks, -1)) for t in (own, q))
+    guided = torch.zeros_like(own)
+    total = own.new_zeros((*own.shape[1:3], 1))
+    for branch in branches:
+        rows = slice(branch.first, None)
+        if branch.with_own:
+            own_k, own_v = (t.unflatten(0, (chunks, -1))[:, rows] for t in (k, v))
+            out = attend_to_both(attend, q[:, rows], own_k, own_v, branch.keys, branch.values)
+        else:
+            out = attend_to_reference(attend, q[:, rows], branch.keys, branch.values)
+        guided[:, rows] += branch.weight * out
+        total[rows] += branch.weight
+    return ((1 - total) * own + guided).flatten(0, 1)
+
+
+def _replaces_own(branches: Sequence[Branch]) -> bool:
+    """Whether the weights sum to 1 everywhere, so that the samples' own attention would be multiplied by 0."""
+    weights = [branch.weight for branch in branches if branch.first == 0 and isinstance(branch.weight, float)]
+    return len(weights) == len(branches) and sum(weights) == 1.0

@@ -1,0 +1,1 @@
+"""The thin layer between the kernels and ComfyUI's ModelPatcher."""

@@ -1,0 +1,103 @@
+"""Routes the self-attentions of one U-Net forward pass through a handler.
+
+The host calls every attention function, self and cross alike, through `optimized_attention_override`, which sees
+q, k, v but not which of the two it serves. Two patches that change nothing tell them apart: `attn1_patch` runs right
+before a self-attention, `attn2_patch` before a cross-attention of the same block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..kernels.attention import Attend
+
+Block = tuple[str, int]  # ("input" | "middle" | "output", number), as the host labels them
+Options = dict[str, Any]  # the host's transformer_options
+
+
+@dataclass(frozen=True)
+class SelfAttentionCall:
+    """One self-attention as the model is about to compute it.
+
+    Attributes:
+        q, k, v: (G * B, N, C), projected, heads not split, chunk by chunk.
+        attend: the attention the model would use: the host's function and any override set before ours.
+        block: label of the U-Net block.
+        depth: number of the transformer layer inside the block.
+        grid: (h, w) of the block's tokens.
+        chunks: G pairs (index into the list of conditionings, uuid of the conditioning), in the order of dim 0.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    attend: Attend
+    block: Block
+    depth: int
+    grid: tuple[int, int]
+    chunks: list[tuple[int, object]]
+
+
+Handler = Callable[[SelfAttentionCall], Tensor]
+
+
+def route_self_attention(options: Options, handler: Handler) -> Options:
+    """Copies `transformer_options` so that `handler` computes the self-attentions of one forward pass.
+
+    Cross-attention, and whatever else goes through the host's attention function, is left alone. An override that
+    is already there keeps working: it is what `SelfAttentionCall.attend` calls.
+    """
+    previous = options.get("optimized_attention_override")
+    self_attention_is_next = False
+
+    def enter_self_attention(n: Tensor, context: Tensor, value: Tensor, extra_options: Options) -> tuple[Tensor, ...]:
+        nonlocal self_attention_is_next
+        self_attention_is_next = True
+        return n, context, value
+
+    def enter_cross_attention(n: Tensor, context: Tensor, value: Tensor, extra_options: Options) -> tuple[Tensor, ...]:
+        nonlocal self_attention_is_next
+        self_attention_is_next = False
+        return n, context, value
+
+    def override(func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        nonlocal self_attention_is_next
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if previous is None:
+                return func(q, k, v, *args, **kwargs)
+            return previous(func, q, k, v, *args, **kwargs)
+
+        if not self_attention_is_next:
+            return attend(q, k, v)
+        self_attention_is_next = False
+        return handler(_call(q, k, v, attend, kwargs["transformer_options"]))
+
+    patches = options.get("patches", {})
+    return {
+        **options,
+        "optimized_attention_override": override,
+        "patches": {
+            **patches,
+            "attn1_patch": [*patches.get("attn1_patch", []), enter_self_attention],
+            "attn2_patch": [*patches.get("attn2_patch", []), enter_cross_attention],
+        },
+    }
+
+
+def _call(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: Options) -> SelfAttentionCall:
+    height, width = options["activations_shape"][-2:]
+    return SelfAttentionCall(
+        q=q,
+        k=k,
+        v=v,
+        attend=attend,
+        block=options["block"],
+        depth=options["block_index"],
+        grid=(height, width),
+        chunks=list(zip(options["cond_or_uncond"], options["uuids"], strict=True)),
+    )

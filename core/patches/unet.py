@@ -1,0 +1,50 @@
+"""What the patches need to know about a U-Net: which family it is and where its self-attentions are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+from .self_attention import Block
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+
+def family(model: ModelPatcher) -> str:
+    """The host's name of a model's family, for example "SDXL" or "Flux"."""
+    config = getattr(model.model, "model_config", None)
+    return type(config or model.model).__name__
+
+
+def require_image_unet(model: ModelPatcher, node: str) -> UNetModel:
+    """Returns the U-Net of an image model.
+
+    Raises:
+        RuntimeError: another architecture, or a video U-Net; names the family.
+    """
+    unet = getattr(model.model, "diffusion_model", None)
+    if not isinstance(unet, UNetModel) or any(isinstance(m, SpatialVideoTransformer) for m in unet.modules()):
+        raise RuntimeError(
+            f"{node} cannot patch the attention of a {family(model)} model. "
+            "Connect a model with an image U-Net: SD1.5, SD2 or SDXL."
+        )
+    return unet
+
+
+def self_attention_blocks(unet: UNetModel) -> dict[Block, int]:
+    """The blocks that hold self-attention, in the order they run, each with its number of transformer layers."""
+    sides = {"input": unet.input_blocks, "middle": [unet.middle_block or ()], "output": unet.output_blocks}
+    return {
+        (side, number): sum(len(layer.transformer_blocks) for layer in transformers)
+        for side, blocks in sides.items()
+        for number, block in enumerate(blocks)
+        if (transformers := [layer for layer in block if _has_self_attention(layer)])
+    }
+
+
+def _has_self_attention(layer: object) -> bool:
+    # Some upscalers turn attn1 into a second cross-attention in part of their blocks.
+    return isinstance(layer, SpatialTransformer) and not layer.transformer_blocks[0].disable_self_attn

@@ -1,0 +1,13 @@
+"""The pack's nodes."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .refdrop import RefDropApply
+
+
+class RefAttentionExtension(ComfyExtension):
+    """Lists the nodes for the host."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Returns the node classes."""
+        return [RefDropApply]

@@ -1,0 +1,156 @@
+"""RefDrop: Controllable Consistency in Image or Video Generation via Reference Feature Guidance (arXiv 2405.17661)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core import blocks as block_choice
+from ..core.patches.refdrop import Guide, Reference, add_guide
+from ..core.patches.unet import family, require_image_unet, self_attention_blocks
+
+NODE = "RefDropApply"
+
+
+class RefDropApply(io.ComfyNode):
+    """Reference feature guidance in the self-attention of a U-Net."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id=NODE,
+            display_name="RefDrop Apply",
+            category="model/patch/reference",
+            description=(
+                "Makes pictures follow a reference (or differ from it) without training: every self-attention also looks at "
+                "the reference. Connect reference_latent, or sample a batch: then its first picture is the reference. "
+                "Several references: a batch of latents, or several of these nodes in a row."
+            ),
+            search_aliases=[
+                "refdrop", "RFG", "reference feature guidance", "reference only", "consistent character", "blend subjects", "diversity",
+            ],
+            inputs=_inputs(),
+            outputs=[io.Model.Output(tooltip="The model with the guidance. The connected model itself is not changed.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        strength: float,
+        blocks: str,
+        mode: str,
+        custom_blocks: str,
+        start_percent: float,
+        end_percent: float,
+        reference_seed: int,
+        batch_references: int,
+        reference_latent: dict[str, Any] | None = None,
+        reference_positive: list[Any] | None = None,
+        mask: torch.Tensor | None = None,
+        reference_mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        """Returns a patched clone of the model."""
+        unet = require_image_unet(model, NODE)
+        available = list(self_attention_blocks(unet))
+        guide = Guide(
+            strength=strength,
+            blocks=block_choice.select(blocks, custom_blocks, available, family(model)),
+            reference=_reference(model, reference_latent, reference_positive, reference_seed),
+            batch_references=batch_references,
+            mask=_mask_batch(mask),
+            reference_mask=_mask_batch(reference_mask),
+            concat=mode == "concat",
+            start_percent=start_percent,
+            end_percent=end_percent,
+        )
+        return io.NodeOutput(add_guide(model, guide))
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip="SD1.5, SD2 or SDXL model to patch. The connected model itself is not changed."),
+        io.Float.Input(
+            "strength", default=0.3, min=-1.0, max=1.0, step=0.01,
+            tooltip="RFG coefficient c of each reference. Above 0: more like it (0.3-0.4 people, 0.2 simple subjects, 0.2-0.4 each when "
+            "blending several). Below 0: more different (-0.3). 0 turns the effect off and gives exactly the unpatched result.",
+        ),
+        io.Combo.Input(
+            "blocks", options=block_choice.CHOICES, default=block_choice.SKIP_FIRST_OUTPUT,
+            tooltip="Which attention blocks look at the reference. Skipping the first output block, as the paper does, keeps the "
+            "pose and layout of the reference out.",
+        ),
+        io.Latent.Input(
+            "reference_latent", optional=True,
+            tooltip="The reference, of any size; each latent of a batch is one more reference. Unconnected: the first pictures of the "
+            "sampled batch are the references for the rest of it.",
+        ),
+        io.Conditioning.Input(
+            "reference_positive", optional=True,
+            tooltip="Prompt that describes the reference. Unconnected: the sampler's own prompt.",
+        ),
+        io.Mask.Input(
+            "mask", optional=True,
+            tooltip="Where in the generated picture the reference acts. White = full effect. Unconnected = everywhere.",
+        ),
+        io.Mask.Input(
+            "reference_mask", optional=True,
+            tooltip="Which part of the reference is looked at, white = visible; one mask, or one for each reference. Unconnected = all of it.",
+        ),
+        io.Combo.Input(
+            "mode", options=["rfg", "concat"], default="rfg", advanced=True,
+            tooltip="rfg blends attention to the reference with attention to the picture itself by strength. concat attends to both in one "
+            "softmax, so that the model finds the balance; strength then blends that with plain attention (1 = plain concatenation).",
+        ),
+        io.String.Input(
+            "custom_blocks", default="", advanced=True,
+            tooltip="Blocks to use when blocks is 'custom', for example: input.4, middle.0, output.5 (or a whole side: output).",
+        ),
+        io.Float.Input(
+            "start_percent", default=0.0, min=0.0, max=1.0, step=0.001, advanced=True,
+            tooltip="Part of the sampling schedule at which the effect begins.",
+        ),
+        io.Float.Input(
+            "end_percent", default=1.0, min=0.0, max=1.0, step=0.001, advanced=True,
+            tooltip="Part of the sampling schedule at which the effect ends.",
+        ),
+        io.Int.Input(
+            "reference_seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, advanced=True,
+            tooltip="Seed of the noise that brings reference_latent to the noise level of each step.",
+        ),
+        io.Int.Input(
+            "batch_references", default=1, min=1, max=64, advanced=True,
+            tooltip="Without reference_latent: how many of the first pictures of the batch are references.",
+        ),
+    ]  # fmt: skip
+
+
+def _reference(model: Any, latent: dict[str, Any] | None, positive: list[Any] | None, seed: int) -> Reference | None:
+    if latent is None:
+        if positive is not None:
+            raise ValueError(
+                "reference_positive is connected, but reference_latent is not. Connect the latent that the prompt describes, "
+                "or remove the prompt: references from the batch have the sampler's own."
+            )
+        return None
+    samples = latent["samples"]
+    channels = model.model.latent_format.latent_channels
+    if samples.ndim != 4 or samples.shape[1] != channels:
+        raise ValueError(
+            f"reference_latent has the shape {tuple(samples.shape)}, but this {family(model)} model needs (batch, {channels}, "
+            "height, width). Encode the reference with the VAE that belongs to the model."
+        )
+    if positive is not None and any("hooks" in options for _, options in positive):
+        raise ValueError(
+            "reference_positive carries hooks (a scheduled LoRA, for example), which only the sampler's prompts can have. "
+            "Connect a prompt without hooks."
+        )
+    return Reference(samples.cpu(), positive, seed)
+
+
+def _mask_batch(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """(H, W) or (B, H, W) -> (B, H, W) on the CPU."""
+    return None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu()

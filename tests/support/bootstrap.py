@@ -1,0 +1,39 @@
+"""Makes the host, the pack, the demo models and the tools importable outside a running ComfyUI.
+
+The pack's root has the form of a package but no importable name (its folder may hold a hyphen), and its folder `nodes`
+must not shadow the host's module of that name. So the root stays off `sys.path` and its folders get fixed names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = Path(os.environ.get("COMFYUI_DIR") or ROOT / ".host" / "ComfyUI").expanduser().resolve()
+
+
+def name_packages() -> None:
+    """Makes modules importable as `refattention.…`, `refattention_demo.…` and `refattention_tools.…`."""
+    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != ROOT]
+    for name, folder in {"refattention": ROOT, "refattention_demo": ROOT / "demo", "refattention_tools": ROOT / "tools"}.items():
+        module = ModuleType(name)  # without running its __init__, which is the host's business
+        module.__path__ = [str(folder)]
+        sys.modules[name] = module
+
+
+def prepare_host() -> None:
+    """Puts the host on the path, set to the CPU. It reads its command line when first imported, so this comes before.
+
+    Raises:
+        FileNotFoundError: there is no ComfyUI where it should be.
+    """
+    if not (HOST / "main.py").is_file():
+        raise FileNotFoundError(f"No ComfyUI in {HOST}. Run 'make setup', or set COMFYUI_DIR to the folder of yours.")
+    sys.path.insert(0, str(HOST))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+    comfy.cli_args.args.use_pytorch_cross_attention = True

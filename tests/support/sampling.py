@@ -1,0 +1,67 @@
+"""Small models and short sampling runs for the tests."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from refattention_demo.loading import load
+from torch import Tensor
+
+FAMILIES = ["sd15", "sdxl"]
+
+
+@functools.cache
+def _checkpoint(family: str) -> tuple[ModelPatcher, Any, Any]:
+    return load(family)
+
+
+def model(family: str) -> ModelPatcher:
+    """A fresh clone of the family's small model."""
+    return _checkpoint(family)[0].clone()
+
+
+def prompt(family: str, seed: int, tokens: int = 77) -> list[Any]:
+    """A conditioning with random text features in the form the host's text nodes give."""
+    config = model(family).model.model_config.unet_config
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randn(1, tokens, config["context_dim"], generator=generator)
+    adm = config.get("adm_in_channels")
+    pooled = {"pooled_output": torch.randn(1, adm - 6 * 256, generator=generator)} if adm else {}
+    return [[text, pooled]]
+
+
+def latent(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def sample(
+    patcher: ModelPatcher,
+    noise: Tensor,
+    positive: list[Any],
+    negative: list[Any],
+    *,
+    steps: int = 3,
+    cfg: float = 5.0,
+    sampler: str = "euler",
+    seed: int = 7,
+    callback: Callable[..., None] | None = None,
+) -> Tensor:
+    """What KSampler does with an empty latent."""
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            patcher, noise, steps, cfg, sampler, "normal", positive, negative,
+            torch.zeros_like(noise), seed=seed, callback=callback, disable_pbar=True,
+        )  # fmt: skip
+
+
+def guide_all(patcher: ModelPatcher) -> frozenset[tuple[str, int]]:
+    """All attention blocks of a model."""
+    from refattention.core.patches.unet import self_attention_blocks
+
+    return frozenset(self_attention_blocks(patcher.model.diffusion_model))

@@ -1,0 +1,45 @@
+"""The parity tool itself: passes what is right, fails what is wrong, refuses what it does not know."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bootstrap import ROOT
+from safetensors.torch import load_file, save_file
+
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def parity(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tests" / "parity.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_goldens(path: Path) -> None:
+    result = parity(path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    outputs = [name for name in load_file(path) if name.startswith("out.")]
+    assert len(result.stdout.splitlines()) == len(outputs)
+
+
+def test_an_error_beyond_the_tolerance_fails(tmp_path: Path) -> None:
+    tensors = load_file(GOLDEN / "refdrop_rfg_A.safetensors")
+    tensors["out.concat"][0, 0, 0] += 1e-3
+    save_file(tensors, tmp_path / "refdrop_rfg_B.safetensors")
+    (tmp_path / "refdrop_rfg_B.json").write_text((GOLDEN / "refdrop_rfg_A.json").read_text())
+    result = parity(tmp_path / "refdrop_rfg_B.safetensors")
+    assert result.returncode == 1
+    failed = [line for line in result.stdout.splitlines() if "FAIL" in line]
+    assert len(failed) == 1 and failed[0].endswith("concat") and failed[0].startswith("1.00")
+
+
+def test_unknown_kind_and_missing_file(tmp_path: Path) -> None:
+    save_file(load_file(GOLDEN / "refdrop_rfg_A.safetensors"), tmp_path / "nothing_A.safetensors")
+    result = parity(tmp_path / "nothing_A.safetensors")
+    assert result.returncode == 2 and "kind 'nothing'. Known kinds: refdrop_rfg" in result.stderr
+    assert parity(tmp_path / "gone_A.safetensors").returncode == 2
+    assert parity().returncode == 2

@@ -1,0 +1,278 @@
+"""A headless ComfyUI on 127.0.0.1 with its own base directory, started, awaited and stopped from Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACK_NAME = "ComfyUI-RefAttention"
+BASE_FOLDERS = ("custom_nodes", "models/checkpoints", "models/loras", "input", "output", "temp", "user")
+
+
+class HostError(RuntimeError):
+    """The host did not start, died, or refused a request."""
+
+
+class WorkflowError(RuntimeError):
+    """A workflow was refused or failed while it ran; the text names node and reason."""
+
+
+def host_dir() -> Path:
+    """The ComfyUI to run: COMFYUI_DIR if it is set, else the managed one.
+
+    Raises: FileNotFoundError when there is none.
+    """
+    own = os.environ.get("COMFYUI_DIR")
+    folder = Path(own).expanduser().resolve() if own else ROOT / ".host" / "ComfyUI"
+    if not (folder / "main.py").is_file():
+        todo = "Set COMFYUI_DIR to the folder that holds it." if own else "Run `make setup` first."
+        raise FileNotFoundError(f"There is no ComfyUI main.py in {folder}. {todo}")
+    return folder
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def describe_refusal(answer: Mapping[str, Any]) -> str:
+    """The host's answer to a refused prompt as text: one line per node and reason."""
+    lines = [str(answer.get("error", {}).get("message", "The host refused the workflow"))]
+    for node_id, node in answer.get("node_errors", {}).items():
+        for error in node["errors"]:
+            lines.append(f"node {node_id} ({node['class_type']}): {error['message']}: {error.get('details', '')}")
+    return "\n".join(lines)
+
+
+def describe_failure(messages: Sequence[Sequence[Any]]) -> str:
+    """Node, type and exception of the first failure among a history entry's status messages."""
+    for name, data in messages:
+        if name == "execution_error":
+            return f"node {data['node_id']} ({data['node_type']}): {data['exception_message'].strip()}"
+        if name == "execution_interrupted":
+            return f"node {data['node_id']} ({data['node_type']}): interrupted"
+    return "The workflow failed without a message; see the host's log"
+
+
+class HeadlessHost:
+    """Runs ComfyUI as a child process; use it as a context manager so that it is always stopped.
+
+    Args:
+        packs: folder name in custom_nodes (no dots) -> folder to link there; the pack itself by default.
+        base: base directory to use and keep; a temporary one, removed at the end, by default.
+        extra_args: further command line arguments of ComfyUI.
+        port: TCP port of 127.0.0.1, a free one by default.
+        start_timeout: seconds the host may take to answer.
+    """
+
+    def __init__(
+        self,
+        packs: Mapping[str, Path] | None = None,
+        base: Path | None = None,
+        extra_args: Sequence[str] = (),
+        port: int | None = None,
+        start_timeout: float = 180.0,
+    ) -> None:
+        self.packs = dict(packs) if packs is not None else {PACK_NAME: ROOT}
+        self.temporary = base is None
+        self.base = Path(tempfile.mkdtemp(prefix="refattention-host-")) if base is None else base.resolve()
+        self.extra_args = list(extra_args)
+        self.port = port
+        self.start_timeout = start_timeout
+        self.process: subprocess.Popen[bytes] | None = None
+        for folder in BASE_FOLDERS:
+            (self.base / folder).mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> HeadlessHost:
+        # KeyboardInterrupt during the start must not leave the child behind either.
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """Address of the running host."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log_file(self) -> Path:
+        """File that takes everything the host prints."""
+        return self.base / "host.log"
+
+    def start(self) -> None:
+        """Starts the host and returns once it answers.
+
+        Raises: HostError with the end of the log when it dies or does not answer in time.
+        """
+        comfy = host_dir()
+        self._link_packs()
+        self.port = self.port or free_port()
+        arguments = ["--cpu", "--use-pytorch-cross-attention", "--listen", "127.0.0.1", "--port", str(self.port)]
+        arguments += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
+        # The cloud nodes take a third of the start time and are of no use here.
+        arguments += ["--disable-auto-launch", "--disable-api-nodes", *self.extra_args]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        if os.environ.get("COMFYUI_DIR"):
+            # The user's own folder is only read, not even byte code is written into it.
+            environment["PYTHONPYCACHEPREFIX"] = str(ROOT / "out" / "pycache")
+        with open(self.log_file, "wb") as log:
+            self.process = subprocess.Popen(
+                [str(ROOT / ".venv" / "bin" / "python"), str(comfy / "main.py"), *arguments],
+                cwd=self.base, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self._await_answer()
+
+    def _link_packs(self) -> None:
+        for name, folder in self.packs.items():
+            link = self.base / "custom_nodes" / name
+            if link.is_symlink():
+                link.unlink()
+            link.symlink_to(Path(folder).resolve(), target_is_directory=True)
+
+    def _await_answer(self) -> None:
+        limit = time.monotonic() + self.start_timeout
+        while time.monotonic() < limit:
+            self._alive()
+            try:
+                self.get("/system_stats")
+                return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.1)
+        raise HostError(f"The host did not answer within {self.start_timeout:.0f} s.\n{self._log_end()}")
+
+    def _alive(self) -> subprocess.Popen[bytes]:
+        if self.process is None:
+            raise HostError("The host is not running; start it with start() or a with statement.")
+        if self.process.poll() is not None:
+            raise HostError(f"The host ended with status {self.process.returncode}.\n{self._log_end()}")
+        return self.process
+
+    def _log_end(self, lines: int = 40) -> str:
+        return "The end of its log:\n" + "\n".join(self.log().splitlines()[-lines:])
+
+    def get(self, path: str) -> Any:
+        """The JSON the host answers to a GET request."""
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, data: Mapping[str, Any]) -> Any:
+        """The JSON the host answers to a POST request, None for an empty answer."""
+        request = urllib.request.Request(
+            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            body = answer.read()
+        return json.loads(body) if body else None
+
+    def queue(self, prompt: Mapping[str, Any]) -> str:
+        """Queues a workflow in API format and returns its id.
+
+        Raises: WorkflowError naming nodes and inputs when the host refuses it.
+        """
+        try:
+            prompt_id: str = self.post("/prompt", {"prompt": prompt})["prompt_id"]
+        except urllib.error.HTTPError as error:
+            if error.code != 400:
+                raise HostError(f"The host answered {error.code} to the workflow.\n{self._log_end()}") from error
+            raise WorkflowError(describe_refusal(json.load(error))) from error
+        return prompt_id
+
+    def wait(self, prompt_id: str, timeout: float = 600.0) -> dict[str, Any]:
+        """The history entry of a workflow once it has finished, well or badly.
+
+        Raises: TimeoutError when it is not done in time, HostError when the host died.
+        """
+        limit = time.monotonic() + timeout
+        while time.monotonic() < limit:
+            self._alive()
+            entry: dict[str, Any] | None = self.get(f"/history/{prompt_id}").get(prompt_id)
+            if entry is not None:
+                return entry
+            time.sleep(0.1)
+        raise TimeoutError(f"The workflow {prompt_id} did not finish within {timeout:.0f} s.\n{self._log_end()}")
+
+    def run(self, prompt: Mapping[str, Any], timeout: float = 600.0) -> dict[str, Any]:
+        """Queues a workflow, waits for it and returns its history entry.
+
+        Raises: WorkflowError naming node id, node type and reason when it is refused or fails.
+        """
+        entry = self.wait(self.queue(prompt), timeout)
+        if entry["status"]["status_str"] != "success":
+            raise WorkflowError(describe_failure(entry["status"]["messages"]))
+        return entry
+
+    def images(self, entry: Mapping[str, Any]) -> list[Path]:
+        """Files of the pictures a finished workflow wrote, in the order of its output nodes."""
+        pictures = [picture for output in entry["outputs"].values() for picture in output.get("images", ())]
+        return [self.base / each["type"] / each["subfolder"] / each["filename"] for each in pictures]
+
+    def interrupt(self) -> None:
+        """Cancels the workflow that runs now."""
+        self.post("/interrupt", {})
+
+    def free(self) -> None:
+        """Asks the host to unload models and drop its caches before the next workflow."""
+        self.post("/free", {"unload_models": True, "free_memory": True})
+
+    def object_info(self) -> dict[str, Any]:
+        """What the host knows about every node class."""
+        info: dict[str, Any] = self.get("/object_info")
+        return info
+
+    def put_input(self, path: Path, name: str | None = None) -> str:
+        """Copies a file into the host's input folder and returns the name LoadImage knows it by."""
+        target = self.base / "input" / (name or path.name)
+        shutil.copyfile(path, target)
+        return target.name
+
+    def log(self) -> str:
+        """Everything the host has printed so far."""
+        return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
+
+    def rss_bytes(self) -> int:
+        """Memory the host's process holds now."""
+        import psutil
+
+        resident: int = psutil.Process(self._alive().pid).memory_info().rss
+        return resident
+
+    def stop(self) -> None:
+        """Ends the host: asks first, then kills."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def close(self) -> None:
+        """Stops the host and removes its base directory if that was a temporary one."""
+        self.stop()
+        if self.temporary:
+            shutil.rmtree(self.base, ignore_errors=True)
