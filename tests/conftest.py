@@ -1,7 +1,8 @@
-"""Makes the host, the pack, the demo models and the tools importable for every test."""
+"""Makes the host, the pack and the demo models importable for every test."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,4 +11,5 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 import bootstrap
 
 bootstrap.name_packages()
-bootstrap.prepare_host()
+# REFATTENTION_TEST_GPU=1 runs the same tests on the GPU.
+bootstrap.prepare_host(cpu=not os.environ.get("REFATTENTION_TEST_GPU"), exact=True)

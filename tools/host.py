@@ -55,7 +55,8 @@ def describe_refusal(answer: Mapping[str, Any]) -> str:
     lines = [str(answer.get("error", {}).get("message", "The host refused the workflow"))]
     for node_id, node in answer.get("node_errors", {}).items():
         for error in node["errors"]:
-            lines.append(f"node {node_id} ({node['class_type']}): {error['message']}: {error.get('details', '')}")
+            where = f"node {node_id} ({node['class_type']})"
+            lines.append(f"{where}: {error['message']}: {error.get('details', '')}")
     return "\n".join(lines)
 
 
@@ -130,7 +131,14 @@ class HeadlessHost:
         comfy = host_dir()
         self._link_packs()
         self.port = self.port or free_port()
-        arguments = ["--cpu", "--use-pytorch-cross-attention", "--listen", "127.0.0.1", "--port", str(self.port)]
+        arguments = [
+            "--cpu",
+            "--use-pytorch-cross-attention",
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
         arguments += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
         # The cloud nodes take a third of the start time and are of no use here.
         arguments += ["--disable-auto-launch", "--disable-api-nodes", *self.extra_args]
@@ -141,8 +149,12 @@ class HeadlessHost:
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
                 [str(ROOT / ".venv" / "bin" / "python"), str(comfy / "main.py"), *arguments],
-                cwd=self.base, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                cwd=self.base,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         self._await_answer()
 
     def _link_packs(self) -> None:
@@ -196,7 +208,7 @@ class HeadlessHost:
             prompt_id: str = self.post("/prompt", {"prompt": prompt})["prompt_id"]
         except urllib.error.HTTPError as error:
             if error.code != 400:
-                raise HostError(f"The host answered {error.code} to the workflow.\n{self._log_end()}") from error
+                raise HostError(f"The host answered {error.code}.\n{self._log_end()}") from error
             raise WorkflowError(describe_refusal(json.load(error))) from error
         return prompt_id
 
@@ -212,7 +224,7 @@ class HeadlessHost:
             if entry is not None:
                 return entry
             time.sleep(0.1)
-        raise TimeoutError(f"The workflow {prompt_id} did not finish within {timeout:.0f} s.\n{self._log_end()}")
+        raise TimeoutError(f"The workflow did not finish within {timeout:.0f} s.\n{self._log_end()}")
 
     def run(self, prompt: Mapping[str, Any], timeout: float = 600.0) -> dict[str, Any]:
         """Queues a workflow, waits for it and returns its history entry.
@@ -258,6 +270,14 @@ class HeadlessHost:
 
         resident: int = psutil.Process(self._alive().pid).memory_info().rss
         return resident
+
+    def join(self) -> None:
+        """Waits until the host ends by itself.
+
+        Raises: HostError, because it is not meant to.
+        """
+        self._alive().wait()
+        self._alive()
 
     def stop(self) -> None:
         """Ends the host: asks first, then kills."""

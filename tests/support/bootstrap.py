@@ -1,4 +1,4 @@
-"""Makes the host, the pack, the demo models and the tools importable outside a running ComfyUI.
+"""Makes the host, the pack and the demo models importable outside a running ComfyUI.
 
 The pack's root has the form of a package but no importable name (its folder may hold a hyphen), and its folder `nodes`
 must not shadow the host's module of that name. So the root stays off `sys.path` and its folders get fixed names.
@@ -16,16 +16,16 @@ HOST = Path(os.environ.get("COMFYUI_DIR") or ROOT / ".host" / "ComfyUI").expandu
 
 
 def name_packages() -> None:
-    """Makes modules importable as `refattention.…`, `refattention_demo.…` and `refattention_tools.…`."""
+    """Makes modules importable as `refattention.…` and `refattention_demo.…`."""
     sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != ROOT]
-    for name, folder in {"refattention": ROOT, "refattention_demo": ROOT / "demo", "refattention_tools": ROOT / "tools"}.items():
+    for name, folder in {"refattention": ROOT, "refattention_demo": ROOT / "demo"}.items():
         module = ModuleType(name)  # without running its __init__, which is the host's business
         module.__path__ = [str(folder)]
         sys.modules[name] = module
 
 
-def prepare_host() -> None:
-    """Puts the host on the path, set to the CPU. It reads its command line when first imported, so this comes before.
+def prepare_host(cpu: bool = True, exact: bool = False) -> None:
+    """Puts the host on the path, set to the CPU or to the device it finds, `exact` with full float32. It reads its command line when first imported, so this comes before.
 
     Raises:
         FileNotFoundError: there is no ComfyUI where it should be.
@@ -35,5 +35,10 @@ def prepare_host() -> None:
     sys.path.insert(0, str(HOST))
     import comfy.cli_args
 
-    comfy.cli_args.args.cpu = True
+    comfy.cli_args.args.cpu = cpu
+    comfy.cli_args.args.force_fp32 = exact
     comfy.cli_args.args.use_pytorch_cross_attention = True
+    if exact and not cpu:
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = False

@@ -71,7 +71,7 @@ class NaiveRefDrop:
                 self.recording.append((k.clone(), v.clone()))
                 return oracle.batched(q, k, v, heads).to(q.dtype)
             pairs = [(record[number][0][0], record[number][1][0]) for record in self.recorded]
-            weights = [torch.full((1, 1), strength) for strength in self.strengths]
+            weights = [q.new_full((1, 1), strength) for strength in self.strengths]
             out = [oracle.rfg(*sample, pairs, weights, heads) for sample in zip(q, k, v, strict=True)]
             return torch.stack(out).to(q.dtype)
 
@@ -101,7 +101,7 @@ class NaiveRefDrop:
             references = [(x[i : i + 1], text) for i in range(self.batch[1])]
         else:
             references = [
-                (latent + noise * sigma, own_text if own_text is not None and half == 0 else text)
+                ((latent + noise * sigma.cpu()).to(x), own_text.to(x) if own_text is not None and half == 0 else text)
                 for _, latent, noise, own_text in self.outside
             ]
         self.recorded, predictions = [], []

@@ -114,6 +114,10 @@ class ReferencePass:
         """The references' own conditioning; what it carries (a ControlNet, say) must be loaded with the model."""
         return self._prompts["positive"] if self._reference.positive is not None else []
 
+    def close(self) -> None:
+        """Lets go of what the references' own conditioning holds on the device; the host does so for the sampler's."""
+        comfy.sampler_helpers.cleanup_models({"positive": self.own_prompts}, [])
+
     def record(
         self,
         evaluate: Callable[..., Any],

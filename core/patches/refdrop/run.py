@@ -180,11 +180,13 @@ def _outer_sample(executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]
     guides = options[KEY]
-    options[KEY] = RefDropRun(guides, guider, noise.shape)
+    options[KEY] = run = RefDropRun(guides, guider, noise.shape)
     try:
         return executor(noise, *args, **kwargs)
     finally:
         options[KEY] = guides
+        for reference in run.passes.values():
+            reference.close()
 
 
 def _prepare_sampling(

@@ -1,0 +1,76 @@
+"""Full-size U-Nets with random weights, and one step of the sampler on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import comfy.supported_models
+import torch
+from comfy.model_patcher import CoreModelPatcher
+
+COMMON = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "use_spatial_transformer": True, "legacy": False}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "sd15": {
+        "channel_mult": (1, 2, 4, 4), "num_res_blocks": [2, 2, 2, 2], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "transformer_depth_middle": 1, "context_dim": 768,
+        "use_linear_in_transformer": False, "use_temporal_attention": False, "num_classes": None, "adm_in_channels": None,
+    },
+    "sdxl": {
+        "channel_mult": (1, 2, 4), "num_res_blocks": [2, 2, 2], "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "transformer_depth_middle": 10, "context_dim": 2048,
+        "use_linear_in_transformer": True, "use_temporal_attention": False, "num_classes": "sequential", "adm_in_channels": 2816,
+    },
+}  # fmt: skip
+CLASSES = {"sd15": "SD15", "sdxl": "SDXL"}
+
+
+def random_model(family: str, dtype: torch.dtype) -> CoreModelPatcher:
+    """The family's U-Net at full size; weights are seeded noise of the usual scale."""
+    config = getattr(comfy.supported_models, CLASSES[family])({**COMMON, **CONFIGS[family]})
+    config.set_inference_dtype(dtype, None)
+    device = comfy.model_management.get_torch_device()
+    model = config.get_model({}, "", device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.diffusion_model.parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 0
+            parameter.normal_(0, fan_in**-0.5, generator=generator) if fan_in else parameter.fill_(0.5)
+    return CoreModelPatcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+
+
+def prompt(family: str, seed: int) -> list[Any]:
+    """A conditioning of 77 random tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randn(1, 77, CONFIGS[family]["context_dim"], generator=generator)
+    return [[text, {"pooled_output": torch.randn(1, 1280, generator=generator)}]]
+
+
+def sampler_step(patcher: CoreModelPatcher, family: str, pixels: int) -> Callable[[Callable[..., Any]], Any]:
+    """Prepares one evaluation with CFG.
+
+    The returned function opens a sampling run, calls its argument with the evaluation, to be repeated at will while the
+    run is open, and returns what that returns.
+    """
+    noise = torch.randn(1, 4, pixels // 8, pixels // 8, generator=torch.Generator().manual_seed(1))
+    guider = comfy.samplers.CFGGuider(patcher)
+    guider.set_conds(prompt(family, 2), prompt(family, 3))
+    guider.set_cfg(7.5)
+
+    def run(observe: Callable[..., Any]) -> Any:
+        result = None
+
+        def one_evaluation(model: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any], **_: Any) -> torch.Tensor:
+            nonlocal result
+            sigma = sigmas[:1].expand(len(x))
+            result = observe(lambda: model(x, sigma, **extra_args))
+            return x
+
+        sigmas = torch.tensor([5.0, 0.0])
+        with torch.inference_mode():
+            guider.sample(noise, torch.zeros_like(noise), comfy.samplers.KSAMPLER(one_evaluation), sigmas, disable_pbar=True, seed=0)
+        return result
+
+    return run

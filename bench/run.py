@@ -1,0 +1,80 @@
+"""make bench: measures and writes bench/results/latest.json, a flat map from a row's name to its value.
+
+Speeds are ratios of two things timed in the same run; `bound` is what they are held against.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tools"), str(HERE.parent / "tests" / "support")]
+
+
+def device_name() -> str:
+    """The device the models run on."""
+    import comfy.model_management
+    import torch
+
+    device = comfy.model_management.get_torch_device()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = next((line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")), platform.processor())
+    return f"{cpu}, {torch.get_num_threads()} threads"
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def on_cpu(repeats: int) -> dict[str, dict[str, Any]]:
+    """Float32, 2 threads, PyTorch's attention."""
+    import imports
+    import refdrop
+    import torch
+
+    torch.set_num_threads(2)
+    return {**refdrop.rows("sd15", [256, 512], torch.float32, repeats), **imports.rows()}
+
+
+def on_gpu(repeats: int) -> dict[str, dict[str, Any]]:
+    """Float16, at the sizes the models are made for."""
+    import refdrop
+    import torch
+
+    return {
+        **refdrop.rows("sd15", [256, 512, 1024], torch.float16, repeats),
+        **refdrop.rows("sdxl", [512, 1024], torch.float16, repeats),
+    }
+
+
+def main() -> int:
+    """Prints the rows and writes them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpu", action="store_true", help="measure on the GPU instead of the CPU")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "latest.json")
+    arguments = parser.parse_args()
+
+    import bootstrap
+
+    bootstrap.name_packages()
+    bootstrap.prepare_host(cpu=not arguments.gpu)
+    results = (on_gpu if arguments.gpu else on_cpu)(arguments.repeats)
+    device = device_name()
+    for name, row in results.items():
+        row["device"] = device
+        print(f"{name:32} {row['value']:8.3f} {row['unit']}  (bound {row['bound']:.3f})")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""The demo folder as a ComfyUI extension: no nodes, only the small models' configurations."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .configs import register
+
+
+class DemoExtension(ComfyExtension):
+    """Makes the demo checkpoints loadable by the host's stock loaders."""
+
+    async def on_load(self) -> None:
+        """Runs once, before any checkpoint is loaded."""
+        register()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """There are no demo nodes."""
+        return []

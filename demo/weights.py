@@ -1,0 +1,64 @@
+"""Checkpoints of the demo models. They hold no training: everything is constructed, or drawn from a seed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import codec, families, text_encoder, unet
+
+ABOUT = (
+    "Untrained stand-in of ComfyUI-RefAttention for demo and tests. Not the model known by this file name."
+)
+
+
+def state_dict(family: str, seed: int = 0) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, float32, with the names that they have in the files of the real family.
+
+    Args:
+        family: one of `families.FAMILIES`.
+        seed: the same seed gives the same tensors.
+    """
+    chosen = families.family(family)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        f"model.diffusion_model.{name}": t for name, t in unet.state_dict(chosen.unet, generator).items()
+    }
+    for encoder in chosen.text_encoders:
+        tensors |= text_encoder.state_dict(encoder, generator)
+    return tensors | {
+        f"first_stage_model.{name}": t for name, t in codec.state_dict(chosen.latent_scale).items()
+    }
+
+
+def write_checkpoints(folder: Path) -> None:
+    """Writes the checkpoints of all families, in half precision, under the file names of the real ones.
+
+    A file that is there already stays as it is, whatever it holds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, family in families.FAMILIES.items():
+        target = folder / family.file_name
+        if not target.exists():
+            _write(target, {key: _half(tensor) for key, tensor in state_dict(name).items()})
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+def _half(tensor: Tensor) -> Tensor:
+    return tensor.half().contiguous() if tensor.is_floating_point() else tensor
+
+
+def _write(target: Path, tensors: dict[str, Tensor]) -> None:
+    """Under another name first: a checkpoint is there completely or not at all."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        unfinished = Path(folder) / target.name
+        save_file(tensors, unfinished, metadata={"format": "pt", "about": ABOUT})
+        os.replace(unfinished, target)

@@ -1,0 +1,36 @@
+"""The pack as the host sees it when it starts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from host import PACK_NAME, HeadlessHost
+
+pytestmark = pytest.mark.e2e
+IMPORT_LINE = re.compile(r"(\d+\.\d+) seconds(.*): .*/custom_nodes/" + PACK_NAME)
+
+
+def test_pack_is_imported_quickly(startup_log: str) -> None:
+    (report,) = IMPORT_LINE.findall(startup_log)
+    seconds, failure = report
+    assert failure == ""
+    assert float(seconds) < 0.3
+
+
+def test_startup_shows_no_error_of_ours(startup_log: str) -> None:
+    # The template pictures are not installed, which the host reports as an error of its own.
+    errors = [line for line in startup_log.splitlines() if "ERROR" in line and "template asset" not in line]
+    assert errors == []
+    assert "Traceback" not in startup_log and "IMPORT FAILED" not in startup_log
+
+
+def test_node_is_offered_with_its_help(host: HeadlessHost) -> None:
+    node = host.object_info()["RefDropApply"]
+    assert node["python_module"] == f"custom_nodes.{PACK_NAME}"
+    assert node["display_name"] and node["description"] and node["category"]
+
+
+def test_template_is_listed(host: HeadlessHost) -> None:
+    assert host.get("/workflow_templates")[PACK_NAME] == ["refdrop"]

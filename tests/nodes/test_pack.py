@@ -1,0 +1,66 @@
+"""The pack as the host's own loader sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from bootstrap import HOST, ROOT
+
+NODE_IDS = {"RefDropApply"}
+
+
+@pytest.fixture(scope="module")
+def host_nodes(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The host's `nodes` module after it loaded the pack from a custom_nodes folder."""
+    import nodes
+
+    assert Path(nodes.__file__).parent == HOST
+    pack = tmp_path_factory.mktemp("custom_nodes") / "ComfyUI-RefAttention"
+    pack.symlink_to(ROOT)
+    core = set(nodes.NODE_CLASS_MAPPINGS)
+    assert asyncio.run(nodes.load_custom_node(str(pack)))
+    nodes.pack_ids = set(nodes.NODE_CLASS_MAPPINGS) - core
+    return nodes
+
+
+def test_the_host_loads_exactly_our_nodes(host_nodes: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    assert host_nodes.pack_ids == NODE_IDS
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert host_nodes.EXTENSION_WEB_DIRS["ComfyUI-RefAttention"].endswith("web")
+
+
+@pytest.mark.parametrize("node_id", sorted(NODE_IDS))
+def test_schema(host_nodes: ModuleType, node_id: str) -> None:
+    schema = host_nodes.NODE_CLASS_MAPPINGS[node_id].GET_SCHEMA()
+    assert schema.display_name and schema.description and schema.search_aliases
+    for item in (*schema.inputs, *schema.outputs):
+        assert item.tooltip and len(item.tooltip) > 20, item
+    parameters = inspect.signature(host_nodes.NODE_CLASS_MAPPINGS[node_id].execute).parameters
+    assert set(parameters) == {item.id for item in schema.inputs}
+    widgets = [i for i in schema.inputs if hasattr(i, "default") and i.default is not None and not i.advanced]
+    assert len(widgets) <= 5
+
+
+@pytest.mark.parametrize("node_id", sorted(NODE_IDS))
+def test_help_page(node_id: str) -> None:
+    text = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# ")
+    assert len(text) > 500
+
+
+def test_importing_the_pack_imports_nothing_else() -> None:
+    code = (
+        "import importlib.util, sys; before = set(sys.modules);"
+        f"spec = importlib.util.spec_from_file_location('pack', {str(ROOT / '__init__.py')!r});"
+        "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module);"
+        "print(sorted(name for name in set(sys.modules) - before if name.split('.')[0] in ('torch', 'comfy', 'numpy')))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,77 @@
+"""Arrows point one way: nodes -> core/patches -> core/kernels. Read from the imports, without importing anything."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+from bootstrap import ROOT
+
+STANDARD = set(sys.stdlib_module_names) | {"__future__"}
+# What each layer may import: top-level packages, and folders of the pack.
+ALLOWED = {
+    "core/kernels": STANDARD | {"torch", "core/kernels"},
+    "core/patches": STANDARD | {"torch", "comfy", "core/patches", "core/kernels", "core"},
+    "core": STANDARD | {"torch"},
+    "nodes": STANDARD | {"torch", "comfy_api", "folder_paths", "nodes", "core/patches", "core"},
+    ".": {"__future__", "typing", "comfy_api", "nodes"},
+}
+FILES = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *sorted((ROOT / "core").rglob("*.py"))]
+
+
+def layer_of(path: str) -> str:
+    """The layer a file or folder of the pack belongs to: the longest name in ALLOWED that it starts with."""
+    return max((name for name in ALLOWED if name == "." or f"{path}/".startswith(f"{name}/")), key=len)
+
+
+def imports(source: str, package: list[str]) -> set[str]:
+    """Names of imported top-level packages; for relative imports the layer, or the folder when it is none of the pack."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1]
+            target = base + (node.module or "").split(".") if node.module else base
+            found |= {place("/".join([*target, name.name])) for name in node.names}
+    return found
+
+
+def place(path: str) -> str:
+    first = path.split("/")[0]
+    return layer_of(path) if first in {"nodes", "core"} else first
+
+
+def check(source: str, package: list[str]) -> set[str]:
+    """Imports that the layer of a package must not have."""
+    return imports(source, package) - ALLOWED[layer_of("/".join(package))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports(path: Path) -> None:
+    package = list(path.relative_to(ROOT).parent.parts)
+    assert not check(path.read_text(encoding="utf-8"), package)
+
+
+@pytest.mark.parametrize(
+    ("package", "line", "wrong"),
+    [
+        ("core/kernels", "import comfy.utils", "comfy"),
+        ("core/kernels", "from ..patches import unet", "core/patches"),
+        ("core/kernels", "from .. import blocks", "core"),
+        ("core/patches", "from ...nodes import refdrop", "nodes"),
+        ("core/patches/refdrop", "from ....nodes.refdrop import NODE", "nodes"),
+        ("core/patches", "import nodes", "nodes"),
+        ("nodes", "from ..core.kernels.attention import Branch", "core/kernels"),
+        ("nodes", "from ..demo import loading", "demo"),
+        ("nodes", "import comfy.samplers", "comfy"),
+        ("core", "import numpy", "numpy"),
+    ],
+)
+def test_wrong_arrows_are_seen(package: str, line: str, wrong: str) -> None:
+    assert check(line, package.split("/")) == {wrong}
+    assert check("from __future__ import annotations\nimport typing", package.split("/")) == set()

@@ -1,0 +1,60 @@
+"""The host of the demo: the pack, the demo models beside it, their checkpoint files and the photograph."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from host import PACK_NAME, ROOT, HeadlessHost
+
+DEMO_PACK = "RefAttention-Demo"
+DEMO_PACKAGE = "refattention_demo"
+PHOTO = ROOT / "demo" / "photo.jpg"
+WORKFLOW = ROOT / "workflows" / "api" / "refdrop.json"
+
+
+def demo_host(
+    base: Path | None = None, extra_args: Sequence[str] = (), port: int | None = None
+) -> HeadlessHost:
+    """A host, not yet started, on which the pack's workflows queue without a change."""
+    host = HeadlessHost({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base, extra_args, port)
+    demo_weights().write_checkpoints(host.base / "models" / "checkpoints")
+    host.put_input(PHOTO)
+    return host
+
+
+def demo_weights() -> ModuleType:
+    """The module that writes the demo checkpoints, imported without the demo's node pack around it."""
+    if DEMO_PACKAGE not in sys.modules:
+        package = ModuleType(DEMO_PACKAGE)
+        package.__path__ = [str(ROOT / "demo")]
+        sys.modules[DEMO_PACKAGE] = package
+    return importlib.import_module(f"{DEMO_PACKAGE}.weights")
+
+
+def load_workflow(path: Path = WORKFLOW) -> dict[str, Any]:
+    """A workflow file in API format."""
+    workflow: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return workflow
+
+
+def set_inputs(workflow: dict[str, Any], class_type: str, **values: Any) -> dict[str, Any]:
+    """A copy of an API workflow with other input values on every node of one class.
+
+    Raises: KeyError when there is no such node or it has no such input.
+    """
+    copy: dict[str, Any] = json.loads(json.dumps(workflow))
+    chosen = [node for node in copy.values() if node["class_type"] == class_type]
+    for node in chosen:
+        unknown = values.keys() - node["inputs"].keys()
+        if unknown:
+            raise KeyError(f"{class_type} has no input {', '.join(sorted(unknown))} in this workflow")
+        node["inputs"].update(values)
+    if not chosen:
+        raise KeyError(f"The workflow has no {class_type} node")
+    return copy
