@@ -11,19 +11,40 @@ import comfy.supported_models
 import torch
 from comfy.model_patcher import CoreModelPatcher
 
-COMMON = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "use_spatial_transformer": True, "legacy": False}
+COMMON = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "use_spatial_transformer": True,
+    "legacy": False,
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "sd15": {
-        "channel_mult": (1, 2, 4, 4), "num_res_blocks": [2, 2, 2, 2], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "transformer_depth_middle": 1, "context_dim": 768,
-        "use_linear_in_transformer": False, "use_temporal_attention": False, "num_classes": None, "adm_in_channels": None,
+        "channel_mult": (1, 2, 4, 4),
+        "num_res_blocks": [2, 2, 2, 2],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "transformer_depth_middle": 1,
+        "context_dim": 768,
+        "use_linear_in_transformer": False,
+        "use_temporal_attention": False,
+        "num_classes": None,
+        "adm_in_channels": None,
     },
     "sdxl": {
-        "channel_mult": (1, 2, 4), "num_res_blocks": [2, 2, 2], "transformer_depth": [0, 0, 2, 2, 10, 10],
-        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "transformer_depth_middle": 10, "context_dim": 2048,
-        "use_linear_in_transformer": True, "use_temporal_attention": False, "num_classes": "sequential", "adm_in_channels": 2816,
+        "channel_mult": (1, 2, 4),
+        "num_res_blocks": [2, 2, 2],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "transformer_depth_middle": 10,
+        "context_dim": 2048,
+        "use_linear_in_transformer": True,
+        "use_temporal_attention": False,
+        "num_classes": "sequential",
+        "adm_in_channels": 2816,
     },
-}  # fmt: skip
+}
 CLASSES = {"sd15": "SD15", "sdxl": "SDXL"}
 
 
@@ -62,7 +83,9 @@ def sampler_step(patcher: CoreModelPatcher, family: str, pixels: int) -> Callabl
     def run(observe: Callable[..., Any]) -> Any:
         result = None
 
-        def one_evaluation(model: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any], **_: Any) -> torch.Tensor:
+        def one_evaluation(
+            model: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any], **_: Any
+        ) -> torch.Tensor:
             nonlocal result
             sigma = sigmas[:1].expand(len(x))
             result = observe(lambda: model(x, sigma, **extra_args))
@@ -70,7 +93,14 @@ def sampler_step(patcher: CoreModelPatcher, family: str, pixels: int) -> Callabl
 
         sigmas = torch.tensor([5.0, 0.0])
         with torch.inference_mode():
-            guider.sample(noise, torch.zeros_like(noise), comfy.samplers.KSAMPLER(one_evaluation), sigmas, disable_pbar=True, seed=0)
+            guider.sample(
+                noise,
+                torch.zeros_like(noise),
+                comfy.samplers.KSAMPLER(one_evaluation),
+                sigmas,
+                disable_pbar=True,
+                seed=0,
+            )
         return result
 
     return run

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from models import random_model, sampler_step
 from refattention.core.blocks import CHOICES, select
 from refattention.core.patches.refdrop import Guide, Reference, add_guide
 from refattention.core.patches.unet import self_attention_blocks
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-
-from models import random_model, sampler_step
 from timing import alternate
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
 def rows(family: str, sizes: list[int], dtype: torch.dtype, repeats: int) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,9 @@ def device_name() -> str:
     device = comfy.model_management.get_torch_device()
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpu = next((line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")), platform.processor())
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")), platform.processor()
+    )
     return f"{cpu}, {torch.get_num_threads()} threads"
 
 

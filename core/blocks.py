@@ -37,7 +37,8 @@ def select(choice: str, custom: str, available: Sequence[Block], model_name: str
     known = ", ".join(map(name_of, available))
     if not names:
         raise ValueError(
-            f"custom_blocks is empty, but blocks is set to '{CUSTOM}'. Name at least one of this model's blocks: {known}."
+            f"custom_blocks is empty, but blocks is set to '{CUSTOM}'. "
+            f"Name at least one of this model's blocks: {known}."
         )
     return frozenset(block for name in names for block in _matching(name, available, model_name, known))
 

@@ -30,9 +30,7 @@ LATENT_SIZE = 0.05
 # Latent channels: luminance, red - luminance, blue - luminance, and the horizontal step of luminance, each
 # divided by about the standard deviation that it has in photographs.
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
-COLOURS = torch.stack(
-    [LUMINANCE, torch.tensor([1.0, 0, 0]) - LUMINANCE, torch.tensor([0, 0, 1.0]) - LUMINANCE]
-)
+COLOURS = torch.stack([LUMINANCE, torch.tensor([1.0, 0, 0]) - LUMINANCE, torch.tensor([0, 0, 1.0]) - LUMINANCE])
 MEAN = 0.45
 DEVIATION = torch.tensor([0.25, 0.12, 0.12, 0.12])
 
@@ -143,13 +141,13 @@ def _fill_steps(
 ) -> dict[int, float]:
     """Features for the steps from a value to its neighbours; up and down apart, because each passes a relu.
 
-    Beyond the border everything reads 0. The step down to that is suppressed by the feature of ones, which is 0
-    there as well; so the border keeps its colour.
+    Beyond the border everything reads 0. The step down to that is suppressed by the feature of ones, which
+    is 0 there as well; so the border keeps its colour.
 
     Returns:
         what to sum up for a quarter of all steps.
     """
-    quarter = {}
+    quarter: dict[int, float] = {}
     for number, (row, column) in enumerate(neighbours):
         up = STEPS + 4 * colour + 2 * number
         down = up + 1

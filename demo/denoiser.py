@@ -16,12 +16,12 @@ from .layout import Part, unet_parts
 from .matching import Matching
 
 # Together a little more than 1, to keep the contrast of the picture up against the averaging.
-SHARE_SMOOTH = 0.76
-SHARE_MATCHED = 0.34
+SHARE_SMOOTH = 0.8
+SHARE_MATCHED = 0.32
 # The last norm fixes the size of the predicted noise. A little too much makes sure that none is left over.
 NOISE_SIZE = 1.04
 # How strongly the seeded part of the network acts on the features of the denoiser, and on its own
-SEEDED, FREE = 0.003, 0.3
+SEEDED, FREE = 0.001, 0.3
 
 AREA = torch.tensor([0.0, 0.5, 0.5])  # mean of 2x2 pixels: with stride 2 and padding 1, the last two of three
 LINEAR = torch.tensor([0.25, 0.5, 0.25])  # linear interpolation of what was repeated

@@ -1,12 +1,12 @@
 """Where the hand-made part of a U-Net keeps its features.
 
 A feature takes two channels, +f and -f. A group norm over such a pair keeps the mean of f, and
-silu(f) - silu(-f) = f: norm, activation and convolution together are linear in f, up to the size of f, which the
-norm sets to 1.
+silu(f) - silu(-f) = f. So norm, activation and convolution together are linear in f, up to the size of f, which
+the norm sets to 1.
 
-The norms have 32 groups. At the base width a group is one pair. In wider layers it holds further pairs, and the first
-of them is a pilot, a constant larger than f: there the norm is linear even in the size of f. Channels after the used
-ones are free; the seeded part of the network has them for itself.
+The norms have 32 groups. At the base width a group is one pair. In wider layers it holds further pairs, and the
+first of them is a pilot, a constant larger than f: there the norm is linear even in the size of f. Channels
+after the used ones are free; the seeded part of the network has them for itself.
 """
 
 from __future__ import annotations

@@ -114,9 +114,7 @@ def _attention_shapes(part: Part, size: UNetSize) -> Shapes:
             shapes |= _linear(f"{block}{attention}.to_k.", context, width, bias=False)
             shapes |= _linear(f"{block}{attention}.to_v.", context, width, bias=False)
             shapes |= _linear(f"{block}{attention}.to_out.0.", width, width)
-        shapes |= _linear(f"{block}ff.net.0.proj.", width, 8 * width) | _linear(
-            f"{block}ff.net.2.", 4 * width, width
-        )
+        shapes |= _linear(f"{block}ff.net.0.proj.", width, 8 * width) | _linear(f"{block}ff.net.2.", 4 * width, width)
         for norm in ("norm1", "norm2", "norm3"):
             shapes |= _norm(f"{block}{norm}.", width)
     return shapes

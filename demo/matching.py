@@ -1,8 +1,8 @@
 """Self-attention that compares pixels by their smooth colours and passes on the colours of the picture.
 
-The attention's score is a Gaussian's exponent, -|s - s'|^2 / 2. With s taken from the query and s' from the key
-that is s.s' - |s'|^2 / 2; what depends on the query alone cancels in the softmax. The square |s'|^2 comes from a
-feed-forward layer before: s * gelu(s) + (-s) * gelu(-s) = s^2.
+The attention's score is a Gaussian's exponent, -|s - s'|^2 / 2. With s taken from the query and s' from the
+key that is s.s' - |s'|^2 / 2; what depends on the query alone cancels in the softmax. The square |s'|^2 comes
+from a feed-forward layer before: s * gelu(s) + (-s) * gelu(-s) = s^2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SQUARE_SCALE = 0.1
 # The size of the square before a group norm has set it to 1, if the colours are normally distributed
 SQUARE_SIZE = math.sqrt(sum(SHARPNESS) ** 2 + 2 * sum(s * s for s in SHARPNESS))
 # How strongly the prompt tints what is passed on
-TINT = 0.01
+TINT = 0.004
 
 
 class Matching:
@@ -55,9 +55,7 @@ class Matching:
             self._write_match(f"{part.name}transformer_blocks.{part.depth - 1}.", features, square)
 
     def _write_projections(self, part: Part, features: Features, target: Sequence[int], share: float) -> None:
-        proj_in, proj_out = (
-            _matrix(self._weights[f"{part.name}{name}.weight"]) for name in ("proj_in", "proj_out")
-        )
+        proj_in, proj_out = (_matrix(self._weights[f"{part.name}{name}.weight"]) for name in ("proj_in", "proj_out"))
         proj_in[:] = 0
         for feature in (*PICTURE, *SMOOTH):
             features.write_copy(proj_in, feature, feature, features.norm_gain)
@@ -82,9 +80,7 @@ class Matching:
                 features.write(out, SQUARE, unit, SQUARE_SCALE)
 
     def _write_match(self, block: str, features: Features, square: float) -> None:
-        q, k, v, out = (
-            self._weights[f"{block}attn1.{name}.weight"] for name in ("to_q", "to_k", "to_v", "to_out.0")
-        )
+        q, k, v, out = (self._weights[f"{block}attn1.{name}.weight"] for name in ("to_q", "to_k", "to_v", "to_out.0"))
         for weight in (q, k, v, out):
             weight[:] = 0
         heads = self._size.heads(features.width)

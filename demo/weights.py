@@ -12,9 +12,7 @@ from torch import Tensor
 
 from . import codec, families, text_encoder, unet
 
-ABOUT = (
-    "Untrained stand-in of ComfyUI-RefAttention for demo and tests. Not the model known by this file name."
-)
+ABOUT = "Untrained stand-in of ComfyUI-RefAttention for demo and tests. Not the model known by this file name."
 
 
 def state_dict(family: str, seed: int = 0) -> dict[str, Tensor]:
@@ -26,14 +24,10 @@ def state_dict(family: str, seed: int = 0) -> dict[str, Tensor]:
     """
     chosen = families.family(family)
     generator = torch.Generator().manual_seed(seed)
-    tensors = {
-        f"model.diffusion_model.{name}": t for name, t in unet.state_dict(chosen.unet, generator).items()
-    }
+    tensors = {f"model.diffusion_model.{name}": t for name, t in unet.state_dict(chosen.unet, generator).items()}
     for encoder in chosen.text_encoders:
         tensors |= text_encoder.state_dict(encoder, generator)
-    return tensors | {
-        f"first_stage_model.{name}": t for name, t in codec.state_dict(chosen.latent_scale).items()
-    }
+    return tensors | {f"first_stage_model.{name}": t for name, t in codec.state_dict(chosen.latent_scale).items()}
 
 
 def write_checkpoints(folder: Path) -> None:

@@ -11,8 +11,6 @@ from ..core import blocks as block_choice
 from ..core.patches.refdrop import Guide, Reference, add_guide
 from ..core.patches.unet import family, require_image_unet, self_attention_blocks
 
-NODE = "RefDropApply"
-
 
 class RefDropApply(io.ComfyNode):
     """Reference feature guidance in the self-attention of a U-Net."""
@@ -21,20 +19,28 @@ class RefDropApply(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describes the node to the host."""
         return io.Schema(
-            node_id=NODE,
+            node_id="RefDropApply",
             display_name="RefDrop Apply",
             category="model/patch/reference",
             description=(
-                "Makes pictures follow a reference (or differ from it) without training: every self-attention also looks at "
-                "the reference. Connect reference_latent, or sample a batch: then its first picture is the reference. "
-                "Several references: a batch of latents, or several of these nodes in a row."
+                "Makes pictures follow a reference (or differ from it) without training: every self-attention also "
+                "looks at the reference. Connect reference_latent, or sample a batch: then its first picture is the "
+                "reference. Several references: a batch of latents, or several of these nodes in a row."
             ),
             search_aliases=[
-                "refdrop", "RFG", "reference feature guidance", "reference only", "consistent character", "blend subjects", "diversity",
+                "refdrop",
+                "RFG",
+                "reference feature guidance",
+                "reference only",
+                "consistent character",
+                "blend subjects",
+                "diversity",
             ],
-            inputs=_inputs(),
-            outputs=[io.Model.Output(tooltip="The model with the guidance. The connected model itself is not changed.")],
-        )  # fmt: skip
+            inputs=[*_main_inputs(), *_reference_inputs(), *_advanced_inputs()],
+            outputs=[
+                io.Model.Output(tooltip="The model with the guidance. The connected model itself is not changed.")
+            ],
+        )
 
     @classmethod
     def execute(
@@ -54,7 +60,7 @@ class RefDropApply(io.ComfyNode):
         reference_mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
-        unet = require_image_unet(model, NODE)
+        unet = require_image_unet(model, cls.__name__)
         available = list(self_attention_blocks(unet))
         guide = Guide(
             strength=strength,
@@ -70,83 +76,121 @@ class RefDropApply(io.ComfyNode):
         return io.NodeOutput(add_guide(model, guide))
 
 
-def _inputs() -> list[io.Input]:
+def _main_inputs() -> list[io.Input]:
     return [
-        io.Model.Input("model", tooltip="SD1.5, SD2 or SDXL model to patch. The connected model itself is not changed."),
+        io.Model.Input(
+            "model", tooltip="SD1.5, SD2 or SDXL model to patch. The connected model itself is not changed."
+        ),
         io.Float.Input(
-            "strength", default=0.3, min=-1.0, max=1.0, step=0.01,
-            tooltip="RFG coefficient c of each reference. Above 0: more like it (0.3-0.4 people, 0.2 simple subjects, 0.2-0.4 each when "
-            "blending several). Below 0: more different (-0.3). 0 turns the effect off and gives exactly the unpatched result.",
+            "strength",
+            default=0.3,
+            min=-1.0,
+            max=1.0,
+            step=0.01,
+            tooltip="RFG coefficient c of each reference. Above 0: more like it (0.3-0.4 people, 0.2 simple subjects, "
+            "0.2-0.4 each when blending several). Below 0: more different (-0.3). 0 turns the effect off and gives "
+            "exactly the unpatched result.",
         ),
         io.Combo.Input(
-            "blocks", options=block_choice.CHOICES, default=block_choice.SKIP_FIRST_OUTPUT,
-            tooltip="Which attention blocks look at the reference. Skipping the first output block, as the paper does, keeps the "
-            "pose and layout of the reference out.",
+            "blocks",
+            options=block_choice.CHOICES,
+            default=block_choice.SKIP_FIRST_OUTPUT,
+            tooltip="Which attention blocks look at the reference. Skipping the first output block, as the paper does, "
+            "keeps the pose and layout of the reference out.",
         ),
+    ]
+
+
+def _reference_inputs() -> list[io.Input]:
+    return [
         io.Latent.Input(
-            "reference_latent", optional=True,
-            tooltip="The reference, of any size; each latent of a batch is one more reference. Unconnected: the first pictures of the "
-            "sampled batch are the references for the rest of it.",
+            "reference_latent",
+            optional=True,
+            tooltip="The reference, of any size; each latent of a batch is one more reference. Unconnected: the first "
+            "pictures of the sampled batch are the references for the rest of it.",
         ),
         io.Conditioning.Input(
-            "reference_positive", optional=True,
+            "reference_positive",
+            optional=True,
             tooltip="Prompt that describes the reference. Unconnected: the sampler's own prompt.",
         ),
         io.Mask.Input(
-            "mask", optional=True,
+            "mask",
+            optional=True,
             tooltip="Where in the generated picture the reference acts. White = full effect. Unconnected = everywhere.",
         ),
         io.Mask.Input(
-            "reference_mask", optional=True,
-            tooltip="Which part of the reference is looked at, white = visible; one mask, or one for each reference. Unconnected = all of it.",
+            "reference_mask",
+            optional=True,
+            tooltip="Which part of the reference is looked at, white = visible; one mask, or one for each reference. "
+            "Unconnected = all of it.",
         ),
+    ]
+
+
+def _advanced_inputs() -> list[io.Input]:
+    return [
         io.Combo.Input(
-            "mode", options=["rfg", "concat"], default="rfg", advanced=True,
-            tooltip="rfg blends attention to the reference with attention to the picture itself by strength. concat attends to both in one "
-            "softmax, so that the model finds the balance; strength then blends that with plain attention (1 = plain concatenation).",
+            "mode",
+            options=["rfg", "concat"],
+            default="rfg",
+            advanced=True,
+            tooltip="rfg blends attention to the reference with attention to the picture itself by strength. concat "
+            "attends to both in one softmax, so that the model finds the balance; strength then blends that with "
+            "plain attention (1 = plain concatenation).",
         ),
         io.String.Input(
-            "custom_blocks", default="", advanced=True,
-            tooltip="Blocks to use when blocks is 'custom', for example: input.4, middle.0, output.5 (or a whole side: output).",
+            "custom_blocks",
+            default="",
+            advanced=True,
+            tooltip="Blocks to use when blocks is 'custom', for example: input.4, middle.0, output.5 (or a whole side: "
+            "output).",
         ),
-        io.Float.Input(
-            "start_percent", default=0.0, min=0.0, max=1.0, step=0.001, advanced=True,
-            tooltip="Part of the sampling schedule at which the effect begins.",
-        ),
-        io.Float.Input(
-            "end_percent", default=1.0, min=0.0, max=1.0, step=0.001, advanced=True,
-            tooltip="Part of the sampling schedule at which the effect ends.",
-        ),
+        _percent("start_percent", 0.0, "Part of the sampling schedule at which the effect begins."),
+        _percent("end_percent", 1.0, "Part of the sampling schedule at which the effect ends."),
         io.Int.Input(
-            "reference_seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, advanced=True,
+            "reference_seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=False,
+            advanced=True,
             tooltip="Seed of the noise that brings reference_latent to the noise level of each step.",
         ),
         io.Int.Input(
-            "batch_references", default=1, min=1, max=64, advanced=True,
+            "batch_references",
+            default=1,
+            min=1,
+            max=64,
+            advanced=True,
             tooltip="Without reference_latent: how many of the first pictures of the batch are references.",
         ),
-    ]  # fmt: skip
+    ]
+
+
+def _percent(name: str, default: float, tooltip: str) -> io.Input:
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, advanced=True, tooltip=tooltip)
 
 
 def _reference(model: Any, latent: dict[str, Any] | None, positive: list[Any] | None, seed: int) -> Reference | None:
     if latent is None:
         if positive is not None:
             raise ValueError(
-                "reference_positive is connected, but reference_latent is not. Connect the latent that the prompt describes, "
-                "or remove the prompt: references from the batch have the sampler's own."
+                "reference_positive is connected, but reference_latent is not. Connect the latent that the prompt "
+                "describes, or remove the prompt: references from the batch have the sampler's own."
             )
         return None
     samples = latent["samples"]
     channels = model.model.latent_format.latent_channels
     if samples.ndim != 4 or samples.shape[1] != channels:
         raise ValueError(
-            f"reference_latent has the shape {tuple(samples.shape)}, but this {family(model)} model needs (batch, {channels}, "
-            "height, width). Encode the reference with the VAE that belongs to the model."
+            f"reference_latent has the shape {tuple(samples.shape)}, but this {family(model)} model needs "
+            f"(batch, {channels}, height, width). Encode the reference with the VAE that belongs to the model."
         )
     if positive is not None and any("hooks" in options for _, options in positive):
         raise ValueError(
-            "reference_positive carries hooks (a scheduled LoRA, for example), which only the sampler's prompts can have. "
-            "Connect a prompt without hooks."
+            "reference_positive carries hooks (a scheduled LoRA, for example), which only the sampler's prompts can "
+            "have. Connect a prompt without hooks."
         )
     return Reference(samples.cpu(), positive, seed)
 

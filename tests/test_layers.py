@@ -27,7 +27,7 @@ def layer_of(path: str) -> str:
 
 
 def imports(source: str, package: list[str]) -> set[str]:
-    """Names of imported top-level packages; for relative imports the layer, or the folder when it is none of the pack."""
+    """Imported top-level packages; for relative imports the layer, or the folder when it is none of the pack."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

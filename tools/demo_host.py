@@ -18,9 +18,7 @@ PHOTO = ROOT / "demo" / "photo.jpg"
 WORKFLOW = ROOT / "workflows" / "api" / "refdrop.json"
 
 
-def demo_host(
-    base: Path | None = None, extra_args: Sequence[str] = (), port: int | None = None
-) -> HeadlessHost:
+def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: int | None = None) -> HeadlessHost:
     """A host, not yet started, on which the pack's workflows queue without a change."""
     host = HeadlessHost({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base, extra_args, port)
     demo_weights().write_checkpoints(host.base / "models" / "checkpoints")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -68,6 +69,17 @@ def describe_failure(messages: Sequence[Sequence[Any]]) -> str:
         if name == "execution_interrupted":
             return f"node {data['node_id']} ({data['node_type']}): interrupted"
     return "The workflow failed without a message; see the host's log"
+
+
+def import_seconds(log: str, pack: str = PACK_NAME) -> float:
+    """Seconds a pack took to load, from the host's own report of import times.
+
+    Raises: ValueError when the report does not name the pack.
+    """
+    match = re.search(rf"(\d+\.\d+) seconds.*/custom_nodes/{re.escape(pack)}$", log, re.MULTILINE)
+    if match is None:
+        raise ValueError(f"The host's log has no import time for {pack}:\n{log[-2000:]}")
+    return float(match[1])
 
 
 class HeadlessHost:
@@ -264,12 +276,14 @@ class HeadlessHost:
         """Everything the host has printed so far."""
         return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
 
-    def rss_bytes(self) -> int:
-        """Memory the host's process holds now."""
-        import psutil
+    def reset_peak_rss(self) -> None:
+        """Makes `peak_rss_bytes` start again from what the process holds now (Linux)."""
+        Path(f"/proc/{self._alive().pid}/clear_refs").write_text("5", encoding="ascii")
 
-        resident: int = psutil.Process(self._alive().pid).memory_info().rss
-        return resident
+    def peak_rss_bytes(self) -> int:
+        """The most memory the host's process held since the last reset (Linux)."""
+        status = Path(f"/proc/{self._alive().pid}/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
     def join(self) -> None:
         """Waits until the host ends by itself.

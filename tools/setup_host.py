@@ -52,8 +52,7 @@ def check_comfy(folder: str) -> Path:
     found = re.search(r'__version__ = "(\d+)\.(\d+)', version)
     if found is None or (int(found[1]), int(found[2])) < OLDEST_COMFY:
         raise SetupError(
-            f"The ComfyUI in COMFYUI_DIR={folder} is older than 0.30.0. Update it, or leave "
-            "COMFYUI_DIR unset."
+            f"The ComfyUI in COMFYUI_DIR={folder} is older than 0.30.0. Update it, or leave COMFYUI_DIR unset."
         )
     return comfy
 
@@ -116,9 +115,7 @@ def extract_tree(archive: Path, prefix: str, target: Path) -> None:
                 continue
             source = tar.extractfile(member) if member.isfile() and ".." not in path.parts else None
             if source is None:
-                raise SetupError(
-                    f"{archive.name} holds an unsafe entry, {member.name}. Do not use this file."
-                )
+                raise SetupError(f"{archive.name} holds an unsafe entry, {member.name}. Do not use this file.")
             file = target.joinpath(*path.relative_to(inside).parts)
             file.parent.mkdir(parents=True, exist_ok=True)
             with source, open(file, "wb") as out:

@@ -98,9 +98,7 @@ def find_source(link_id: int | None, nodes: Mapping[int, Json], links: Links) ->
     seen: set[int] = set()
     while link_id is not None:
         if link_id not in links:
-            raise WorkflowFormatError(
-                f"Link {link_id} is used but not listed; save the file again in the editor."
-            )
+            raise WorkflowFormatError(f"Link {link_id} is used but not listed; save the file again in the editor.")
         if link_id in seen:
             raise WorkflowFormatError(f"Link {link_id} is part of a circle of reroutes; remove one of them.")
         seen.add(link_id)

@@ -54,9 +54,7 @@ def workflow() -> dict[str, Any]:
 
 
 @pytest.fixture
-def small_workflow(
-    workflow: dict[str, Any], small: Callable[[dict[str, Any]], dict[str, Any]]
-) -> dict[str, Any]:
+def small_workflow(workflow: dict[str, Any], small: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     return small(workflow)
 
 

@@ -54,9 +54,7 @@ def test_template_runs(host: HeadlessHost, template: Workflow, small: Shrink) ->
     assert picture.std() > 5
 
 
-def test_strength_0_is_the_picture_without_the_node(
-    host: HeadlessHost, template: Workflow, small: Shrink
-) -> None:
+def test_strength_0_is_the_picture_without_the_node(host: HeadlessHost, template: Workflow, small: Shrink) -> None:
     info = host.object_info()
     patched = small(ui_to_api(template, info))
     for node in template["nodes"]:
@@ -76,16 +74,10 @@ def test_odd_sizes_of_picture_and_reference(host: HeadlessHost, small_workflow: 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        pytest.param(
-            {"strength": 2.0}, r"\(RefDropApply\): Value 2.0 bigger than max of 1.0: strength", id="range"
-        ),
+        pytest.param({"strength": 2.0}, r"\(RefDropApply\): Value 2.0 bigger than max of 1.0: strength", id="range"),
         pytest.param({"mode": "mix"}, r"\(RefDropApply\): Value not in list: mode: 'mix'", id="choice"),
-        pytest.param(
-            {"blocks": "custom", "custom_blocks": "output.99"}, r"\(RefDropApply\): .*output\.99", id="block"
-        ),
-        pytest.param(
-            {"start_percent": 0.8, "end_percent": 0.2}, r"\(RefDropApply\): .*start_percent", id="order"
-        ),
+        pytest.param({"blocks": "custom", "custom_blocks": "output.99"}, r"\(RefDropApply\): .*output\.99", id="block"),
+        pytest.param({"start_percent": 0.8, "end_percent": 0.2}, r"\(RefDropApply\): .*start_percent", id="order"),
     ],
 )
 def test_bad_input_is_answered_with_node_and_reason(
@@ -101,6 +93,15 @@ def test_prompt_without_reference_is_refused(host: HeadlessHost, small_workflow:
             del node["inputs"]["reference_latent"]
     with pytest.raises(WorkflowError, match=r"\(RefDropApply\): .*reference_latent is not"):
         run(host, small_workflow)
+
+
+def test_20_runs_do_not_grow_memory(host: HeadlessHost, small_workflow: Workflow) -> None:
+    peaks = []
+    for seed in range(100, 120):
+        host.reset_peak_rss()
+        run(host, set_inputs(small_workflow, "KSampler", seed=seed))
+        peaks.append(host.peak_rss_bytes())
+    assert peaks[-1] <= 1.02 * peaks[2], [f"{peak / 2**20:.0f} MiB" for peak in peaks]
 
 
 def wait_for_sampling(host: HeadlessHost, since: int, timeout: float = 60) -> None:

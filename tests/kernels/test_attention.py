@@ -28,7 +28,9 @@ def own() -> list[Tensor]:
     return tensors(0, *[(G * B, N, C)] * 3)
 
 
-def expected(own: list[Tensor], references: list[tuple[Tensor, Tensor]], weights: list[Tensor], first: int = 0) -> Tensor:
+def expected(
+    own: list[Tensor], references: list[tuple[Tensor, Tensor]], weights: list[Tensor], first: int = 0
+) -> Tensor:
     """Sample by sample; `weights` are (B, N, 1)."""
     samples = []
     for g in range(G):

@@ -51,7 +51,7 @@ def test_schema(host_nodes: ModuleType, node_id: str) -> None:
 @pytest.mark.parametrize("node_id", sorted(NODE_IDS))
 def test_help_page(node_id: str) -> None:
     text = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
-    assert text.startswith(f"# ")
+    assert text.startswith("# ")
     assert len(text) > 500
 
 

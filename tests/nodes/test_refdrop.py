@@ -23,17 +23,47 @@ WIDGETS = {
     "batch_references": 1,
 }
 FLUX = {
-    "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "hidden_size": 128, "num_heads": 1,
-    "depth": 1, "depth_single_blocks": 1, "axes_dim": [16, 56, 56], "theta": 10000, "qkv_bias": True, "guidance_embed": True,
-    "vec_in_dim": 768, "context_in_dim": 64, "mlp_ratio": 4.0, "txt_ids_dims": [],
-}  # fmt: skip
+    "image_model": "flux",
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "hidden_size": 128,
+    "num_heads": 1,
+    "depth": 1,
+    "depth_single_blocks": 1,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "qkv_bias": True,
+    "guidance_embed": True,
+    "vec_in_dim": 768,
+    "context_in_dim": 64,
+    "mlp_ratio": 4.0,
+    "txt_ids_dims": [],
+}
 SVD = {
-    "image_size": 32, "in_channels": 8, "out_channels": 4, "model_channels": 64, "channel_mult": [1, 1],
-    "num_res_blocks": [1, 1], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1], "transformer_depth_middle": 1,
-    "context_dim": 64, "adm_in_channels": 768, "num_classes": "sequential", "use_spatial_transformer": True, "legacy": False,
-    "use_linear_in_transformer": True, "use_temporal_attention": True, "use_temporal_resblock": True,
-    "video_kernel_size": [3, 1, 1], "use_spatial_context": True, "extra_ff_mix_layer": True, "merge_strategy": "learned_with_images", "merge_factor": 0.0,
-}  # fmt: skip
+    "image_size": 32,
+    "in_channels": 8,
+    "out_channels": 4,
+    "model_channels": 64,
+    "channel_mult": [1, 1],
+    "num_res_blocks": [1, 1],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": 64,
+    "adm_in_channels": 768,
+    "num_classes": "sequential",
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "use_linear_in_transformer": True,
+    "use_temporal_attention": True,
+    "use_temporal_resblock": True,
+    "video_kernel_size": [3, 1, 1],
+    "use_spatial_context": True,
+    "extra_ff_mix_layer": True,
+    "merge_strategy": "learned_with_images",
+    "merge_factor": 0.0,
+}
 
 
 def apply(patcher: Any, **inputs: Any) -> Any:
@@ -48,7 +78,9 @@ def other_family(name: str, config: dict[str, Any]) -> CoreModelPatcher:
     settings = getattr(comfy.supported_models, name)(dict(config))
     settings.set_inference_dtype(torch.float32, None)
     cpu = torch.device("cpu")
-    return CoreModelPatcher(settings.get_model({}, "", device=torch.device("meta")), load_device=cpu, offload_device=cpu)
+    return CoreModelPatcher(
+        settings.get_model({}, "", device=torch.device("meta")), load_device=cpu, offload_device=cpu
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,18 +88,33 @@ def other_family(name: str, config: dict[str, Any]) -> CoreModelPatcher:
     [
         ({"strength": math.nan}, "strength must be a number between -1 and 1, but is nan"),
         ({"strength": 1.5}, "strength must be a number between -1 and 1, but is 1.5"),
-        ({"start_percent": 0.6, "end_percent": 0.4}, r"start_percent \(0.6\) must not be larger than end_percent \(0.4\)"),
-        ({"blocks": "custom", "custom_blocks": "output.99"}, "names 'output.99', which has no self-attention in this DemoSD15 model"),
+        (
+            {"start_percent": 0.6, "end_percent": 0.4},
+            r"start_percent \(0.6\) must not be larger than end_percent \(0.4\)",
+        ),
+        (
+            {"blocks": "custom", "custom_blocks": "output.99"},
+            "names 'output.99', which has no self-attention in this DemoSD15 model",
+        ),
         ({"blocks": "custom"}, "custom_blocks is empty.*input.1, input.2"),
-        ({"reference_latent": reference(1, 16, 9, 11)}, r"reference_latent has the shape \(1, 16, 9, 11\).*needs \(batch, 4,"),
+        (
+            {"reference_latent": reference(1, 16, 9, 11)},
+            r"reference_latent has the shape \(1, 16, 9, 11\).*needs \(batch, 4,",
+        ),
         ({"reference_latent": reference(1, 4, 3, 9, 11)}, r"reference_latent has the shape \(1, 4, 3, 9, 11\)"),
         ({"reference_positive": prompt("sd15", 1)}, "reference_positive is connected, but reference_latent is not"),
-        ({"reference_latent": reference(3, 4, 9, 9), "strength": 0.4}, "add up to 1.2, but the sum must lie between -1 and 1"),
+        (
+            {"reference_latent": reference(3, 4, 9, 9), "strength": 0.4},
+            "add up to 1.2, but the sum must lie between -1 and 1",
+        ),
         ({"reference_latent": reference(), "reference_mask": torch.zeros(1, 8, 8)}, "reference_mask is all black"),
-        ({"reference_latent": reference(), "reference_mask": torch.ones(3, 8, 8)}, "reference_mask holds 3 masks for 1 references"),
+        (
+            {"reference_latent": reference(), "reference_mask": torch.ones(3, 8, 8)},
+            "reference_mask holds 3 masks for 1 references",
+        ),
         ({"batch_references": 4, "strength": -0.3}, "add up to -1.2"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
     # Latents that fit the stand-in model are 4 channels deep.
     with pytest.raises(ValueError, match=message):
@@ -77,7 +124,10 @@ def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "no reference: reference_latent is not connected, and with batch_references = 1 a batch of 1 leaves nothing"),
+        (
+            {},
+            "no reference: reference_latent is not connected, and with batch_references = 1 a batch of 1 leaves",
+        ),
         ({"reference_latent": reference(), "mask": torch.ones(3, 8, 8)}, "mask holds 3 masks for a batch of 1"),
     ],
 )
@@ -88,7 +138,9 @@ def test_wrong_input_that_only_sampling_can_see(inputs: dict[str, Any], message:
 
 @pytest.mark.parametrize(("name", "config"), [("Flux", FLUX), ("SVD_img2vid", SVD)])
 def test_a_family_that_cannot_be_patched_is_named(name: str, config: dict[str, Any]) -> None:
-    with pytest.raises(RuntimeError, match=f"RefDropApply cannot patch the attention of a {name} model.*SD1.5, SD2 or SDXL"):
+    with pytest.raises(
+        RuntimeError, match=rf"RefDropApply cannot patch the attention of a {name} model.*SD1.5, SD2 or SDXL"
+    ):
         apply(other_family(name, config), reference_latent=reference())
 
 
@@ -103,12 +155,12 @@ def test_strengths_may_exceed_1_together_where_masks_or_ranges_keep_them_apart()
     left[..., :4], right[..., 4:] = 1, 1
     first = apply(model("sd15"), strength=0.8, reference_latent=reference(), mask=left)
     apply(first, strength=0.8, reference_latent=reference(), mask=right)
-    with pytest.raises(ValueError, match="add up to 1.6"):
+    with pytest.raises(ValueError, match=r"add up to 1\.6"):
         apply(first, strength=0.8, reference_latent=reference(), mask=left)
 
     first = apply(model("sd15"), strength=-0.8, reference_latent=reference(), end_percent=0.4)
     apply(first, strength=-0.8, reference_latent=reference(), start_percent=0.5)
-    with pytest.raises(ValueError, match="add up to -1.6"):
+    with pytest.raises(ValueError, match=r"add up to -1\.6"):
         apply(first, strength=-0.8, reference_latent=reference(), start_percent=0.3)
 
     first = apply(model("sd15"), strength=0.8, reference_latent=reference(), blocks="custom", custom_blocks="input")

@@ -88,9 +88,7 @@ def layer_blocks(patcher) -> list[tuple[str, int]]:
 
     unet = patcher.model.diffusion_model
     sides = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
-    return [
-        (side, number) for side, number in guide_labels(patcher) for _ in range(depth_of(sides[side][number]))
-    ]
+    return [(side, number) for side, number in guide_labels(patcher) for _ in range(depth_of(sides[side][number]))]
 
 
 def depth_of(block) -> int:

@@ -25,7 +25,9 @@ def name_packages() -> None:
 
 
 def prepare_host(cpu: bool = True, exact: bool = False) -> None:
-    """Puts the host on the path, set to the CPU or to the device it finds, `exact` with full float32. It reads its command line when first imported, so this comes before.
+    """Puts the host on the path, set to the CPU or to the device it finds, `exact` with full float32.
+
+    The host reads its command line when first imported, so this comes before.
 
     Raises:
         FileNotFoundError: there is no ComfyUI where it should be.

@@ -47,7 +47,7 @@ class NaiveRefDrop:
     """Two passes per half and step: first each reference alone, then the pictures, which follow what was recorded.
 
     Args:
-        outside: references (strength, latent (1, C, H, W) in model space, noise of its shape, text or None for the sampler's).
+        outside: references (strength, latent (1, C, H, W) in model space, noise, text or None for the sampler's).
         batch: (strength, N): the first N samples of the batch are the references instead.
     """
 
@@ -88,7 +88,9 @@ class NaiveRefDrop:
         for number, (half, (x_half, t_half, text_half)) in enumerate(zip(chunks, halves, strict=True)):
             extra_half = {key: value.chunk(len(chunks))[number] for key, value in extra.items()}
 
-            def forward(x: Tensor, text: Tensor, t: Tensor = t_half[:1], extra: dict[str, Tensor] = extra_half) -> Tensor:
+            def forward(
+                x: Tensor, text: Tensor, t: Tensor = t_half[:1], extra: dict[str, Tensor] = extra_half
+            ) -> Tensor:
                 rows = len(x)
                 repeated = {key: value[:1].expand(rows, -1) for key, value in extra.items()}
                 return executor(x, t.expand(rows), None, text.expand(rows, -1, -1), None, options, **repeated)

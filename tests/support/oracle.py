@@ -28,7 +28,9 @@ def batched(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return torch.stack([attention(*sample, heads) for sample in zip(q, k, v, strict=True)])
 
 
-def rfg(q: Tensor, k: Tensor, v: Tensor, references: list[tuple[Tensor, Tensor]], weights: list[Tensor], heads: int) -> Tensor:
+def rfg(
+    q: Tensor, k: Tensor, v: Tensor, references: list[tuple[Tensor, Tensor]], weights: list[Tensor], heads: int
+) -> Tensor:
     """RefDrop for one sample: (N, C) q, k, v; references of (M, C); weights of (N, 1)."""
     own = attention(q, k, v, heads)
     total = sum(weight.double() for weight in weights)

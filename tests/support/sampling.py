@@ -62,9 +62,19 @@ def sample(
     """What KSampler does with an empty latent."""
     with torch.inference_mode():
         return comfy.sample.sample(
-            patcher, noise, steps, cfg, sampler, "normal", positive, negative,
-            torch.zeros_like(noise), seed=seed, callback=callback, disable_pbar=True,
-        )  # fmt: skip
+            patcher,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            "normal",
+            positive,
+            negative,
+            torch.zeros_like(noise),
+            seed=seed,
+            callback=callback,
+            disable_pbar=True,
+        )
 
 
 def guide_all(patcher: ModelPatcher) -> frozenset[tuple[str, int]]:

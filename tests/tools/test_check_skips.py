@@ -9,13 +9,9 @@ from check_skips import main
 
 
 def report(folder: Path, *skipped: str) -> Path:
-    cases = "".join(
-        f'<testcase classname="t" name="n"><skipped message="{each}"/></testcase>' for each in skipped
-    )
+    cases = "".join(f'<testcase classname="t" name="n"><skipped message="{each}"/></testcase>' for each in skipped)
     path = folder / "report.xml"
-    path.write_text(
-        f'<testsuites><testsuite><testcase classname="t" name="ok"/>{cases}</testsuite></testsuites>'
-    )
+    path.write_text(f'<testsuites><testsuite><testcase classname="t" name="ok"/>{cases}</testsuite></testsuites>')
     return path
 
 

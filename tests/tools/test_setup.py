@@ -51,9 +51,7 @@ def test_second_call_does_nothing_and_is_quick() -> None:
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, ROOT / "tools" / "setup_env.py"], capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, ROOT / "tools" / "setup_env.py"], capture_output=True, text=True)
         seconds.append(time.perf_counter() - started)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert min(seconds) < 0.5
@@ -67,9 +65,7 @@ def test_lock_file_pins_torch_and_has_no_template_media() -> None:
     assert not [line for line in lines if "://" in line or line.lstrip().startswith("--")]
 
 
-@pytest.mark.skipif(
-    "COMFYUI_DIR" in os.environ and bool(os.environ["COMFYUI_DIR"]), reason="optional: own ComfyUI"
-)
+@pytest.mark.skipif("COMFYUI_DIR" in os.environ and bool(os.environ["COMFYUI_DIR"]), reason="optional: own ComfyUI")
 def test_requirements_of_the_managed_host_are_locked() -> None:
     assert extra_requirements(host_dir(), ROOT) == []
 
@@ -86,9 +82,7 @@ def test_own_comfy_that_asks_for_nothing_new(tmp_path: Path) -> None:
 
 
 def test_wrong_own_comfy(tmp_path: Path) -> None:
-    with pytest.raises(
-        SetupError, match=r"is not a ComfyUI folder, main.py, nodes.py.*leave COMFYUI_DIR unset"
-    ):
+    with pytest.raises(SetupError, match=r"is not a ComfyUI folder, main.py, nodes.py.*leave COMFYUI_DIR unset"):
         check_comfy(str(tmp_path))
 
 
@@ -137,9 +131,7 @@ def test_wrong_archive_is_refused(tmp_path: Path) -> None:
 def test_only_the_wanted_folder_is_unpacked(tmp_path: Path) -> None:
     names = (f"{PREFIX}/main.py", f"{PREFIX}/comfy/sd.py", "package-1.0/setup.py")
     extract_tree(archive_with(tmp_path, *map(tarfile.TarInfo, names)), PREFIX, tmp_path / "out")
-    files = {
-        str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()
-    }
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert files == {"main.py", "comfy/sd.py"}
 
 

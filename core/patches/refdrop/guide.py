@@ -82,8 +82,8 @@ def check_total_strength(guides: Sequence[Guide]) -> None:
             worst = low if -low > high else high
             if abs(worst) > 1 + 1e-5:
                 raise ValueError(
-                    f"The strengths of the RefDrop references add up to {worst:g}, but the sum must lie between -1 and 1. "
-                    "Lower the strengths, use fewer references, or keep them apart with masks."
+                    f"The strengths of the RefDrop references add up to {worst:g}, but the sum must lie between "
+                    "-1 and 1. Lower the strengths, use fewer references, or keep them apart with masks."
                 )
 
 

@@ -1,53 +1,21 @@
-"""RefDrop during sampling: wrappers without state of their own, and the state of one run.
-
-The model carries only a tuple of guides, in `transformer_options`. For the time of a sampling run a `RefDropRun` takes
-its place, and for the time of one forward pass a `Recording` or a `Guiding`: nothing outlives the call it serves,
-and nothing is shared between calls that the host may run side by side.
-"""
+"""State of one sampling run, and of one evaluation of the model in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from ...kernels.attention import Branch, reference_feature_guidance
 from ...kernels.masks import token_weights
-from ..self_attention import Block, Options, SelfAttentionCall, route_self_attention
+from ..self_attention import Block, SelfAttentionCall
 from ..unet import self_attention_blocks
-from .guide import Guide, check_guide, check_total_strength
-from .reference import Cond, KeyValueBank, Recording, ReferencePass, ReferenceRecorded, select_tokens
+from .guide import Guide
+from .reference import Cond, KeyValueBank, ReferencePass, select_tokens
 
 if TYPE_CHECKING:
-    from comfy.model_base import BaseModel
-    from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider
-
-KEY = "refattention.refdrop"
-
-
-def add_guide(model: ModelPatcher, guide: Guide) -> ModelPatcher:
-    """Returns a clone of the model that follows the guide as well as those it already has.
-
-    Raises:
-        ValueError: the guide is not valid, or the strengths of all guides sum up beyond [-1, 1].
-    """
-    check_guide(guide)
-    patched = model.clone()
-    if guide.is_off:
-        return patched
-    options = patched.model_options["transformer_options"]
-    guides = (*options.get(KEY, ()), guide)
-    check_total_strength(guides)
-    options[KEY] = guides
-    for place, wrapper in WRAPPERS.items():
-        patched.remove_wrappers_with_key(place, KEY)
-        patched.add_wrapper_with_key(place, KEY, wrapper)
-    return patched
 
 
 class RefDropRun:
@@ -65,7 +33,9 @@ class RefDropRun:
             for guide in guides
         }
         self.passes = {
-            guide: ReferencePass(guide, guide.reference, guider.conds) for guide in guides if guide.reference is not None
+            guide: ReferencePass(guide, guide.reference, guider.conds)
+            for guide in guides
+            if guide.reference is not None
         }
         self.has_guided = False
         self._weights: dict[tuple[Guide, tuple[int, int], torch.device], Tensor] = {}
@@ -84,8 +54,8 @@ class RefDropRun:
             return guide.strength
         if call.q.shape[1] != call.grid[0] * call.grid[1]:
             raise RuntimeError(
-                f"RefDropApply: the mask needs the {call.grid[0]} x {call.grid[1]} tokens of block {call.block}, but another "
-                f"patch left {call.q.shape[1]} of them. Remove token merging or tiling from the model, or the mask."
+                f"RefDropApply: the mask needs the {call.grid[0]} x {call.grid[1]} tokens of block {call.block}, but "
+                f"another patch left {call.q.shape[1]} of them. Remove token merging or tiling, or the mask."
             )
         key = (guide, call.grid, call.q.device)
         if key not in self._weights:
@@ -169,96 +139,3 @@ def _check_batch(guides: tuple[Guide, ...], batch: int) -> None:
                 f"RefDropApply: mask holds {len(guide.mask)} masks for a batch of {batch}. "
                 "Give one mask for all samples, or one for each."
             )
-
-
-def _with_state(model_options: dict[str, Any], state: Recording | Guiding) -> dict[str, Any]:
-    return {**model_options, "transformer_options": {**model_options["transformer_options"], KEY: state}}
-
-
-def _outer_sample(executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Opens a run for one call of the sampler and drops it, with all its tensors, whatever happens."""
-    guider = executor.class_obj
-    options = guider.model_options["transformer_options"]
-    guides = options[KEY]
-    options[KEY] = run = RefDropRun(guides, guider, noise.shape)
-    try:
-        return executor(noise, *args, **kwargs)
-    finally:
-        options[KEY] = guides
-        for reference in run.passes.values():
-            reference.close()
-
-
-def _prepare_sampling(
-    executor: WrapperExecutor,
-    model: ModelPatcher,
-    noise_shape: Any,
-    conds: dict[str, Any],
-    model_options: dict[str, Any],
-    **kwargs: Any,
-) -> tuple[Any, ...]:
-    """Reserves memory for the references and loads what their conditioning brings along."""
-    run = model_options["transformer_options"][KEY]
-    prompts = [entry for reference in run.passes.values() for entry in reference.own_prompts]
-    pixels = noise_shape[-1] * noise_shape[-2]
-    extra = sum(guide.reference.samples[:, 0].numel() for guide in run.passes)
-    shape = [noise_shape[0] + -(-extra // pixels), *noise_shape[1:]]
-    real_model, _, models = executor(
-        model, shape, {**conds, KEY: prompts}, model_options=model_options, **kwargs
-    )
-    return real_model, conds, models
-
-
-def _calc_cond_batch(
-    executor: WrapperExecutor, model: BaseModel, conds: list[Any], x: Tensor, timestep: Tensor, model_options: Options
-) -> list[Tensor]:
-    """Before each evaluation of the model: one pass of the references at the same noise level."""
-    run = model_options["transformer_options"].get(KEY)
-    if not isinstance(run, RefDropRun):
-        raise RuntimeError("RefDropApply works only inside a sampler that follows the host's guider; connect KSampler.")
-    sigma = timestep[:1]
-    guides = run.active(sigma.item())
-    if not guides:
-        return executor(model, conds, x, timestep, model_options)
-    options = partial(_with_state, model_options)
-    roles = [run.role(entries) for entries in conds]
-    banks = {
-        guide: run.passes[guide].record(executor, model, conds, roles, sigma, options, run.layers)
-        for guide in guides
-        if guide in run.passes
-    }
-    guiding = Guiding(run, guides, banks)
-    out = executor(model, conds, x, timestep, options(guiding))
-    guiding.check_effect()
-    return out
-
-
-def _apply_model(
-    executor: WrapperExecutor,
-    x: Tensor,
-    t: Tensor,
-    c_concat: Tensor | None,
-    c_crossattn: Tensor | None,
-    control: Any,
-    transformer_options: Options,
-    **kwargs: Any,
-) -> Tensor:
-    """Routes the self-attentions of one forward pass through the recording or guiding state, if there is one."""
-    state = transformer_options.get(KEY)
-    if isinstance(state, Guiding):
-        state.begin(x)
-    elif not isinstance(state, Recording):
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    options = route_self_attention(transformer_options, state.handle)
-    try:
-        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-    except ReferenceRecorded:
-        return torch.zeros_like(x)  # the prediction for the reference is of no use
-
-
-WRAPPERS: dict[str, Callable[..., Any]] = {
-    WrappersMP.OUTER_SAMPLE: _outer_sample,
-    WrappersMP.PREPARE_SAMPLING: _prepare_sampling,
-    WrappersMP.CALC_COND_BATCH: _calc_cond_batch,
-    WrappersMP.APPLY_MODEL: _apply_model,
-}
