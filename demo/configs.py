@@ -37,6 +37,7 @@ class DemoSD15(comfy.supported_models.SD15):
         "context_dim": SD15.unet.context_dim,
         "model_channels": SD15.unet.model_channels,
     }
+    unet_extra_config = {"num_heads": SD15.unet.num_heads, "num_head_channels": SD15.unet.num_head_channels}
 
     def clip_target(self, state_dict: dict[str, Any] | None = None) -> ClipTarget:
         """The host's tokenizer with the small text encoder."""
@@ -52,7 +53,7 @@ class DemoSDXL(comfy.supported_models.SDXL):
         "model_channels": SDXL.unet.model_channels,
         "adm_in_channels": SDXL.unet.adm_in_channels,
     }
-    unet_extra_config = {"num_heads": -1, "num_head_channels": SDXL.unet.num_head_channels}
+    unet_extra_config = {"num_heads": SDXL.unet.num_heads, "num_head_channels": SDXL.unet.num_head_channels}
 
     def clip_target(self, state_dict: dict[str, Any] | None = None) -> ClipTarget:
         """The host's tokenizers with the small text encoders."""

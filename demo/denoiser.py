@@ -18,6 +18,8 @@ from .matching import Matching
 # Together a little more than 1, to keep the contrast of the picture up against the averaging.
 SHARE_SMOOTH = 0.8
 SHARE_MATCHED = 0.32
+# The clouds of the picture have the size of the deepest cells and, to this share, of those of the level FINE.
+SHARE_FINE, FINE = 0.9, 2
 # The last norm fixes the size of the predicted noise. A little too much makes sure that none is left over.
 NOISE_SIZE = 1.04
 # How strongly the seeded part of the network acts on the features of the denoiser, and on its own
@@ -106,15 +108,20 @@ class Denoiser:
         before, after = self._features(stream), self._features(part.channels_out)
         for colour in COLOURS:
             smooth = before.channel((PICTURE if is_first else SMOOTH)[colour])
+            picture = stream + self._features(part.channels_in - stream).channel(PICTURE[colour])
             matched, noise = before.channel(MATCHED[colour]), after.channel(NOISE[colour])
-            connect(weight, after.channel(SMOOTH[colour]), smooth)
+            fine = SHARE_FINE if part.level == FINE and self._comes_from_below(part) else 0.0
+            connect(weight, after.channel(SMOOTH[colour]), smooth, 1 - fine)
+            connect(weight, after.channel(SMOOTH[colour]), picture, fine)
             connect(weight, after.channel(MATCHED[colour]), matched)
             if is_last:
-                picture = stream + self._features(part.channels_in - stream).channel(PICTURE[colour])
                 connect(weight, noise, picture)
                 connect(weight, noise, smooth, -SHARE_SMOOTH)
                 connect(weight, noise, matched, -SHARE_MATCHED)
         connect(weight, after.channel(SQUARE), before.channel(SQUARE))
+
+    def _comes_from_below(self, part: Part) -> bool:
+        return self._parts[self._parts.index(part) - 1].kind == "up"
 
     def _write_attentions(self) -> None:
         """The last three attentions match pixels. One layer deep, the first prepares that for the others."""

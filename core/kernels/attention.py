@@ -91,19 +91,30 @@ def reference_feature_guidance(
         `Att(Q, [K_j; K], [V_j; V])`.
     """
     own = torch.zeros_like(q) if _replaces_own(branches) else attend(q, k, v)
-    own, q = (t.unflatten(0, (chunks, -1)) for t in (own, q))
-    guided = torch.zeros_like(own)
-    total = own.new_zeros((*own.shape[1:3], 1))
+    own, q, k, v = (t.unflatten(0, (chunks, -1)) for t in (own, q, k, v))
+    out = own * (1 - _total_weight(own, branches))
     for branch in branches:
         rows = slice(branch.first, None)
         if branch.with_own:
-            own_k, own_v = (t.unflatten(0, (chunks, -1))[:, rows] for t in (k, v))
-            out = attend_to_both(attend, q[:, rows], own_k, own_v, branch.keys, branch.values)
+            term = attend_to_both(attend, q[:, rows], k[:, rows], v[:, rows], branch.keys, branch.values)
         else:
-            out = attend_to_reference(attend, q[:, rows], branch.keys, branch.values)
-        guided[:, rows] += branch.weight * out
-        total[rows] += branch.weight
-    return ((1 - total) * own + guided).flatten(0, 1)
+            term = attend_to_reference(attend, q[:, rows], branch.keys, branch.values)
+        # In place: at 4096 tokens and more, passes over memory are what this function itself costs.
+        if isinstance(branch.weight, Tensor):
+            out[:, rows].addcmul_(term, branch.weight)
+        else:
+            out[:, rows].add_(term, alpha=branch.weight)
+    return out.flatten(0, 1)
+
+
+def _total_weight(own: Tensor, branches: Sequence[Branch]) -> float | Tensor:
+    """Sum of the weights: a float if it is the same everywhere, else (B, N, 1)."""
+    if all(branch.first == 0 and isinstance(branch.weight, float) for branch in branches):
+        return sum(branch.weight for branch in branches)
+    total = own.new_zeros((*own.shape[1:3], 1))
+    for branch in branches:
+        total[branch.first :] += branch.weight
+    return total
 
 
 def _replaces_own(branches: Sequence[Branch]) -> bool:

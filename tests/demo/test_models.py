@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 from refattention.nodes.refdrop import RefDropApply
-from refattention_demo.families import FAMILIES
+from refattention_demo import configs
+from refattention_demo.families import FAMILIES, SD15, SDXL
 from refattention_demo.loading import load
 
 PHOTO = Path(__file__).parents[2] / "demo" / "photo.jpg"
@@ -54,6 +55,14 @@ def test_prompts_differ(models: tuple[Any, Any, Any]) -> None:
     (cat, _), (dog, _) = (prompt(clip, text)[0] for text in ("a cat", "a dog"))
     assert cat.isfinite().all()
     assert not torch.allclose(cat, dog, atol=0.01)
+
+
+def test_the_host_splits_heads_as_the_weights_mean_it(models: tuple[Any, Any, Any]) -> None:
+    unet, config = models[0].model.diffusion_model, models[0].model.model_config
+    size, count = {configs.DemoSD15: (SD15.unet, 16), configs.DemoSDXL: (SDXL.unet, 70)}[type(config)]
+    attentions = [module for name, module in unet.named_modules() if name.endswith(".attn1")]
+    assert len(attentions) == count
+    assert all(module.heads == size.heads(module.to_q.out_features) for module in attentions)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 25)])

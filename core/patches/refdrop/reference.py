@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import comfy.sampler_helpers
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Cond = dict[str, Any]  # one conditioning entry of the host
 Layer = tuple[Block, int]
+Chunk = tuple[int, object]  # index into the list of conditionings, uuid of the conditioning
+KeysValues = tuple[Tensor, Tensor]
 
 # Entries of a conditioning that belong to the generated picture, not to the prompt.
 PICTURE_KEYS = frozenset(
@@ -31,36 +34,50 @@ class ReferenceRecorded(Exception):
     """Ends a recording pass: every key that is needed has been seen."""
 
 
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What one forward pass recorded at one layer: for each reference keys and values of (G, M, C)."""
+
+    chunks: list[Chunk]
+    pairs: list[KeysValues]
+
+
 class KeyValueBank:
     """Keys and values of one guide's references at one noise level."""
 
     def __init__(self) -> None:
-        self._chunks: dict[tuple[int, object], dict[Layer, list[tuple[Tensor, Tensor]]]] = {}
+        self._records: dict[Layer, list[Record]] = {}
 
-    def store(self, chunk: tuple[int, object], layer: Layer, keys_values: list[tuple[Tensor, Tensor]]) -> None:
-        """Keeps the (M, C) keys and values of each reference."""
-        self._chunks.setdefault(chunk, {})[layer] = keys_values
+    def store(self, layer: Layer, record: Record) -> None:
+        """Keeps a record; the host may need several forward passes for all chunks."""
+        self._records.setdefault(layer, []).append(record)
 
-    def keys_values(self, chunks: Sequence[tuple[int, object]], layer: Layer) -> list[tuple[Tensor, Tensor]]:
+    def keys_values(self, layer: Layer, chunks: list[Chunk]) -> list[KeysValues]:
         """(G, M, C) keys and values of each reference, for the chunks of a forward pass."""
-        entries = [self._chunk(chunk)[layer] for chunk in chunks]
+        rows = [self._find(layer, chunk) for chunk in chunks]
+        record = rows[0][0]
+        if rows == [(record, row) for row in range(len(record.chunks))]:
+            return record.pairs  # the usual case: the same halves in the same order, nothing to copy
         return [
-            (torch.stack([keys for keys, _ in reference]), torch.stack([values for _, values in reference]))
-            for reference in zip(*entries, strict=True)
+            (
+                torch.stack([source.pairs[reference][0][row] for source, row in rows]),
+                torch.stack([source.pairs[reference][1][row] for source, row in rows]),
+            )
+            for reference in range(len(record.pairs))
         ]
 
-    def _chunk(self, chunk: tuple[int, object]) -> dict[Layer, list[tuple[Tensor, Tensor]]]:
+    def _find(self, layer: Layer, chunk: Chunk) -> tuple[Record, int]:
         # The same prompt has the same uuid in both passes. A prompt of the reference's own, or the copy of a
         # conditioning that the host makes for an area, does not: then the half it belongs to decides.
-        if chunk in self._chunks:
-            return self._chunks[chunk]
-        half = next((entry for key, entry in self._chunks.items() if key[0] == chunk[0]), None)
-        if half is None:
+        places = [(record, row) for record in self._records[layer] for row in range(len(record.chunks))]
+        half = [place for place in places if place[0].chunks[place[1]][0] == chunk[0]]
+        same = [place for place in half if place[0].chunks[place[1]] == chunk]
+        if not half:
             raise RuntimeError(
                 "RefDropApply: the prompt of the reference is switched off at a step where the sampler's prompt is on. "
                 "Give reference_positive the whole range from 0 to 1."
             )
-        return half
+        return (same or half)[0]
 
 
 class Recording:
@@ -76,25 +93,21 @@ class Recording:
         """Records the keys and values of a self-attention, then computes it."""
         if call.block in self._guide.blocks:
             keys, values = (t.unflatten(0, (len(call.chunks), -1)) for t in (call.k, call.v))
-            for chunk, chunk_keys, chunk_values in zip(call.chunks, keys, values, strict=True):
-                selected = select_tokens(self._guide.reference_mask, call.grid, chunk_keys, chunk_values)
-                self.bank.store(chunk, (call.block, call.depth), selected)
+            pairs = select_tokens(self._guide.reference_mask, call.grid, keys, values)
+            self.bank.store((call.block, call.depth), Record(call.chunks, pairs))
         if (call.block, call.depth) == self._last:
             raise ReferenceRecorded
         return call.attend(call.q, call.k, call.v)
 
 
-def select_tokens(
-    mask: Tensor | None, grid: tuple[int, int], keys: Tensor, values: Tensor
-) -> list[tuple[Tensor, Tensor]]:
-    """Splits (R, M, C) keys and values into R pairs of (m, C) that hold only the tokens a reference mask selects."""
+def select_tokens(mask: Tensor | None, grid: tuple[int, int], keys: Tensor, values: Tensor) -> list[KeysValues]:
+    """Splits (G, R, M, C) keys and values into R pairs of (G, m, C) with the tokens that a reference mask selects."""
+    pairs = list(zip(keys.unbind(1), values.unbind(1), strict=True))
     if mask is None:
-        return list(zip(keys, values, strict=True))
-    pairs = []
-    for one_mask, k, v in zip(mask.expand(len(keys), -1, -1), keys, values, strict=True):
-        tokens = covered_tokens(one_mask.float(), grid).to(k.device)
-        pairs.append((k[tokens], v[tokens]))
-    return pairs
+        return pairs
+    masks = mask.float().expand(len(pairs), -1, -1)
+    tokens = [covered_tokens(one, grid).to(keys.device) for one in masks]
+    return [(k[:, index], v[:, index]) for (k, v), index in zip(pairs, tokens, strict=True)]
 
 
 class ReferencePass:

@@ -115,15 +115,10 @@ class Guiding:
     def _keys_values(self, guide: Guide, call: SelfAttentionCall) -> list[tuple[Tensor, Tensor]]:
         """(G, M, C) keys and values of each reference, on the device of the call."""
         if guide in self._banks:
-            pairs = self._banks[guide].keys_values(call.chunks, (call.block, call.depth))
+            pairs = self._banks[guide].keys_values((call.block, call.depth), call.chunks)
             return [(keys.to(call.k.device), values.to(call.v.device)) for keys, values in pairs]
-        chunks = len(call.chunks)
-        keys, values = (t.unflatten(0, (chunks, -1))[:, : guide.batch_references] for t in (call.k, call.v))
-        per_chunk = [select_tokens(guide.reference_mask, call.grid, *pair) for pair in zip(keys, values, strict=True)]
-        return [
-            (torch.stack([k for k, _ in reference]), torch.stack([v for _, v in reference]))
-            for reference in zip(*per_chunk, strict=True)
-        ]
+        keys, values = (t.unflatten(0, (len(call.chunks), -1))[:, : guide.batch_references] for t in (call.k, call.v))
+        return select_tokens(guide.reference_mask, call.grid, keys, values)
 
 
 def _check_batch(guides: tuple[Guide, ...], batch: int) -> None:
