@@ -159,6 +159,13 @@ def test_combined_prompts_follow_each_their_own_reference() -> None:
     assert distance(got, sample(naive(model("sd15")), noise, positive, PROMPTS[1])) < 1e-4
 
 
+def test_a_reference_prompt_that_is_switched_off_is_an_error() -> None:
+    text, options = prompt("sd15", 3)[0]
+    late = [[text, {**options, "start_percent": 0.5, "end_percent": 1.0}]]
+    with pytest.raises(RuntimeError, match="the prompt of the reference is switched off at a step"):
+        sample(guided(model("sd15"), positive=late), latent(1, *SIZE), *PROMPTS)
+
+
 def area_prompt() -> list[Any]:
     text, options = prompt("sd15", 8)[0]
     return [*prompt("sd15", 1), [text, {**options, "area": (8, 12, 4, 0), "strength": 1.0}]]

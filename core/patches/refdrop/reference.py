@@ -52,24 +52,23 @@ class KeyValueBank:
         """Keeps a record; the host may need several forward passes for all chunks."""
         self._records.setdefault(layer, []).append(record)
 
-    def keys_values(self, layer: Layer, chunks: list[Chunk]) -> list[KeysValues]:
-        """(G, M, C) keys and values of each reference, for the chunks of a forward pass."""
+    def keys_values(self, layer: Layer, chunks: list[Chunk], device: torch.device) -> list[KeysValues]:
+        """(G, M, C) keys and values of each reference, for the chunks of a forward pass on a device."""
         rows = [self._find(layer, chunk) for chunk in chunks]
         record = rows[0][0]
         if rows == [(record, row) for row in range(len(record.chunks))]:
-            return record.pairs  # the usual case: the same halves in the same order, nothing to copy
-        return [
-            (
-                torch.stack([source.pairs[reference][0][row] for source, row in rows]),
-                torch.stack([source.pairs[reference][1][row] for source, row in rows]),
-            )
-            for reference in range(len(record.pairs))
-        ]
+            # the usual case: the same halves in the same order, nothing to copy
+            return [(keys.to(device), values.to(device)) for keys, values in record.pairs]
+
+        def gather(reference: int, part: int) -> Tensor:
+            return torch.stack([source.pairs[reference][part][row].to(device) for source, row in rows])
+
+        return [(gather(reference, 0), gather(reference, 1)) for reference in range(len(record.pairs))]
 
     def _find(self, layer: Layer, chunk: Chunk) -> tuple[Record, int]:
         # The same prompt has the same uuid in both passes. A prompt of the reference's own, or the copy of a
         # conditioning that the host makes for an area, does not: then the half it belongs to decides.
-        places = [(record, row) for record in self._records[layer] for row in range(len(record.chunks))]
+        places = [(record, row) for record in self._records.get(layer, []) for row in range(len(record.chunks))]
         half = [place for place in places if place[0].chunks[place[1]][0] == chunk[0]]
         same = [place for place in half if place[0].chunks[place[1]] == chunk]
         if not half:

@@ -115,8 +115,7 @@ class Guiding:
     def _keys_values(self, guide: Guide, call: SelfAttentionCall) -> list[tuple[Tensor, Tensor]]:
         """(G, M, C) keys and values of each reference, on the device of the call."""
         if guide in self._banks:
-            pairs = self._banks[guide].keys_values((call.block, call.depth), call.chunks)
-            return [(keys.to(call.k.device), values.to(call.v.device)) for keys, values in pairs]
+            return self._banks[guide].keys_values((call.block, call.depth), call.chunks, call.k.device)
         keys, values = (t.unflatten(0, (len(call.chunks), -1))[:, : guide.batch_references] for t in (call.k, call.v))
         return select_tokens(guide.reference_mask, call.grid, keys, values)
 
