@@ -159,6 +159,27 @@ def test_combined_prompts_follow_each_their_own_reference() -> None:
     assert distance(got, sample(naive(model("sd15")), noise, positive, PROMPTS[1])) < 1e-4
 
 
+def test_an_sdxl_reference_is_told_its_own_size() -> None:
+    prompts = prompt("sdxl", 1), prompt("sdxl", 2)
+
+    def sizes_told(patcher: Any, noise: Tensor) -> dict[tuple[int, ...], Tensor]:
+        """Size of the latent -> the vector that SDXL gets text and picture size in."""
+        told: dict[tuple[int, ...], Tensor] = {}
+
+        def watch(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            told[tuple(x.shape[-2:])] = kwargs["y"]
+            return executor(x, *args, **kwargs)
+
+        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", watch)
+        sample(patcher, noise, *prompts, steps=1)
+        return told
+
+    told = sizes_told(guided(model("sdxl")), latent(1, *SIZE))
+    alone = sizes_told(model("sdxl"), latent(1, 4, 9, 11))
+    assert torch.equal(told[9, 11], alone[9, 11])
+    assert not torch.equal(told[9, 11], told[SIZE[1:]])
+
+
 def test_a_reference_prompt_that_is_switched_off_is_an_error() -> None:
     text, options = prompt("sd15", 3)[0]
     late = [[text, {**options, "start_percent": 0.5, "end_percent": 1.0}]]
