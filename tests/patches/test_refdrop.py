@@ -7,7 +7,7 @@ import pytest
 import torch
 from naive import HiddenStates, NaiveRefDrop, layers
 from refattention.core.patches.refdrop import Guide, Reference, add_guide
-from sampling import FAMILIES, guide_all, latent, model, prompt, sample
+from sampling import FAMILIES, distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
 SIZE = (4, 16, 12)
@@ -20,11 +20,6 @@ def reference_noise(shape: torch.Size, seed: int) -> Tensor:
 def guide(patcher, strength: float, samples: Tensor | None = None, positive=None, seed: int = 5, **settings) -> Guide:
     reference = None if samples is None else Reference(samples, positive, seed)
     return Guide(**{"strength": strength, "blocks": guide_all(patcher), "reference": reference, **settings})
-
-
-def distance(got: Tensor, want: Tensor) -> float:
-    """Largest difference, in units of the latents' spread where that is more than 1."""
-    return ((got - want).abs().max() / want.std().clamp(min=1)).item()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

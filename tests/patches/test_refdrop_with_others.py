@@ -16,7 +16,7 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from naive import HiddenStates, NaiveRefDrop
 from refattention.core.patches.refdrop import Guide, Reference, add_guide
-from sampling import guide_all, latent, model, prompt, sample
+from sampling import distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
 SIZE = (4, 16, 12)
@@ -41,10 +41,6 @@ def lora(patcher: Any) -> Any:
     patches = {key: (latent(*patcher.get_model_object(key).shape, seed=n) * 0.05,) for n, key in enumerate(keys)}
     assert len(patcher.add_patches(patches)) == len(keys)
     return patcher
-
-
-def distance(got: Tensor, want: Tensor) -> float:
-    return ((got - want).abs().max() / want.std().clamp(min=1)).item()
 
 
 def test_lora_reaches_the_reference_pass_too() -> None:

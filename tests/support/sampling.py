@@ -77,6 +77,11 @@ def sample(
         )
 
 
+def distance(got: Tensor, want: Tensor) -> float:
+    """Largest difference, in units of the latents' spread where that is more than 1."""
+    return ((got - want).abs().max() / want.std().clamp(min=1)).item()
+
+
 def guide_all(patcher: ModelPatcher) -> frozenset[tuple[str, int]]:
     """All attention blocks of a model."""
     from refattention.core.patches.unet import self_attention_blocks
