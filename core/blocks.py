@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-Block = tuple[str, int]
+Block = tuple[str, int]  # ("input" | "middle" | "output", number), as the host labels them
 
 ALL = "all"
 SKIP_FIRST_OUTPUT = "skip first output block"

@@ -42,10 +42,6 @@ def write_checkpoints(folder: Path) -> None:
             _write(target, {key: _half(tensor) for key, tensor in state_dict(name).items()})
 
 
-def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
-
-
 def _half(tensor: Tensor) -> Tensor:
     return tensor.half().contiguous() if tensor.is_floating_point() else tensor
 

@@ -90,15 +90,19 @@ def reference_feature_guidance(
         form as a branch of its own are extensions. A branch `with_own` and weight 1 is exactly
         `Att(Q, [K_j; K], [V_j; V])`.
     """
-    own = torch.zeros_like(q) if _replaces_own(branches) else attend(q, k, v)
-    own, q, k, v = (t.unflatten(0, (chunks, -1)) for t in (own, q, k, v))
-    out = own * (1 - _total_weight(own, branches))
+    own_q, own_k, own_v = (t.unflatten(0, (chunks, -1)) for t in (q, k, v))
+    total = _total_weight(own_q, branches)
+    if isinstance(total, float) and total == 1.0:
+        out = torch.zeros_like(own_q)  # the samples' own attention would be multiplied by 0
+    else:
+        out = attend(q, k, v).unflatten(0, (chunks, -1)) * (1 - total)
     for branch in branches:
         rows = slice(branch.first, None)
         if branch.with_own:
-            term = attend_to_both(attend, q[:, rows], k[:, rows], v[:, rows], branch.keys, branch.values)
+            own = own_q[:, rows], own_k[:, rows], own_v[:, rows]
+            term = attend_to_both(attend, *own, branch.keys, branch.values)
         else:
-            term = attend_to_reference(attend, q[:, rows], branch.keys, branch.values)
+            term = attend_to_reference(attend, own_q[:, rows], branch.keys, branch.values)
         # In place: at 4096 tokens and more, passes over memory are what this function itself costs.
         if isinstance(branch.weight, Tensor):
             out[:, rows].addcmul_(term, branch.weight)
@@ -107,17 +111,11 @@ def reference_feature_guidance(
     return out.flatten(0, 1)
 
 
-def _total_weight(own: Tensor, branches: Sequence[Branch]) -> float | Tensor:
-    """Sum of the weights: a float if it is the same everywhere, else (B, N, 1)."""
+def _total_weight(q: Tensor, branches: Sequence[Branch]) -> float | Tensor:
+    """Sum of the weights: a float if it is the same everywhere, else (B, N, 1) for q of (G, B, N, C)."""
     if all(branch.first == 0 and isinstance(branch.weight, float) for branch in branches):
         return sum(branch.weight for branch in branches)
-    total = own.new_zeros((*own.shape[1:3], 1))
+    total = q.new_zeros((*q.shape[1:3], 1))
     for branch in branches:
         total[branch.first :] += branch.weight
     return total
-
-
-def _replaces_own(branches: Sequence[Branch]) -> bool:
-    """Whether the weights sum to 1 everywhere, so that the samples' own attention would be multiplied by 0."""
-    weights = [branch.weight for branch in branches if branch.first == 0 and isinstance(branch.weight, float)]
-    return len(weights) == len(branches) and sum(weights) == 1.0

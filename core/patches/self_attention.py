@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..blocks import Block
 from ..kernels.attention import Attend
 
-Block = tuple[str, int]  # ("input" | "middle" | "output", number), as the host labels them
 Options = dict[str, Any]  # the host's transformer_options
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from .self_attention import Block
+from ..blocks import Block
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

@@ -5,7 +5,7 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
-from naive import HiddenStates, NaiveRefDrop, layers
+from naive import HiddenStates, NaiveRefDrop, labelled_layers
 from refattention.core.patches.refdrop import Guide, Reference, add_guide
 from sampling import FAMILIES, distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
@@ -64,30 +64,18 @@ def test_strength_1_is_cross_frame_attention_in_every_chosen_layer(family: str) 
     patched = add_guide(patcher, guide(patcher, 1.0, latent(1, 4, 9, 11), blocks=blocks, mask=torch.ones(1, 50, 40)))
     sample(patched, latent(2, *SIZE), prompt(family, 1), prompt(family, 2), steps=1)
 
-    attentions = [layer.attn1 for layer in layers(patcher)]
+    labels, layers = zip(*labelled_layers(patcher), strict=True)
+    attentions = [layer.attn1 for layer in layers]
     n_ref, n = states.inputs[: len(attentions)], states.inputs[len(attentions) :]
     outputs = states.outputs[-len(attentions) :]
     assert len(n) == len(attentions) and len(n_ref[0]) == 2 and len(n[0]) == 4
-    followed = [layer_blocks(patcher)[number] in blocks for number in range(len(attentions))]
+    followed = [label in blocks for label in labels]
     assert 0 < followed.count(False) < len(attentions) / 2
     for attention, follows, own, ref, out in zip(attentions, followed, n, n_ref, outputs, strict=True):
         with torch.inference_mode():
             source = ref.repeat_interleave(2, 0) if follows else own
             want = oracle.batched(attention.to_q(own), attention.to_k(source), attention.to_v(source), attention.heads)
             assert (out - attention.to_out(want.float())).abs().max() < 1e-4
-
-
-def layer_blocks(patcher) -> list[tuple[str, int]]:
-    """Block label of each transformer layer, in the order they run."""
-    from naive import guide_labels
-
-    unet = patcher.model.diffusion_model
-    sides = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
-    return [(side, number) for side, number in guide_labels(patcher) for _ in range(depth_of(sides[side][number]))]
-
-
-def depth_of(block) -> int:
-    return sum(len(m.transformer_blocks) for m in block.modules() if hasattr(m, "transformer_blocks"))
 
 
 @pytest.mark.parametrize(("family", "references"), [("sd15", 1), ("sd15", 2), ("sdxl", 1)])

@@ -16,11 +16,17 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 
-def layers(patcher: ModelPatcher) -> list[BasicTransformerBlock]:
-    """All transformer layers in the order they run."""
+def labelled_layers(patcher: ModelPatcher) -> list[tuple[tuple[str, int], BasicTransformerBlock]]:
+    """All transformer layers in the order they run, each with its block's label; found without the pack."""
     unet = patcher.model.diffusion_model
-    sides = [*unet.input_blocks, unet.middle_block, *unet.output_blocks]
-    return [m for side in sides for m in side.modules() if isinstance(m, BasicTransformerBlock)]
+    sides = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
+    return [
+        ((side, number), layer)
+        for side, blocks in sides.items()
+        for number, block in enumerate(blocks)
+        for layer in block.modules()
+        if isinstance(layer, BasicTransformerBlock)
+    ]
 
 
 class HiddenStates:
@@ -62,10 +68,10 @@ class NaiveRefDrop:
         self.layer = 0
 
     def attach(self, patcher: ModelPatcher) -> None:
-        count = len(layers(patcher))
+        layers = labelled_layers(patcher)
 
         def replace(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-            number, self.layer = self.layer, (self.layer + 1) % count
+            number, self.layer = self.layer, (self.layer + 1) % len(layers)
             heads = extra_options["n_heads"]
             if self.recording is not None:
                 self.recording.append((k.clone(), v.clone()))
@@ -75,7 +81,7 @@ class NaiveRefDrop:
             out = [oracle.rfg(*sample, pairs, weights, heads) for sample in zip(q, k, v, strict=True)]
             return torch.stack(out).to(q.dtype)
 
-        for side, number in guide_labels(patcher):
+        for side, number in {label for label, _ in layers}:
             patcher.set_model_attn1_replace(replace, side, number)
         patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "naive", self._each_half)
 
@@ -115,15 +121,3 @@ class NaiveRefDrop:
         if not self.batch:
             return forward(x, text)
         return torch.cat([*predictions, forward(x[self.batch[1] :], text)])
-
-
-def guide_labels(patcher: ModelPatcher) -> list[tuple[str, int]]:
-    """Labels of all blocks with a transformer, found without the pack."""
-    unet = patcher.model.diffusion_model
-    sides = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
-    return [
-        (side, number)
-        for side, blocks in sides.items()
-        for number, block in enumerate(blocks)
-        if any(isinstance(m, BasicTransformerBlock) for m in block.modules())
-    ]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...blocks import Block
 from ...kernels.masks import to_grid
-from ..self_attention import Block
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,9 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...blocks import Block
 from ...kernels.masks import covered_tokens
-from ..self_attention import Block, SelfAttentionCall
+from ..self_attention import SelfAttentionCall
 from .guide import Guide, Reference
 
 if TYPE_CHECKING:

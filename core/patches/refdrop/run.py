@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ...blocks import Block
 from ...kernels.attention import Branch, reference_feature_guidance
 from ...kernels.masks import token_weights
-from ..self_attention import Block, SelfAttentionCall
+from ..self_attention import SelfAttentionCall
 from ..unet import self_attention_blocks
 from .guide import Guide
 from .reference import Cond, KeyValueBank, ReferencePass, select_tokens
