@@ -8,7 +8,7 @@ LOCK_WITHOUT := api assets-01 image other video
 export COMFYUI_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench serve lock clean
+.PHONY: help setup browser demo test lint bench serve lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -19,7 +19,10 @@ setup: ## make .venv and the managed ComfyUI, link the pack into it
 demo: setup ## run the RefDrop workflow on a headless ComfyUI, pictures go to out/demo
 	@$(BIN)/python tools/demo.py
 
-test: setup ## run all tests; a test that was skipped fails the run
+browser: setup ## find or install a Chromium for the browser tests
+	@$(BIN)/python tools/setup_browser.py
+
+test: setup browser ## run all tests; a test that was skipped fails the run
 	@mkdir -p out
 	$(BIN)/pytest --junitxml=out/pytest.xml $(PYTEST_ARGS)
 	@$(BIN)/python tools/check_skips.py out/pytest.xml

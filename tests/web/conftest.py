@@ -1,0 +1,46 @@
+"""One host and one browser for all browser tests, one page for each of the frontend's renderers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from frontend import BROWSER_ARGS, RENDERERS, Frontend
+from playwright.sync_api import Browser, sync_playwright
+from setup_browser import find_browser, missing_reason
+
+from demo_host import demo_host
+from host import HeadlessHost
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeadlessHost]:
+    with demo_host(tmp_path_factory.mktemp("web-host")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    program = find_browser()
+    if program is None:
+        pytest.skip(missing_reason())
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=BROWSER_ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session", params=list(RENDERERS))
+def renderer_page(request: pytest.FixtureRequest, browser: Browser, host: HeadlessHost) -> Iterator[Frontend]:
+    frontend = Frontend(browser, host, request.param)
+    yield frontend
+    frontend.page.close()
+
+
+@pytest.fixture
+def frontend(renderer_page: Frontend) -> Iterator[Frontend]:
+    """The page with an empty graph; complaints of the page about the pack fail the test."""
+    renderer_page.errors.clear()
+    renderer_page.new_graph()
+    yield renderer_page
+    assert renderer_page.errors == []

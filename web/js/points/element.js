@@ -1,0 +1,260 @@
+/**
+ * The editor as an element: toolbar, stage, status line. It lives while it is in the document: only then it listens,
+ * looks after the node's state and draws.
+ *
+ * @typedef {import("./coordinates.js").Sign} Sign
+ * @typedef {import("./draw.js").Mode} Mode
+ */
+import { isInside, SIGNS } from "./coordinates.js";
+import { Backdrop, drawCursor, drawMarker } from "./draw.js";
+import { Editor } from "./editor.js";
+import { Gestures } from "./gestures.js";
+import { recordChange, textSlot } from "./host.js";
+import { Keys } from "./keys.js";
+import { buildParts } from "./parts.js";
+import { Scenery } from "./scenery.js";
+import { View } from "./view.js";
+
+/** How often the node is looked at: its texts, the connected picture, the last run. */
+const LOOK_MS = 200;
+/** How long a message stays in the status line. */
+const MESSAGE_MS = 5000;
+/** Changes by the arrow keys are one step of the graph's undo once they pause for this long. */
+const PAUSE_MS = 700;
+const LARGEST_RATIO = 4;
+const NO_PICTURE =
+  "Connect a picture to image. One that other nodes make shows here after a run, or when a Preview Image beside it has run.";
+
+export class PointEditorElement extends HTMLElement {
+  /** The graph's node that is edited. @type {any} */
+  node = null;
+  #parts = buildParts(this);
+  #view = new View();
+  #backdrop = new Backdrop();
+  #scenery = new Scenery(() => this.look());
+  #editor = new Editor({
+    read: (sign) => textSlot(this.node, sign),
+    write: (sign, text) => textSlot(this.node, sign).write(text),
+    record: (soon) => this.#record(soon),
+  });
+  #changed = () => this.#requestDraw();
+  #gestures = new Gestures(this.#parts.stage, this.#editor, this.#view, this.#changed);
+  #keys = new Keys(this.#parts.stage, this.#editor, this.#view, this.#gestures, this.#changed);
+  /** @type {AbortController | null} */
+  #life = null;
+  #frame = 0;
+  #pause = 0;
+  #message = { text: "", until: 0 };
+  /** What was drawn last, as far as it comes from outside. @type {unknown[]} */
+  #seen = [];
+
+  constructor() {
+    super();
+    this.#editor.say = (text) => {
+      this.#message = { text, until: performance.now() + MESSAGE_MS };
+    };
+    const { signs, modes, actions } = this.#parts;
+    signs.forEach((button, sign) => this.#onClick(button, () => this.#chooseSign(/** @type {Sign} */ (sign))));
+    modes.forEach((button, mode) => this.#onClick(button, () => this.#show(/** @type {Mode} */ (mode))));
+    this.#onClick(actions.get("undo"), () => this.#editor.undo());
+    this.#onClick(actions.get("redo"), () => this.#editor.redo());
+    this.#onClick(actions.get("clear"), () => this.#editor.clear());
+    this.#onClick(actions.get("fit"), () => this.#view.fit());
+    for (const name of ["focus", "blur"]) this.#parts.stage.addEventListener(name, this.#changed);
+  }
+
+  connectedCallback() {
+    const life = new AbortController();
+    this.#life = life;
+    this.#gestures.listen(life.signal);
+    this.#keys.listen(life.signal);
+    const observer = new ResizeObserver(() => this.#resize());
+    observer.observe(this.#parts.stage);
+    const timer = setInterval(() => this.look(), LOOK_MS);
+    life.signal.addEventListener("abort", () => {
+      observer.disconnect();
+      clearInterval(timer);
+      cancelAnimationFrame(this.#frame);
+      this.#frame = 0;
+      if (this.#pause) this.#record(false);
+    });
+    this.#resize();
+    this.look();
+  }
+
+  disconnectedCallback() {
+    this.#gestures.cancel();
+    this.#life?.abort();
+    this.#life = null;
+  }
+
+  /** Takes over what changed in the node. */
+  look() {
+    if (!this.node || !this.#life || this.#gestures.active) return;
+    const edited = this.#editor.refresh();
+    this.#scenery.look(this.node, this.#editor.texts);
+    const { scene, size, note, failed } = this.#scenery;
+    this.#editor.size = size;
+    if (size) this.#view.show(size);
+    const seen = [scene, size?.width, size?.height, note, failed, this.#ratio, this.#currentMessage];
+    if (edited || seen.some((value, index) => value !== this.#seen[index])) this.#requestDraw();
+    this.#seen = seen;
+  }
+
+  /** Device pixels for one stage pixel, which the graph may have enlarged. */
+  get #ratio() {
+    const { stage } = this.#parts;
+    const enlarged = stage.clientWidth ? stage.getBoundingClientRect().width / stage.offsetWidth : 1;
+    // In steps, so that zooming the graph does not draw everything anew in every frame.
+    const ratio = Math.ceil(enlarged * window.devicePixelRatio * 2 - 0.01) / 2;
+    return Math.max(0.5, Math.min(ratio, LARGEST_RATIO));
+  }
+
+  get #currentMessage() {
+    return performance.now() < this.#message.until ? this.#message.text : "";
+  }
+
+  #resize() {
+    const { clientWidth: width, clientHeight: height } = this.#parts.stage;
+    this.#view.resize({ width, height });
+    this.#requestDraw();
+  }
+
+  /** @param {HTMLElement | undefined} button @param {() => void} action */
+  #onClick(button, action) {
+    button?.addEventListener("click", () => {
+      action();
+      this.#requestDraw();
+    });
+  }
+
+  /** @param {Sign} sign */
+  #chooseSign(sign) {
+    this.#editor.sign = sign;
+  }
+
+  /** @param {Mode} mode */
+  #show(mode) {
+    this.#scenery.scene = { ...this.#scenery.scene, mode };
+  }
+
+  /** @param {boolean} soon */
+  #record(soon) {
+    clearTimeout(this.#pause);
+    this.#pause = soon ? window.setTimeout(() => this.#record(false), PAUSE_MS) : 0;
+    if (soon) return;
+    recordChange();
+    this.dispatchEvent(new Event("change"));
+  }
+
+  #requestDraw() {
+    if (this.#frame || !this.#life) return;
+    this.#frame = requestAnimationFrame(() => {
+      this.#frame = 0;
+      this.#draw();
+      this.#describe();
+    });
+  }
+
+  #draw() {
+    const { canvas } = this.#parts;
+    const { stage } = this.#view;
+    const ratio = this.#ratio;
+    const backdrop = this.#backdrop.render(this.#scenery.scene, this.#view, ratio);
+    if (canvas.width !== backdrop.width) canvas.width = backdrop.width;
+    if (canvas.height !== backdrop.height) canvas.height = backdrop.height;
+    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(backdrop, 0, 0);
+    context.scale(canvas.width / stage.width, canvas.height / stage.height);
+    if (!this.#editor.size) return;
+    this.#drawMarkers(context);
+    const focused = this.shadowRoot?.activeElement === this.#parts.stage;
+    const cursor = this.#editor.selected || this.#gestures.hover ? null : this.#keys.cursor;
+    if (focused && cursor) drawCursor(context, this.#view.toStage({ x: cursor.x + 0.5, y: cursor.y + 0.5 }));
+  }
+
+  /** @param {CanvasRenderingContext2D} context in stage pixels */
+  #drawMarkers(context) {
+    const { entries, size } = this.#editor;
+    const { hovered } = this.#gestures;
+    const isSelected = (/** @type {import("./editor.js").Entry} */ entry) => this.#editor.isSelected(entry);
+    // The selected one comes last, above the others.
+    for (const entry of [...entries.filter((each) => !isSelected(each)), ...entries.filter(isSelected)]) {
+      drawMarker(context, {
+        place: this.#gestures.markerPlace(entry),
+        sign: entry.sign,
+        label: `${entry.index + 1}`,
+        selected: isSelected(entry),
+        hovered: hovered?.sign === entry.sign && hovered.index === entry.index,
+        inside: size !== null && isInside(this.#editor.point(entry), size),
+      });
+    }
+  }
+
+  /** Brings texts, buttons and the mouse pointer up to date. */
+  #describe() {
+    const { signs, modes, actions, stage, empty, status, where, note } = this.#parts;
+    const { scene, failed } = this.#scenery;
+    const { entries, size } = this.#editor;
+    signs.forEach((button, sign) => press(button, sign === this.#editor.sign, !this.#editor.locks[/** @type {Sign} */ (sign)]));
+    modes.forEach((button, mode) => press(button, mode === scene.mode, mode === "picture" || scene[/** @type {"mask"} */ (mode)] !== null));
+    enable(actions.get("undo"), this.#editor.canUndo);
+    enable(actions.get("redo"), this.#editor.canRedo);
+    enable(actions.get("clear"), entries.some(({ sign }) => !this.#editor.locks[sign]));
+    enable(actions.get("fit"), !this.#view.isFitted);
+    stage.classList.toggle("on-point", this.#gestures.hovered !== null);
+    stage.classList.toggle("panning", this.#gestures.panning);
+    stage.classList.toggle("without-picture", size === null);
+    setText(empty, size ? "" : failed ? "The connected picture cannot be shown: its file is missing or no picture." : NO_PICTURE);
+    const problem = this.#problem();
+    status.classList.toggle("problem", problem !== "");
+    setText(status, this.#currentMessage || problem || this.#summary());
+    status.title = status.textContent ?? "";
+    setText(where, this.#where());
+    setText(note, this.#scenery.note);
+    note.title = this.#scenery.note;
+  }
+
+  /** Why some points cannot be changed here, or the node will refuse them. */
+  #problem() {
+    const { locks, outside, size } = this.#editor;
+    const locked = SIGNS.filter((sign) => locks[sign]).map((sign) => `${sign}_coords ${locks[sign]}`);
+    if (locked.length) return `Read only: ${locked.join("; ")}.`;
+    if (!outside.length || !size) return "";
+    const names = outside.map((entry) => this.#editor.nameOf(entry).toLowerCase()).join(", ");
+    return `Outside the picture of ${size.width} × ${size.height}: ${names}. Move or remove them.`;
+  }
+
+  #summary() {
+    const { positive, negative } = this.#editor.points;
+    if (positive.length + negative.length) return `${positive.length} positive, ${negative.length} negative`;
+    return this.#editor.size ? "Click the subject; right click what to leave out." : "";
+  }
+
+  #where() {
+    const { size, selected } = this.#editor;
+    if (!size) return "";
+    const { hover } = this.#gestures;
+    const place = hover ? { x: Math.floor(hover.x), y: Math.floor(hover.y) } : selected && this.#editor.point(selected);
+    const zoom = this.#view.isFitted ? "" : ` · ${Math.round(this.#view.scale * 100)} %`;
+    return (place ? `${place.x}, ${place.y}` : `${size.width} × ${size.height}`) + zoom;
+  }
+}
+
+/** @param {HTMLElement} element @param {string} text a live region speaks whenever it is set */
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** @param {HTMLButtonElement | undefined} button @param {boolean} enabled */
+function enable(button, enabled) {
+  if (button) button.disabled = !enabled;
+}
+
+/** @param {HTMLButtonElement} button @param {boolean} pressed @param {boolean} enabled */
+function press(button, pressed, enabled) {
+  button.setAttribute("aria-pressed", `${pressed}`);
+  enable(button, enabled);
+}

@@ -1,0 +1,83 @@
+/**
+ * What lies behind the points: the connected picture, the mask and the heat map of the last run.
+ *
+ * @typedef {import("./coordinates.js").Size} Size
+ * @typedef {import("./coordinates.js").Texts} Texts
+ * @typedef {import("./draw.js").Scene} Scene
+ * @typedef {import("./host.js").HostFile} HostFile
+ * @typedef {import("./host.js").Run} Run
+ * @typedef {"picture" | "mask" | "heat"} Part
+ */
+import { connectedPicture, lastRun, viewUrl } from "./host.js";
+import { loadImage, maskLayer, pictureLayer } from "./layers.js";
+
+export class Scenery {
+  /** @type {Scene} */
+  scene = { picture: null, mask: null, heat: null, mode: "mask" };
+  /** Size of the picture that the coordinates refer to. @type {Size | null} */
+  size = null;
+  /** What the last run had to say, or why it is out of date. */
+  note = "";
+  /** Whether the picture's file cannot be read. */
+  failed = false;
+  /** @type {Record<Part, string>} */
+  #keys = { picture: "", mask: "", heat: "" };
+  /** @type {Run | null} */
+  #run = null;
+  #runs = 0;
+  #changed;
+
+  /** @param {() => void} changed called when a layer has been loaded */
+  constructor(changed) {
+    this.#changed = changed;
+  }
+
+  /** Looks at the node and loads what is new. @param {any} node @param {Texts} texts the points as they are now */
+  look(node, texts) {
+    const run = lastRun(node);
+    if (run !== this.#run) this.#runs += 1;
+    this.#run = run;
+    const { file, exact, key } = connectedPicture(node);
+    const points = JSON.stringify(texts);
+    // Noted on the run itself, because the host keeps that when the graph's undo makes the node anew.
+    if (run) run.shown ??= { source: key, points };
+    const current = run?.shown?.source === key ? run : null;
+    const picture = exact || !current ? file : current.picture;
+    this.#load("picture", picture, picture === file ? "" : `${this.#runs}`, pictureLayer);
+    this.#load("mask", current?.mask, `${this.#runs}`, maskLayer);
+    this.#load("heat", current?.similarity, `${this.#runs}`, pictureLayer);
+    this.size = this.#size(current);
+    this.note = current && current.shown?.points !== points ? "The points changed since this mask was made." : current?.note ?? "";
+  }
+
+  /** @param {Run | null} run @returns {Size | null} */
+  #size(run) {
+    const { picture } = this.scene;
+    if (!picture) return null;
+    return run ? { width: run.width, height: run.height } : { width: picture.width, height: picture.height };
+  }
+
+  /**
+   * @param {Part} part
+   * @param {HostFile | null | undefined} file
+   * @param {string} version tells files of one name apart
+   * @param {(image: HTMLImageElement) => any} makeLayer
+   */
+  async #load(part, file, version, makeLayer) {
+    const key = file ? `${version} ${JSON.stringify(file)}` : "";
+    if (key === this.#keys[part]) return;
+    this.#keys[part] = key;
+    let layer = null;
+    let failed = false;
+    try {
+      layer = file ? makeLayer(await loadImage(viewUrl(file))) : null;
+    } catch {
+      failed = true;
+    }
+    // Another picture may have been asked for in the meantime.
+    if (key !== this.#keys[part]) return;
+    this.scene = { ...this.scene, [part]: layer };
+    if (part === "picture") this.failed = failed;
+    this.#changed();
+  }
+}
