@@ -94,10 +94,13 @@ class Frontend:
         return self.page.evaluate(script, argument)
 
     def new_graph(self) -> None:
-        """An empty graph at the usual place and zoom."""
+        """An empty graph at the usual place and zoom, in the only tab."""
         self.evaluate(
             """async () => {
-                await window.app.extensionManager.command.execute("Comfy.NewBlankWorkflow");
+                const { command, workflow } = window.app.extensionManager;
+                await command.execute("Comfy.NewBlankWorkflow");
+                const others = workflow.openWorkflows.filter((each) => each.path !== workflow.activeWorkflow.path);
+                for (const other of others) await workflow.closeWorkflow(other);
                 window.app.canvas.ds.scale = 1;
                 window.app.canvas.ds.offset = [0, 0];
                 window.app.canvas.setDirty(true, true);
@@ -243,10 +246,9 @@ class EditorDriver:
         key, value = name.split("=")
         return self.root.locator(f'button[data-{key}="{value}"]')
 
-    @property
-    def status(self) -> str:
-        """The status line."""
-        return self.root.locator(".status").inner_text()
+    def wait_status(self, words: str) -> None:
+        """Waits until the status line holds these words."""
+        self.root.locator(".status").filter(has_text=words).wait_for()
 
     @property
     def note(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from frontend import BROWSER_ARGS, RENDERERS, Frontend
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from setup_browser import find_browser, missing_reason
 
@@ -16,6 +17,7 @@ from host import HeadlessHost
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeadlessHost]:
     with demo_host(tmp_path_factory.mktemp("web-host")) as running:
+        Image.linear_gradient("L").resize((100, 300)).save(running.base / "input" / "narrow.png")
         yield running
 
 

@@ -9,7 +9,7 @@ import { isInside, SIGNS } from "./coordinates.js";
 import { Backdrop, drawCursor, drawMarker } from "./draw.js";
 import { Editor } from "./editor.js";
 import { Gestures } from "./gestures.js";
-import { recordChange, textSlot } from "./host.js";
+import { recordChange, successorOf, textSlot } from "./host.js";
 import { Keys } from "./keys.js";
 import { buildParts } from "./parts.js";
 import { Scenery } from "./scenery.js";
@@ -24,6 +24,7 @@ const PAUSE_MS = 700;
 const LARGEST_RATIO = 4;
 const NO_PICTURE =
   "Connect a picture to image. One that other nodes make shows here after a run, or when a Preview Image beside it has run.";
+const HINT = "Click: on the subject. Right click: leave out. Drag moves, a double click removes a point. The wheel zooms.";
 
 export class PointEditorElement extends HTMLElement {
   /** The graph's node that is edited. @type {any} */
@@ -90,15 +91,23 @@ export class PointEditorElement extends HTMLElement {
 
   /** Takes over what changed in the node. */
   look() {
-    if (!this.node || !this.#life || this.#gestures.active) return;
+    if (!this.node || !this.#life || this.#gestures.active || this.#giveWay()) return;
     const edited = this.#editor.refresh();
     this.#scenery.look(this.node, this.#editor.texts);
     const { scene, size, note, failed } = this.#scenery;
     this.#editor.size = size;
-    if (size) this.#view.show(size);
+    if (size && this.#view.show(size)) this.#message.until = 0;
     const seen = [scene, size?.width, size?.height, note, failed, this.#ratio, this.#currentMessage];
     if (edited || seen.some((value, index) => value !== this.#seen[index])) this.#requestDraw();
     this.#seen = seen;
+  }
+
+  /** Lets the editor of the node that replaced this one take the place. @returns {boolean} whether there is one */
+  #giveWay() {
+    const widgets = successorOf(this.node)?.widgets ?? [];
+    const other = widgets.find((/** @type {any} */ widget) => widget.element instanceof PointEditorElement)?.element;
+    if (other) this.replaceWith(other);
+    return other !== undefined;
   }
 
   /** Device pixels for one stage pixel, which the graph may have enlarged. */
@@ -213,7 +222,7 @@ export class PointEditorElement extends HTMLElement {
     setText(status, this.#currentMessage || problem || this.#summary());
     status.title = status.textContent ?? "";
     setText(where, this.#where());
-    setText(note, this.#scenery.note);
+    setText(note, this.#scenery.note || (size ? HINT : ""));
     note.title = this.#scenery.note;
   }
 
@@ -230,7 +239,7 @@ export class PointEditorElement extends HTMLElement {
   #summary() {
     const { positive, negative } = this.#editor.points;
     if (positive.length + negative.length) return `${positive.length} positive, ${negative.length} negative`;
-    return this.#editor.size ? "Click the subject; right click what to leave out." : "";
+    return this.#editor.size ? "No points yet." : "";
   }
 
   #where() {

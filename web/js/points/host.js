@@ -82,6 +82,16 @@ function previewBeside(node, slot) {
   return null;
 }
 
+/**
+ * The node that took the place of a node which is no longer in its graph. The graph's undo makes all nodes anew under
+ * their old ids, and Nodes 2.0 then goes on showing the element of the old one.
+ *
+ * @param {any} node
+ */
+export function successorOf(node) {
+  return node.graph?.getNodeById(node.id) === node ? null : app.canvas.graph?.getNodeById(node.id);
+}
+
 /** What the node told after its last run. @param {any} node @returns {Run | null} */
 export function lastRun(node) {
   return outputsOf(node)?.refattention_points?.[0] ?? null;

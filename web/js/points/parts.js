@@ -20,8 +20,8 @@ const MARKUP = `
 <link rel="stylesheet" href="${new URL("./editor.css", import.meta.url).href}">
 <div class="bar" role="toolbar" aria-label="Points">
   <span class="group" role="group" aria-label="Sign of the next point">
-    <button data-sign="positive" title="Click adds a positive point: on the subject (P)">${ICONS.positive}<span>Subject</span></button>
-    <button data-sign="negative" title="Click adds a negative point: on what to leave out (N). A shift or right click always does.">${ICONS.negative}<span>Leave out</span></button>
+    <button data-sign="positive" aria-label="Subject" title="Click adds a positive point: on the subject (P)">${ICONS.positive}<span>Subject</span></button>
+    <button data-sign="negative" aria-label="Leave out" title="Click adds a negative point: on what to leave out (N). A shift or right click always does.">${ICONS.negative}<span>Leave out</span></button>
   </span>
   <span class="group" role="group" aria-label="What is shown">
     <button data-mode="picture" title="Show the picture alone">Picture</button>

@@ -46,11 +46,12 @@ export class View {
     this.#center(middle);
   }
 
-  /** @param {Size} picture */
+  /** @param {Size} picture @returns {boolean} whether it is of another size than before, and fitted therefore */
   show(picture) {
-    if (picture.width === this.picture.width && picture.height === this.picture.height) return;
+    if (picture.width === this.picture.width && picture.height === this.picture.height) return false;
     this.picture = { ...picture };
     this.fit();
+    return true;
   }
 
   fit() {
