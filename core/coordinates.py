@@ -101,10 +101,10 @@ def _points(items: list[Any], place: str) -> Points:
 
 
 def _point(item: Any, place: str) -> Point:
-    if not isinstance(item, dict) or not {"x", "y"} <= item.keys():
-        raise ValueError(
-            f'{place} is {_kind(item)}, but an object with "x" and "y" is needed, such as {EXAMPLE[1:-1]}.'
-        )
+    if not isinstance(item, dict):
+        raise ValueError(f"{place} is {_kind(item)}, but an object is needed, such as {EXAMPLE[1:-1]}.")
+    if missing := [name for name in ("x", "y") if name not in item]:
+        raise ValueError(f"{place} has no {' and no '.join(missing)}. Points look like {EXAMPLE}.")
     return _pixel(item["x"], f"{place}: x"), _pixel(item["y"], f"{place}: y")
 
 
@@ -115,9 +115,7 @@ def _pixel(value: Any, place: str) -> int:
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, dict):
-        return "an object without them" if value else "an empty object"
-    if isinstance(value, list):
-        return "a list"
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -43,11 +43,13 @@ class Selection:
     Attributes:
         mask: (H, W) in [0, 1].
         score: (H, W) in [0, 1], how well each pixel fits.
-        missed: numbers, from 1, of the points that lie outside what they selected.
+        threshold: what the score was cut at.
+        missed: numbers, from 1, of the points whose score stays below.
     """
 
     mask: Tensor
     score: Tensor
+    threshold: float = 0.0
     missed: tuple[int, ...] = ()
 
 
@@ -76,7 +78,7 @@ def similar_regions(
     seeds = [_seed(layout, point, region) for point in points]
     missed = tuple(number for number, seed in enumerate(seeds, 1) if not seed.any())
     region = regions.connected(region, np.logical_or.reduce(seeds))
-    return Selection(_finish(regions.without_small(region, settings.minimum_area), settings), score, missed)
+    return Selection(_finish(regions.without_small(region, settings.minimum_area), settings), score, threshold, missed)
 
 
 def discs(size: tuple[int, int], points: Points, opposite: Points, radius: int, settings: Refinement) -> Selection:

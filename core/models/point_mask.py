@@ -62,11 +62,7 @@ def by_similarity(
         _require_apart(layout, wanted, unwanted)
         select = partial(similar_regions, encoder.features(picture, layout), layout, settings=settings)
         pairs.append((select(wanted, unwanted), select(unwanted, wanted)))
-    if not any(subject.mask.any() for subject, _ in pairs):
-        raise ValueError(
-            "PointMask selects nothing at the points of positive_coords: the similarity there stays below the "
-            "threshold. Lower threshold, move the points, or try another layer."
-        )
+    _require_any(pairs, for_frames(positive, len(image), POSITIVE))
     return pairs
 
 
@@ -114,3 +110,18 @@ def _require_apart(layout: Layout, positive: Points, negative: Points) -> None:
                 f"The positive point {other} and the negative point {point} lie on the same patch: the encoder sees "
                 f"the picture as {columns} x {rows} patches. Move them apart, or raise resolution."
             )
+
+
+def _require_any(pairs: Sequence[Pair], positive: Sequence[Points]) -> None:
+    subjects = [subject for subject, _ in pairs]
+    if any(subject.mask.any() for subject in subjects):
+        return
+    if any(len(subject.missed) < len(points) for subject, points in zip(subjects, positive, strict=True)):
+        raise ValueError(
+            "PointMask finds a region, but minimum_area and grow leave nothing of it. Lower minimum_area or raise grow."
+        )
+    scores = [subject.score[y, x] for subject, points in zip(subjects, positive, strict=True) for x, y in points]
+    raise ValueError(
+        f"PointMask selects nothing at the points of {POSITIVE}: similarity there is at most {max(scores):.2f}, but "
+        f"the threshold is {subjects[0].threshold:.2f}. Lower threshold, move the points, or try another layer."
+    )
