@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import codec, families, text_encoder, unet
+from . import codec, families, text_encoder, unet, vision
 
 ABOUT = "Untrained stand-in of ComfyUI-RefAttention for demo and tests. Not the model known by this file name."
 
@@ -40,6 +40,13 @@ def write_checkpoints(folder: Path) -> None:
         target = folder / family.file_name
         if not target.exists():
             _write(target, {key: _half(tensor) for key, tensor in state_dict(name).items()})
+
+
+def write_vision_encoder(folder: Path) -> None:
+    """Writes the vision encoder under the file name that the workflows have; a file that is there stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / vision.FILE_NAME).exists():
+        _write(folder / vision.FILE_NAME, vision.state_dict())
 
 
 def _half(tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .point_mask import PointMask
 from .refdrop import RefDropApply
 
 
@@ -10,4 +11,4 @@ class RefAttentionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
-        return [RefDropApply]
+        return [PointMask, RefDropApply]

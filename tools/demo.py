@@ -1,57 +1,26 @@
-"""`make demo`: runs the RefDrop workflow at several strengths and puts the pictures on one sheet."""
+"""`make demo`: runs the pack's workflows on a headless ComfyUI and puts the pictures on sheets."""
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-
-from demo_host import PHOTO, demo_host, load_workflow, set_inputs
-from host import ROOT, HeadlessHost, HostError, WorkflowError
+import demo_point_mask
+import demo_refdrop
+from demo_host import demo_host
+from host import ROOT, HostError, WorkflowError
 
 OUT = ROOT / "out" / "demo"
-STRENGTHS = (-0.3, 0.0, 0.3, 0.6)
-CELL, LABEL, GAP = 320, 32, 12
+DEMOS = (demo_point_mask.run, demo_refdrop.run)
 
 
-def generate(host: HeadlessHost, strength: float, folder: Path) -> Path:
-    """Runs the workflow once and returns where its picture was copied to."""
-    started = time.monotonic()
-    entry = host.run(set_inputs(load_workflow(), "RefDropApply", strength=strength))
-    target = folder / f"refdrop_strength_{strength:+.1f}.png"
-    shutil.copyfile(host.images(entry)[0], target)
-    print(f"demo: strength {strength:+.1f} done in {time.monotonic() - started:.1f} s", flush=True)
-    return target
-
-
-def contact_sheet(cells: Sequence[tuple[str, Path]]) -> Image.Image:
-    """The pictures side by side, each fitted into a square with its label below."""
-    font = ImageFont.load_default(size=18)
-    sheet = Image.new("RGB", (GAP + len(cells) * (CELL + GAP), CELL + LABEL + 2 * GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, (label, path) in enumerate(cells):
-        left = GAP + column * (CELL + GAP)
-        with Image.open(path) as picture:
-            fitted = ImageOps.contain(picture.convert("RGB"), (CELL, CELL), Image.Resampling.LANCZOS)
-        sheet.paste(fitted, (left + (CELL - fitted.width) // 2, GAP + (CELL - fitted.height) // 2))
-        draw.text((left + CELL / 2, GAP + CELL + LABEL / 2), label, fill="black", font=font, anchor="mm")
-    return sheet
-
-
-def run_demo(folder: Path) -> Path:
-    """Runs all strengths with one seed and returns the contact sheet's path."""
+def run_demos(folder: Path) -> list[Path]:
+    """Runs all demos on one host and returns the paths of their sheets."""
     folder.mkdir(parents=True, exist_ok=True)
     print("demo: starting a headless ComfyUI with the demo models", flush=True)
     with demo_host() as host:
-        results = [(f"strength {strength:g}", generate(host, strength, folder)) for strength in STRENGTHS]
-    sheet = folder / "refdrop_contact_sheet.png"
-    contact_sheet([("reference", PHOTO), *results]).save(sheet)
-    return sheet
+        return [run(host, folder) for run in DEMOS]
 
 
 def main() -> int:
@@ -59,14 +28,14 @@ def main() -> int:
     # So that a plain `kill` leaves through the with statement, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sheet = run_demo(OUT)
+        sheets = run_demos(OUT)
     except KeyboardInterrupt:
         print("demo stopped", file=sys.stderr)
         return 130
     except (HostError, WorkflowError, TimeoutError, OSError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
-    print(f"demo: pictures are in {OUT}, all of them on {sheet.name}")
+    print(f"demo: pictures are in {OUT}, all of them on {', '.join(sheet.name for sheet in sheets)}")
     return 0
 
 

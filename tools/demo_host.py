@@ -1,4 +1,4 @@
-"""The host of the demo: the pack, the demo models beside it, their checkpoint files and the photograph."""
+"""The host of the demo: the pack, the demo models beside it, their checkpoint files and the photographs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from host import PACK_NAME, ROOT, HeadlessHost
 
 DEMO_PACK = "RefAttention-Demo"
 DEMO_PACKAGE = "refattention_demo"
-PHOTO = ROOT / "demo" / "photo.jpg"
-WORKFLOW = ROOT / "workflows" / "api" / "refdrop.json"
+PHOTOS = ROOT / "demo"
+PHOTO = PHOTOS / "photo.jpg"
+API_WORKFLOWS = ROOT / "workflows" / "api"
 
 
 def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: int | None = None) -> HeadlessHost:
     """A host, not yet started, on which the pack's workflows queue without a change."""
     host = HeadlessHost({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base, extra_args, port)
-    demo_weights().write_checkpoints(host.base / "models" / "checkpoints")
-    host.put_input(PHOTO)
+    weights = demo_weights()
+    weights.write_checkpoints(host.base / "models" / "checkpoints")
+    weights.write_vision_encoder(host.base / "models" / "clip_vision")
+    for photo in sorted(PHOTOS.glob("*.jpg")):
+        host.put_input(photo)
     return host
 
 
@@ -35,9 +39,9 @@ def demo_weights() -> ModuleType:
     return importlib.import_module(f"{DEMO_PACKAGE}.weights")
 
 
-def load_workflow(path: Path = WORKFLOW) -> dict[str, Any]:
-    """A workflow file in API format."""
-    workflow: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def load_workflow(name: str = "refdrop") -> dict[str, Any]:
+    """A published workflow in API format."""
+    workflow: dict[str, Any] = json.loads((API_WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     return workflow
 
 
