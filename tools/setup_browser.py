@@ -102,8 +102,7 @@ def unpack_npm(root: Path) -> None:
         with tarfile.open(archive) as tar:
             for name in (PACKED_PROGRAM, *PACKED_FOLDERS):
                 packed = tar.extractfile(f"package/bin/{name}")
-                assert packed is not None, name
-                unpack(packed.read(), name, unpacked)
+                unpack(packed.read() if packed else b"", name, unpacked)
         (unpacked / "chromium").write_text(LAUNCHER, encoding="ascii")
         for name in ("chromium", "program"):
             (unpacked / name).chmod(0o755)

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from frontend import EditorDriver, Frontend, points
+from PIL import Image
+
+from host import ROOT
 
 pytestmark = pytest.mark.e2e
 
@@ -93,6 +96,7 @@ def test_clicks_place_points_of_both_signs(scene: Scene) -> None:
     scene.editor.click(*NOSE, button="right")
     assert near(scene.positive, [EYES[0]])
     assert near(scene.negative, [EYES[1], NOSE])
+    assert scene.frontend.page.locator(".litecontextmenu, .p-contextmenu").count() == 0
 
 
 def test_sign_of_the_toolbar_is_that_of_a_click(scene: Scene) -> None:
@@ -215,19 +219,21 @@ def test_wheel_zooms_the_picture_and_elsewhere_the_graph(scene: Scene) -> None:
 @pytest.mark.parametrize("way", ["middle", "space"])
 def test_pan_moves_the_picture_and_not_the_graph(scene: Scene, way: str) -> None:
     editor, frontend = scene.editor, scene.frontend
+    middle = (PHOTO_SIZE[0] / 2, PHOTO_SIZE[1] / 2)
+    beside = (middle[0] + 40, middle[1])
     editor.stage.focus()
-    frontend.page.mouse.move(*editor.place(*NOSE))
+    frontend.page.mouse.move(*editor.place(*middle))
     frontend.page.mouse.wheel(0, -600)
     offset = frontend.evaluate("() => [...window.app.canvas.ds.offset]")
     if way == "space":
         frontend.page.keyboard.down(" ")
-    editor.drag(NOSE, (NOSE[0] + 40, NOSE[1]), button="middle" if way == "middle" else "left")
+    editor.drag(middle, beside, button="middle" if way == "middle" else "left")
     if way == "space":
         frontend.page.keyboard.up(" ")
     assert frontend.evaluate("() => [...window.app.canvas.ds.offset]") == offset
     assert scene.positive == []
-    editor.click(NOSE[0] + 40, NOSE[1])
-    assert near(scene.positive, [NOSE])
+    editor.click(*beside)
+    assert near(scene.positive, [middle])
 
 
 def test_run_shows_the_mask_and_keeps_the_nodes_size(with_eyes: Scene) -> None:
@@ -285,6 +291,18 @@ def test_saved_workflow_holds_the_coordinates_and_nothing_else(with_eyes: Scene)
     assert "point_editor" not in inputs
 
 
+def test_published_workflow_opens_with_its_values(frontend: Frontend) -> None:
+    """It was written without the editor, which must not shift the values of the other inputs."""
+    graph = json.loads((ROOT / "workflows" / "point_mask.json").read_text(encoding="utf-8"))
+    frontend.open(graph)
+    frontend.editor().wait_ready().wait_status("1 positive, 1 negative")
+    saved, opened = (
+        next(node["widgets_values"] for node in each["nodes"] if node["type"] == "PointMask")
+        for each in (graph, frontend.graph())
+    )
+    assert opened == saved
+
+
 def test_points_are_there_after_the_page_is_loaded_again(with_eyes: Scene) -> None:
     frontend = with_eyes.frontend
     text = with_eyes.text(POSITIVE)
@@ -293,6 +311,27 @@ def test_points_are_there_after_the_page_is_loaded_again(with_eyes: Scene) -> No
     frontend.page.wait_for_function("() => window.app.graph.nodes.length === 2")
     frontend.editor().wait_ready().wait_status("2 positive, 0 negative")
     assert frontend.widget(with_eyes.node, POSITIVE) == text
+
+
+def test_exported_prompt_gives_the_same_mask_without_a_browser(with_eyes: Scene) -> None:
+    frontend, host = with_eyes.frontend, with_eyes.frontend.host
+    with_eyes.editor.click(*NOSE, button="right")
+    nodes: dict[str, Any] = {
+        "picture": ["MaskToImage", 900, 300, {}, None],
+        "save": ["SaveImage", 900, 400, {"filename_prefix": f"mask_{frontend.renderer}"}, None],
+    }
+    frontend.add(nodes, [[with_eyes.node, 0, "picture", "mask"], ["picture", 0, "save", "images"]])
+    frontend.queue()
+    prompt = frontend.prompt()
+    assert json.loads(prompt[str(with_eyes.node)]["inputs"][NEGATIVE]) and "point_editor" not in json.dumps(prompt)
+    host.free()  # so that it is computed again
+    (repeated,) = host.images(host.run(prompt))
+    first, second = sorted((host.base / "output").glob(f"mask_{frontend.renderer}_*.png"))[-2:]
+    assert second == repeated
+    with Image.open(first) as one, Image.open(second) as two:
+        assert one.size == PHOTO_SIZE
+        assert one.tobytes() == two.tobytes()
+        assert one.convert("L").getextrema() == (0, 255)
 
 
 def test_graph_undo_takes_a_point_back(with_eyes: Scene) -> None:
@@ -326,7 +365,9 @@ def test_pasted_node_has_the_points_and_a_life_of_its_own(with_eyes: Scene) -> N
 
 def test_two_editors_do_not_meet(scene: Scene) -> None:
     frontend = scene.frontend
-    other = frontend.add({"other": ["PointMask", 860, 60, {}, None]}, [[scene.ids["load"], 0, "other", "image"]])["other"]
+    other = frontend.add({"other": ["PointMask", 860, 60, {}, None]}, [[scene.ids["load"], 0, "other", "image"]])[
+        "other"
+    ]
     second = frontend.editor(1).wait_ready()
     scene.editor.click(*EYES[0])
     second.click(*NOSE)
@@ -370,6 +411,10 @@ def test_text_that_is_no_plain_list_is_never_touched(scene: Scene, text: str, wo
     scene.editor.wait_status(words)
     scene.editor.click(*EYES[0])
     scene.editor.wait_status("cannot be changed here")
+    if count:
+        scene.editor.press("Tab")
+        scene.editor.wait_status("Positive point 1 at 9, 9.")
+        scene.editor.press("ArrowLeft", "Delete")
     scene.editor.click(*NOSE, button="right")
     scene.editor.button("action=clear").click()
     scene.editor.press("Control+z")
@@ -448,6 +493,33 @@ def test_editor_works_inside_a_subgraph(with_eyes: Scene) -> None:
     prompt = next(node for node in frontend.prompt().values() if node["class_type"] == "PointMask")
     assert near(points(prompt["inputs"][POSITIVE]), EYES) and near(points(prompt["inputs"][NEGATIVE]), [NOSE])
     frontend.evaluate("() => window.app.canvas.setGraph(window.app.rootGraph)")
+
+
+def test_coordinates_on_the_outside_of_a_subgraph_are_edited_inside(with_eyes: Scene) -> None:
+    frontend = with_eyes.frontend
+    host_id = frontend.evaluate(
+        """(id) => {
+            const { canvas } = window.app;
+            canvas.deselectAll();
+            canvas.select(canvas.graph.getNodeById(id));
+            const { node: outside } = canvas.graph.convertToSubgraph(canvas.selectedItems);
+            const inner = outside.subgraph.nodes.find((node) => node.type === "PointMask");
+            const slot = inner.inputs.find((input) => input.widget?.name === "positive_coords");
+            outside.subgraph.addInput("positive_coords", "STRING").connect(slot, inner);
+            canvas.setGraph(outside.subgraph);
+            canvas.ds.scale = 1;
+            canvas.ds.offset = [300, 100];
+            return outside.id;
+        }""",
+        with_eyes.node,
+    )
+    editor = frontend.editor().wait_ready()
+    frontend.page.wait_for_timeout(400)
+    editor.click(*NOSE)
+    prompt = next(node for node in frontend.prompt().values() if node["class_type"] == "PointMask")
+    assert near(points(prompt["inputs"][POSITIVE]), [*EYES, NOSE])
+    frontend.evaluate("() => window.app.canvas.setGraph(window.app.rootGraph)")
+    assert near(points(frontend.widget(host_id, POSITIVE)), [*EYES, NOSE])
 
 
 def test_names_and_roles_for_those_who_do_not_see(scene: Scene) -> None:
