@@ -1,4 +1,4 @@
-"""ComfyUI's frontend in a real browser, driven from Python: builds graphs, finds the point editor, presses its places."""
+"""ComfyUI's frontend in a real browser, driven from Python: builds graphs and uses the point editor in them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Frontend:
         self.evaluate(
             """() => new Promise((resolve, reject) => {
                 const { api } = window.comfyAPI.api;
-                const done = (event) => event.detail === null && (api.removeEventListener("executing", done), resolve());
+                const done = ({ detail }) => detail === null && (api.removeEventListener("executing", done), resolve());
                 api.addEventListener("executing", done);
                 window.app.queuePrompt(0, 1).then((queued) => queued || reject(new Error("not queued")));
             })"""
