@@ -81,6 +81,17 @@ def test_without_encoder_on_another_photograph(host: HeadlessHost) -> None:
     assert note.startswith("No clip_vision is connected")
 
 
+def test_points_linked_from_another_node(host: HeadlessHost) -> None:
+    """Linked text is checked when it arrives, not before."""
+    workflow = load_workflow("point_mask")
+    workflow["20"] = {"class_type": "PrimitiveString", "inputs": {"value": '[{"x": 80, "y": 230}]'}}
+    linked = set_inputs(workflow, "PointMask", positive_coords=["20", 0], grow=1)
+    entry = host.run(linked)
+    assert any("refattention_points" in output for output in entry["outputs"].values())
+    with pytest.raises(WorkflowError, match=r"\(PointMask\): .*positive_coords has points outside"):
+        host.run(set_inputs(linked, "PrimitiveString", value='[{"x": 80, "y": 2300}]'))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
