@@ -20,11 +20,8 @@ def test_startup_shows_no_error_of_ours(startup_log: str) -> None:
     assert "Traceback" not in startup_log and "IMPORT FAILED" not in startup_log
 
 
-def test_node_is_offered_with_its_help(host: HeadlessHost) -> None:
-    node = host.object_info()["RefDropApply"]
+@pytest.mark.parametrize("name", ["PointMask", "RefDropApply"])
+def test_node_is_offered_with_its_help(host: HeadlessHost, name: str) -> None:
+    node = host.object_info()[name]
     assert node["python_module"] == f"custom_nodes.{PACK_NAME}"
     assert node["display_name"] and node["description"] and node["category"]
-
-
-def test_template_is_listed(host: HeadlessHost) -> None:
-    assert host.get("/workflow_templates")[PACK_NAME] == ["refdrop"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,15 @@ def test_cancel_stops_between_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(picture(5))
     assert len(looks) == 3
+
+
+def test_without_opencv_only_the_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, module in (("core.models", "point_mask"), ("core", "selection"), ("core", "regions")):
+        monkeypatch.delitem(sys.modules, f"refattention.{package}.{module}", raising=False)
+        monkeypatch.delattr(sys.modules[f"refattention.{package}"], module, raising=False)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(RuntimeError, match=r"PointMask needs OpenCV, which is not installed\. Run `pip install"):
+        run()
 
 
 def test_10000_random_texts_give_a_mask_or_a_sentence() -> None:
