@@ -58,9 +58,7 @@ def test_reason_is_forgotten_once_there_is_a_browser(path: Path, tmp_path: Path)
     assert "run `make browser`" in missing_reason(tmp_path)
 
 
-def test_other_file_than_the_pinned_one_is_refused(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_file_than_the_pinned_one_is_refused(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(path / "node", "exit 0")
     program(path / "npm", 'for folder; do :; done; echo other > "$folder/package.tgz"')
     monkeypatch.setattr(setup_browser.platform, "machine", lambda: "x86_64")

@@ -11,7 +11,22 @@ from playwright.sync_api import Browser, sync_playwright
 from setup_browser import find_browser, missing_reason
 
 from demo_host import demo_host
-from host import HeadlessHost
+from host import ROOT, HeadlessHost
+
+PICTURES = ROOT / "out" / "web"
+LOG_LINES = 40
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    frontend = getattr(item, "funcargs", {}).get("frontend")
+    if frontend is not None and report.when == "call" and report.failed:
+        picture = PICTURES / f"failed_{item.name}.png"
+        frontend.screenshot(picture)
+        report.sections.append(("the page", str(picture)))
+        report.sections.append(("end of the host's log", "\n".join(frontend.host.log().splitlines()[-LOG_LINES:])))
+    return report
 
 
 @pytest.fixture(scope="session")

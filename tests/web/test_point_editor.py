@@ -251,6 +251,7 @@ def test_run_shows_the_mask_and_keeps_the_nodes_size(with_eyes: Scene) -> None:
     shown = [brightness(editor, *inside), brightness(editor, *outside)]
     assert abs(shown[0] - plain[0]) < 12 and shown[1] < 0.6 * plain[1], (plain, shown)
     assert "discs of 30 pixels" in editor.note
+    frontend.screenshot(ROOT / "out" / "web" / f"mask_{frontend.renderer}.png")
     editor.button("mode=picture").click()
     frontend.page.wait_for_timeout(100)
     assert abs(brightness(editor, *outside) - plain[1]) < 12

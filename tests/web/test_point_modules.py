@@ -132,7 +132,7 @@ def test_zoom_keeps_the_place_under_the_pointer(page: Page) -> None:
     assert after == pytest.approx(before)
 
 
-def test_uppermost_marker_in_reach_is_hit(page: Page) -> None:
+def test_nearest_marker_in_reach_is_hit(page: Page) -> None:
     script = "(place) => hitMarker([{ x: 10, y: 10 }, { x: 14, y: 10 }, { x: 90, y: 90 }], place, 12)"
     hits = [page.evaluate(script, {"x": x, "y": y}) for x, y in ((9, 10), (12, 10), (15, 10), (50, 50), (90, 101))]
     assert hits == [0, 1, 1, -1, 2]

@@ -48,8 +48,8 @@ export function parsePoints(text) {
  * @param {Point[]} points
  */
 export function formatPoints(points) {
-  const write = (/** @type {unknown} */ value) => JSON.stringify(value);
-  const items = points.map((point) => `{${Object.entries(point).map(([key, value]) => `${write(key)}: ${write(value)}`).join(", ")}}`);
+  const member = (/** @type {[string, unknown]} */ [key, value]) => `${JSON.stringify(key)}: ${JSON.stringify(value)}`;
+  const items = points.map((point) => `{${Object.entries(point).map(member).join(", ")}}`);
   return `[${items.join(", ")}]`;
 }
 

@@ -11,7 +11,7 @@
  * @typedef {object} Store where the texts are kept
  * @property {(sign: Sign) => { text: string, linked: boolean }} read
  * @property {(sign: Sign, text: string) => void} write
- * @property {(soon: boolean) => void} record tells the graph's undo that a change is complete, or will be once it pauses
+ * @property {(soon: boolean) => void} record tells the graph's undo that a change is complete, or soon will be
  */
 import { clampToPicture, formatPoints, History, isInside, MOST_POINTS, parsePoints, SIGNS } from "./coordinates.js";
 
@@ -133,7 +133,8 @@ export class Editor {
   moveSelected(place) {
     if (!this.selected || !this.size) return;
     const { sign, index } = this.selected;
-    this.points[sign] = this.points[sign].with(index, { ...this.point(this.selected), ...clampToPicture(place, this.size) });
+    const moved = { ...this.point(this.selected), ...clampToPicture(place, this.size) };
+    this.points[sign] = this.points[sign].with(index, moved);
   }
 
   /** @param {Entry} entry */

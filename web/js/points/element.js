@@ -2,7 +2,6 @@
  * The editor as an element: toolbar, stage, status line. It lives while it is in the document: only then it listens,
  * looks after the node's state and draws.
  *
- * @typedef {import("./coordinates.js").Sign} Sign
  * @typedef {import("./draw.js").Mode} Mode
  */
 import { isInside, SIGNS } from "./coordinates.js";
@@ -23,8 +22,9 @@ const MESSAGE_MS = 5000;
 const PAUSE_MS = 700;
 const LARGEST_RATIO = 4;
 const NO_PICTURE =
-  "Connect a picture to image. One that other nodes make shows here after a run, or when a Preview Image beside it has run.";
-const HINT = "Click: on the subject. Right click: leave out. Drag moves, a double click removes a point. The wheel zooms.";
+  "Connect a picture to image. One that other nodes make shows after a run of this node or a Preview Image beside it.";
+const BROKEN_PICTURE = "The connected picture cannot be shown: its file is missing or no picture.";
+const HINT = "Click: on the subject. Right click: leave out. Drag moves, a double click removes a point. Wheel zooms.";
 
 export class PointEditorElement extends HTMLElement {
   /** The graph's node that is edited. @type {any} */
@@ -55,8 +55,8 @@ export class PointEditorElement extends HTMLElement {
       this.#message = { text, until: performance.now() + MESSAGE_MS };
     };
     const { signs, modes, actions } = this.#parts;
-    signs.forEach((button, sign) => this.#onClick(button, () => this.#chooseSign(/** @type {Sign} */ (sign))));
-    modes.forEach((button, mode) => this.#onClick(button, () => this.#show(/** @type {Mode} */ (mode))));
+    for (const sign of SIGNS) this.#onClick(signs.get(sign), () => (this.#editor.sign = sign));
+    modes.forEach((button, mode) => this.#onClick(button, () => this.#scenery.show(/** @type {Mode} */ (mode))));
     this.#onClick(actions.get("undo"), () => this.#editor.undo());
     this.#onClick(actions.get("redo"), () => this.#editor.redo());
     this.#onClick(actions.get("clear"), () => this.#editor.clear());
@@ -137,16 +137,6 @@ export class PointEditorElement extends HTMLElement {
     });
   }
 
-  /** @param {Sign} sign */
-  #chooseSign(sign) {
-    this.#editor.sign = sign;
-  }
-
-  /** @param {Mode} mode */
-  #show(mode) {
-    this.#scenery.scene = { ...this.#scenery.scene, mode };
-  }
-
   /** @param {boolean} soon */
   #record(soon) {
     clearTimeout(this.#pause);
@@ -207,8 +197,9 @@ export class PointEditorElement extends HTMLElement {
     const { signs, modes, actions, stage, empty, status, where, note } = this.#parts;
     const { scene, failed } = this.#scenery;
     const { entries, size } = this.#editor;
-    signs.forEach((button, sign) => press(button, sign === this.#editor.sign, !this.#editor.locks[/** @type {Sign} */ (sign)]));
-    modes.forEach((button, mode) => press(button, mode === scene.mode, mode === "picture" || scene[/** @type {"mask"} */ (mode)] !== null));
+    const usable = { picture: true, mask: scene.mask !== null, heat: scene.heat !== null };
+    for (const sign of SIGNS) press(signs.get(sign), sign === this.#editor.sign, !this.#editor.locks[sign]);
+    for (const [mode, enabled] of Object.entries(usable)) press(modes.get(mode), mode === scene.mode, enabled);
     enable(actions.get("undo"), this.#editor.canUndo);
     enable(actions.get("redo"), this.#editor.canRedo);
     enable(actions.get("clear"), entries.some(({ sign }) => !this.#editor.locks[sign]));
@@ -216,7 +207,7 @@ export class PointEditorElement extends HTMLElement {
     stage.classList.toggle("on-point", this.#gestures.hovered !== null);
     stage.classList.toggle("panning", this.#gestures.panning);
     stage.classList.toggle("without-picture", size === null);
-    setText(empty, size ? "" : failed ? "The connected picture cannot be shown: its file is missing or no picture." : NO_PICTURE);
+    setText(empty, size ? "" : failed ? BROKEN_PICTURE : NO_PICTURE);
     const problem = this.#problem();
     status.classList.toggle("problem", problem !== "");
     setText(status, this.#currentMessage || problem || this.#summary());
@@ -246,7 +237,8 @@ export class PointEditorElement extends HTMLElement {
     const { size, selected } = this.#editor;
     if (!size) return "";
     const { hover } = this.#gestures;
-    const place = hover ? { x: Math.floor(hover.x), y: Math.floor(hover.y) } : selected && this.#editor.point(selected);
+    const below = hover && { x: Math.floor(hover.x), y: Math.floor(hover.y) };
+    const place = below ?? (selected && this.#editor.point(selected));
     const zoom = this.#view.isFitted ? "" : ` · ${Math.round(this.#view.scale * 100)} %`;
     return (place ? `${place.x}, ${place.y}` : `${size.width} × ${size.height}`) + zoom;
   }
@@ -262,8 +254,8 @@ function enable(button, enabled) {
   if (button) button.disabled = !enabled;
 }
 
-/** @param {HTMLButtonElement} button @param {boolean} pressed @param {boolean} enabled */
+/** @param {HTMLButtonElement | undefined} button @param {boolean} pressed @param {boolean} enabled */
 function press(button, pressed, enabled) {
-  button.setAttribute("aria-pressed", `${pressed}`);
+  button?.setAttribute("aria-pressed", `${pressed}`);
   enable(button, enabled);
 }

@@ -90,8 +90,9 @@ export class Gestures {
     const { x, y } = this.editor.point(entry);
     const { width, height } = this.view.picture;
     // A point stands for a whole pixel, so its marker is in the pixel's middle. Those outside wait at the edge.
-    const inside = { x: Math.max(0, Math.min(Math.floor(x) + 0.5, width)), y: Math.max(0, Math.min(Math.floor(y) + 0.5, height)) };
-    return this.view.toStage(inside);
+    const middle = (/** @type {number} */ value, /** @type {number} */ count) =>
+      Math.max(0, Math.min(Math.floor(value) + 0.5, count));
+    return this.view.toStage({ x: middle(x, width), y: middle(y, height) });
   }
 
   /** @param {Place} place @returns {Entry | null} */

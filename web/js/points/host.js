@@ -23,7 +23,13 @@ export function viewUrl({ filename, subfolder = "", type }) {
   return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}${app.getRandParam()}`);
 }
 
-/** The text of one of the node's inputs, wherever it is kept. @param {any} node @param {Sign} sign @returns {TextSlot} */
+/**
+ * The text of one of the node's inputs, wherever it is kept.
+ *
+ * @param {any} node
+ * @param {Sign} sign
+ * @returns {TextSlot}
+ */
 export function textSlot(node, sign) {
   const name = `${sign}_coords`;
   const own = node.widgets?.find((/** @type {any} */ widget) => widget.name === name);
@@ -122,8 +128,8 @@ function outputsOf(node) {
  * @param {any} graph
  * @param {any} linkId
  * @param {string} type
- * @returns {{ node: any, slot: number, promoted?: any, shared?: boolean } | null} with `promoted`, the link comes from this widget of
- *   a subgraph's outside, `shared` if there are several outsides
+ * @returns {{ node: any, slot: number, promoted?: any, shared?: boolean } | null} with `promoted`, the link comes from
+ *   this widget of a subgraph's outside; `shared` if there are several outsides
  */
 function follow(graph, linkId, type) {
   for (let count = 0; count < MOST_LINKS && linkId != null; count += 1) {

@@ -43,8 +43,8 @@ export class Keys {
   /** The pixel at which Enter adds a point. @returns {Place} */
   get target() {
     const { stage } = this.view;
-    const place = this.gestures.hover ?? this.cursor ?? this.view.toPicture({ x: stage.width / 2, y: stage.height / 2 });
-    return clampToPicture(place, this.view.picture);
+    const middle = () => this.view.toPicture({ x: stage.width / 2, y: stage.height / 2 });
+    return clampToPicture(this.gestures.hover ?? this.cursor ?? middle(), this.view.picture);
   }
 
   /** @param {KeyboardEvent} event */

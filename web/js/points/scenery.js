@@ -47,7 +47,13 @@ export class Scenery {
     this.#load("mask", current?.mask, `${this.#runs}`, maskLayer);
     this.#load("heat", current?.similarity, `${this.#runs}`, pictureLayer);
     this.size = this.#size(current);
-    this.note = current && current.shown?.points !== points ? "The points changed since this mask was made." : current?.note ?? "";
+    const moved = current !== null && current.shown?.points !== points;
+    this.note = moved ? "The points changed since this mask was made." : (current?.note ?? "");
+  }
+
+  /** @param {import("./draw.js").Mode} mode */
+  show(mode) {
+    this.scene = { ...this.scene, mode };
   }
 
   /** @param {Run | null} run @returns {Size | null} */

@@ -126,7 +126,7 @@ export class View {
 }
 
 /**
- * Index of the marker under a place of the stage, the uppermost of those in reach; -1 for none.
+ * Index of the marker under a place of the stage: the nearest in reach, the upper one of two as near; -1 for none.
  *
  * @param {Place[]} markers stage positions, later ones above earlier ones
  * @param {Place} place
