@@ -73,6 +73,8 @@ class Frontend:
         self.page.on("console", self._on_console)
         settings = {
             "Comfy.VueNodes.Enabled": RENDERERS[renderer],
+            # Without a graphics card, every picture of the graph is paid by the processor.
+            "LiteGraph.Canvas.MaximumFps": 20,
             "Comfy.TutorialCompleted": True,
             "Comfy.Workflow.ShowMissingModelsWarning": False,
             "Comfy.Workflow.WarnBlueprintOverwrite": False,

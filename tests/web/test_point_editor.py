@@ -114,6 +114,26 @@ def test_corners_are_the_first_and_the_last_pixel(scene: Scene) -> None:
     assert scene.positive == [(0, 0), (width - 1, height - 1)]
 
 
+@pytest.mark.parametrize("zoom", [0.6, 1.4])
+def test_clicks_hit_their_pixel_at_any_zoom_of_the_graph(scene: Scene, zoom: float) -> None:
+    frontend = scene.frontend
+    frontend.evaluate(
+        """([id, zoom]) => {
+            const { canvas } = window.app;
+            const { pos, size } = canvas.graph.getNodeById(id);
+            canvas.ds.scale = zoom;
+            canvas.ds.offset = [200 / zoom - pos[0], 800 / zoom - pos[1] - size[1]];
+            canvas.setDirty(true, true);
+        }""",
+        [scene.node, zoom],
+    )
+    frontend.page.wait_for_timeout(400)
+    scene.editor.click(*EYES[0])
+    scene.editor.click(*NOSE, button="right")
+    for (x, y), wanted in zip([*scene.positive, *scene.negative], [EYES[0], NOSE], strict=True):
+        assert abs(x - wanted[0]) <= 2 and abs(y - wanted[1]) <= 2
+
+
 def test_drag_moves_a_point_as_one_step(with_eyes: Scene) -> None:
     with_eyes.editor.drag(EYES[0], NOSE)
     assert near(with_eyes.positive, [NOSE, EYES[1]])

@@ -56,8 +56,9 @@ export class Backdrop {
       canvas.width = Math.round(view.stage.width * ratio);
       canvas.height = Math.round(view.stage.height * ratio);
     }
+    if (!picture) return;
     const { context } = this.#base;
-    if (picture) drawLayer(context, picture, view, ratio);
+    drawLayer(context, picture, view, ratio);
     if (mode === "heat" && heat) {
       context.globalAlpha = 0.75;
       drawLayer(context, heat, view, ratio);
