@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from frontend import BROWSER_ARGS, RENDERERS, Frontend
@@ -13,8 +14,15 @@ from setup_browser import find_browser, missing_reason
 from demo_host import demo_host
 from host import ROOT, HeadlessHost
 
+FOLDER = Path(__file__).parent
 PICTURES = ROOT / "out" / "web"
 LOG_LINES = 40
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These tests come last: Playwright leaves an event loop running, beside which no other can be started."""
+    items.sort(key=lambda item: FOLDER in item.path.parents)
 
 
 @pytest.hookimpl(wrapper=True)

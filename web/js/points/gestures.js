@@ -78,10 +78,11 @@ export class Gestures {
 
   /** The stage position of an event, whatever the graph's zoom. @param {MouseEvent} event @returns {Place} */
   #place(event) {
-    const box = this.stage.getBoundingClientRect();
+    const { left, top, width } = this.stage.getBoundingClientRect();
+    const enlarged = width / this.stage.offsetWidth;
     return {
-      x: ((event.clientX - box.left) * this.stage.clientWidth) / box.width,
-      y: ((event.clientY - box.top) * this.stage.clientHeight) / box.height,
+      x: (event.clientX - left) / enlarged - this.stage.clientLeft,
+      y: (event.clientY - top) / enlarged - this.stage.clientTop,
     };
   }
 
