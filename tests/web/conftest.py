@@ -9,6 +9,7 @@ import pytest
 from frontend import BROWSER_ARGS, RENDERERS, Frontend
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
+from point_scene import EYES, Scene
 from setup_browser import find_browser, missing_reason
 
 from demo_host import demo_host
@@ -69,3 +70,16 @@ def frontend(renderer_page: Frontend) -> Iterator[Frontend]:
     renderer_page.new_graph()
     yield renderer_page
     assert renderer_page.errors == []
+
+
+@pytest.fixture
+def scene(frontend: Frontend) -> Scene:
+    return Scene(frontend)
+
+
+@pytest.fixture
+def with_eyes(scene: Scene) -> Scene:
+    """One positive point on each eye."""
+    for eye in EYES:
+        scene.editor.click(*eye)
+    return scene
