@@ -1,0 +1,1 @@
+"""Side networks and the files they come from."""
