@@ -2,7 +2,7 @@
 
 from .checkpoint import read_file
 from .deadiff import COMBINE, CONTENT_LAYERS, MODES, DEADiff, load
-from .extract import extract
+from .extract import extract, write_file
 from .preprocess import FITS
 
-__all__ = ["COMBINE", "CONTENT_LAYERS", "FITS", "MODES", "DEADiff", "extract", "load", "read_file"]
+__all__ = ["COMBINE", "CONTENT_LAYERS", "FITS", "MODES", "DEADiff", "extract", "load", "read_file", "write_file"]

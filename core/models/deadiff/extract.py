@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -9,6 +15,7 @@ from .checkpoint import Weights, instruction
 from .deadiff import CONTENT, STYLE, load
 from .names import attention_layers, official
 
+ABOUT = "DEADiff without the Stable Diffusion in it, for ComfyUI-RefAttention. The weights are for research use."
 VISION = "style_blip.visual_encoder."
 
 
@@ -36,6 +43,15 @@ def extract(weights: Weights, visual_encoder: bool, half: bool) -> dict[str, Ten
         encoders = [VISION] if shared else [VISION, VISION.replace("style", "content")]
         kept |= {key: tensor for key, tensor in weights.items() if key.startswith(tuple(encoders))}
     return {key: _stored(tensor, half) for key, tensor in kept.items()}
+
+
+def write_file(weights: Mapping[str, Tensor], path: str) -> None:
+    """Writes a safetensors file; under another name first, so that it is there completely or not at all."""
+    target = Path(path)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        unfinished = Path(folder) / target.name
+        comfy.utils.save_torch_file(dict(weights), str(unfinished), metadata={"format": "pt", "about": ABOUT})
+        os.replace(unfinished, target)
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
