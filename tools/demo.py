@@ -1,4 +1,4 @@
-"""`make demo`: runs the RefDrop workflow at several strengths and puts the pictures on one sheet."""
+"""`make demo`: runs the workflows with the demo models and puts the pictures of each method on one sheet."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from demo_deadiff import run_deadiff
 from demo_host import PHOTO, demo_host, load_workflow, set_inputs
 from host import ROOT, HeadlessHost, HostError, WorkflowError
 
@@ -49,8 +50,10 @@ def run_demo(folder: Path) -> Path:
     print("demo: starting a headless ComfyUI with the demo models", flush=True)
     with demo_host() as host:
         results = [(f"strength {strength:g}", generate(host, strength, folder)) for strength in STRENGTHS]
+        deadiff = run_deadiff(host, folder)
     sheet = folder / "refdrop_contact_sheet.png"
     contact_sheet([("reference", PHOTO), *results]).save(sheet)
+    contact_sheet(deadiff).save(folder / "deadiff_contact_sheet.png")
     return sheet
 
 

@@ -22,6 +22,7 @@ def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: in
     """A host, not yet started, on which the pack's workflows queue without a change."""
     host = HeadlessHost({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base, extra_args, port)
     demo_weights().write_checkpoints(host.base / "models" / "checkpoints")
+    demo_weights().write_deadiff(host.base / "models" / "model_patches")
     host.put_input(PHOTO)
     return host
 
