@@ -12,7 +12,7 @@ from models import random_model, sampler_step
 from refattention.core.models.deadiff import load
 from refattention.core.patches.deadiff import Style, add_style
 from refattention.core.patches.deadiff.style import cross_attention_widths
-from refattention_demo.deadiff import FULL_SIZE, random_weights
+from refattention_demo.deadiff_layout import FULL_SIZE, random_weights
 from timing import alternate
 
 # The official code's own ratio is 1.019.

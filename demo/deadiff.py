@@ -34,9 +34,7 @@ def state_dict(unet: dict[str, Tensor]) -> dict[str, Tensor]:
     Args:
         unet: the demo U-Net's tensors as its checkpoint has them, by their names inside it.
     """
-    weights = {
-        name: torch.zeros(shape) for name, shape in shapes(DEMO_SIZE).items()
-    }
+    weights = {name: torch.zeros(shape) for name, shape in shapes(DEMO_SIZE).items()}
     for branch in BRANCHES:
         _write_branch(weights, branch)
     for block in TINTED:

@@ -30,9 +30,7 @@ class DEADiffSize:
 
 REAL_UNET = UNetSize(320, (1, 2, 4, 4), (1, 1, 1, 0), 768, False, num_heads=8)
 FULL_SIZE = DEADiffSize(REAL_UNET)
-DEMO_SIZE = DEADiffSize(
-    SD15.unet, hidden=SD15.unet.context_dim, layers=1, feed_forward=64, vision=64, vision_layers=1
-)
+DEMO_SIZE = DEADiffSize(SD15.unet, hidden=SD15.unet.context_dim, layers=1, feed_forward=64, vision=64, vision_layers=1)
 
 
 def shapes(size: DEADiffSize) -> Shapes:

@@ -51,7 +51,7 @@ def join(text: Tensor, image: Tensor, weight: float) -> Tensor:
         ValueError: `image` holds neither one sample nor one for each row.
     """
     if len(image) not in (1, len(text)):
-        raise ValueError(f"{len(image)} sets of image tokens do not fit {len(text)} samples; give one, or one for each.")
+        raise ValueError(f"{len(image)} sets of image tokens do not fit {len(text)} samples. Give one, or one each.")
     # Scaled before it is rounded to the type of the text.
     return torch.cat([text, (weight * image).to(text).expand(len(text), -1, -1)], dim=1)
 

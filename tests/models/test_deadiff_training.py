@@ -56,7 +56,10 @@ def test_wrong_pairs() -> None:
 
 def test_image_projections_start_as_the_texts() -> None:
     block = "model.diffusion_model.middle_block.1.transformer_blocks.0."
-    unet = {f"{block}{name}.weight": random(4, 3, seed=n) for n, name in enumerate(("attn1.to_k", "attn2.to_k", "attn2.to_v"))}
+    unet = {
+        f"{block}{name}.weight": random(4, 3, seed=n)
+        for n, name in enumerate(("attn1.to_k", "attn2.to_k", "attn2.to_v"))
+    }
     start = initial_projections(unet)
     assert set(start) == {f"{block}attn2.i_to_k.weight", f"{block}attn2.i_to_v.weight"}
     assert torch.equal(start[f"{block}attn2.i_to_v.weight"], unet[f"{block}attn2.to_v.weight"])

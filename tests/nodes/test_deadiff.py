@@ -194,7 +194,9 @@ def test_extract_and_load(folders: dict[str, Path]) -> None:
     (options,) = (item.options for item in DEADiffLoader.define_schema().inputs if item.id == "deadiff_name")
     assert options == ["whatever.ckpt"]
     assert DEADiffExtract.execute("whatever.ckpt", "slim.safetensors", True, False)[0] == "slim.safetensors"
-    assert (folders["model_patches"] / "slim.safetensors").stat().st_size < 0.5 * sum(t.nbytes for t in weights.values())
+    assert (folders["model_patches"] / "slim.safetensors").stat().st_size < 0.5 * sum(
+        t.nbytes for t in weights.values()
+    )
     slim, full = (DEADiffLoader.execute(name)[0] for name in ("slim.safetensors", "whatever.ckpt"))
     assert torch.equal(picture(slim), picture(full))
     with pytest.raises(ValueError, match="already has a file 'slim.safetensors'"):

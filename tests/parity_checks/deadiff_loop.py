@@ -21,9 +21,7 @@ def outputs(golden: Golden) -> Iterator[tuple[str, Tensor, Tensor, float]]:
     model, weights, _ = deadiff.golden_unet(golden.path.parent, info["unet"])
     tokens = deadiff.RecordedTokens(weights, t["in.style_tokens"], t["in.content_tokens"], info["content_layer"])
     for run in info["runs"]:
-        styled = deadiff.apply(
-            model, tokens, mode=deadiff.NODE_MODES[run["mode"]], strength=run["img_weight"]
-        )
+        styled = deadiff.apply(model, tokens, mode=deadiff.NODE_MODES[run["mode"]], strength=run["img_weight"])
         texts = t["in.text"], t["in.uncond_text"]
         found = deadiff.official_loop(styled, t["in.x_T"], *texts, steps=info["requested_steps"], cfg=run["cfg"])
         recorded = {key: t[key] for key in t if key.startswith(f"{run['tag']}.")}

@@ -47,7 +47,9 @@ def outputs(golden: Golden) -> Iterator[tuple[str, Tensor, Tensor, float]]:
     yield from _layers(styled("official", "both", 0.6), inputs, t)
 
 
-def _layers(model: Any, inputs: tuple[Tensor, ...], t: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor, float]]:
+def _layers(
+    model: Any, inputs: tuple[Tensor, ...], t: dict[str, Tensor]
+) -> Iterator[tuple[str, Tensor, Tensor, float]]:
     """Hidden states that enter and leave single cross-attentions, in the conditional half."""
     seen: dict[str, Tensor] = {}
 

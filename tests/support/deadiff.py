@@ -53,7 +53,9 @@ def golden_unet(folder: Path, name: str) -> tuple[Any, dict[str, Tensor], dict[s
 def host_unet(weights: dict[str, Tensor], config: dict[str, Any]) -> Any:
     """The host's own SD1.5 network and patcher, filled with weights of any size; sizes are read from the weights."""
     prefix = "model.diffusion_model."
-    stock = {key.removeprefix(prefix): t for key, t in weights.items() if key.startswith(prefix) and ".i_to_" not in key}
+    stock = {
+        key.removeprefix(prefix): t for key, t in weights.items() if key.startswith(prefix) and ".i_to_" not in key
+    }
     settings = comfy.supported_models.SD15(comfy.model_detection.detect_unet_config(stock, ""))
     settings.set_inference_dtype(torch.float32, None)
     # The host fixes the heads of the family after it has read the weights.
@@ -121,7 +123,9 @@ def evaluate(patcher: Any, x: Tensor, timesteps: Tensor, text: Tensor, uncond_te
         seen.update({half: (scaled - arguments[half]) / scale for half in ("cond_denoised", "uncond_denoised")})
         return arguments["denoised"]
 
-    def once(model: Callable[..., Tensor], noise: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
+    def once(
+        model: Callable[..., Tensor], noise: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any
+    ) -> Tensor:
         model(scaled, sigma, **extra_args)
         return noise
 
@@ -156,7 +160,9 @@ def official_loop(
     guider.set_conds([[text, {}]], [[uncond_text, {}]])
     guider.set_cfg(cfg)
     with torch.inference_mode():
-        out = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, callback=callback, disable_pbar=True, seed=0)
+        out = guider.sample(
+            noise, torch.zeros_like(noise), sampler, sigmas, callback=callback, disable_pbar=True, seed=0
+        )
     found["final"] = found[f"x_after_step{len(sigmas) - 2}"] = patcher.model.process_latent_in(out)
     return found
 

@@ -138,7 +138,7 @@ def load(
         towers = dict.fromkeys((STYLE, CONTENT), _stock_tower(clip_vision, towers))
     if not towers:
         raise ValueError(
-            "The DEADiff file has no visual encoder. Connect clip_vision: the CLIP ViT-L/14 of OpenAI, from CLIPVisionLoader."
+            "The DEADiff file has no visual encoder. Connect clip_vision: OpenAI's CLIP ViT-L/14, from Load CLIP Vision."
         )
     for branch, tower in towers.items():
         if tower.width != sizes.vision:
@@ -197,7 +197,7 @@ def _stock_tower(clip_vision: ClipVisionModel, own: Mapping[str, VisionTower]) -
     embeddings: Any = getattr(getattr(clip_vision.model, "vision_model", None), "embeddings", None)
     if getattr(embeddings, "class_embedding", None) is None:
         raise ValueError(
-            f"clip_vision is a {clip_vision.model_type} without a class token. Connect CLIP ViT-L/14, or leave it unconnected."
+            f"clip_vision is a {clip_vision.model_type} without a class token. Connect CLIP ViT-L/14, or nothing."
         )
     tower = tower_from_clip_vision(clip_vision)
     if own and own[STYLE].width == tower.width and not same(own[STYLE].weights(), tower.weights()):

@@ -55,4 +55,6 @@ def write_file(weights: Mapping[str, Tensor], path: str) -> None:
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
-    return (tensor.to(torch.float16) if half and tensor.ndim > 1 else tensor).contiguous()
+    stored = (tensor.to(torch.float16) if half and tensor.ndim > 1 else tensor).contiguous()
+    # The format knows no views into something larger.
+    return stored if stored.untyped_storage().nbytes() == stored.nbytes else stored.clone()

@@ -33,7 +33,8 @@ LAYER_PARTS = {
     "word_feed.norm": "output.LayerNorm",
 }
 ATTENTION = re.compile(
-    re.escape(UNET) + r"(?:(input|output)_blocks\.(\d+)|(middle)_block)\.\d+\.transformer_blocks\.(\d+)\.attn2\.i_to_k\.weight"
+    re.escape(UNET)
+    + r"(?:(input|output)_blocks\.(\d+)|(middle)_block)\.\d+\.transformer_blocks\.(\d+)\.attn2\.i_to_k\.weight"
 )
 
 
