@@ -1,4 +1,4 @@
-"""Names and shapes of the tensors that DEADiff adds to an SD1.5 checkpoint, as in its released file; random ones, too."""
+"""Names and shapes of the tensors that DEADiff adds to an SD1.5 checkpoint, as in its released file."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ class DEADiffLoader(io.ComfyNode):
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="CLIP ViT-L/14 to use instead of the visual encoder in the file; needed for files extracted "
-                    "without one. The log warns when its weights differ from those in the file.",
+                    tooltip="CLIP ViT-L/14 to use instead of the visual encoder in the file; needed for files "
+                    "extracted without one. The log warns when its weights differ from those in the file.",
                 ),
             ],
             outputs=[DEADiffIO.Output(display_name="deadiff", tooltip="DEADiff's weights, for DEADiff Style.")],
@@ -79,8 +79,8 @@ class DEADiffExtract(io.ComfyNode):
                 io.Boolean.Input(
                     "half",
                     default=False,
-                    tooltip="Store matrices in 16 bits, which halves the file. The result then differs slightly from that "
-                    "of the full file.",
+                    tooltip="Store matrices in 16 bits, which halves the file. The result then differs slightly from "
+                    "that of the full file.",
                 ),
             ],
             outputs=[io.String.Output(display_name="filename", tooltip="Name of the file that was written.")],

@@ -20,8 +20,8 @@ class DEADiffSampler(io.ComfyNode):
             display_name="DEADiff Sampler",
             category="model/patch/reference",
             description=(
-                "Sampler and sigmas for SamplerCustom that reproduce the DDIM loop of DEADiff's official application to "
-                "the last digit: same first noise, same steps, same end. KSampler's ddim is close, but not the same."
+                "Sampler and sigmas for SamplerCustom that reproduce the DDIM loop of DEADiff's official application: "
+                "same first noise, same steps, same end. KSampler's ddim is close, but not the same."
             ),
             search_aliases=["deadiff", "official ddim", "ddim sampler", "reproduce deadiff"],
             inputs=[
@@ -31,8 +31,8 @@ class DEADiffSampler(io.ComfyNode):
                     default=50,
                     min=1,
                     max=1000,
-                    tooltip="Steps asked for; the official application uses 50. Numbers that do not divide 1000 give a few "
-                    "more, as in the official code.",
+                    tooltip="Steps asked for; the official application uses 50. Numbers that do not divide 1000 "
+                    "give a few more, as in the official code.",
                 ),
             ],
             outputs=[

@@ -199,10 +199,10 @@ def test_extract_and_load(folders: dict[str, Path]) -> None:
     )
     slim, full = (DEADiffLoader.execute(name)[0] for name in ("slim.safetensors", "whatever.ckpt"))
     assert torch.equal(picture(slim), picture(full))
-    with pytest.raises(ValueError, match="already has a file 'slim.safetensors'"):
+    with pytest.raises(ValueError, match=r"already has a file 'slim.safetensors'"):
         DEADiffExtract.execute("whatever.ckpt", "slim.safetensors", True, False)
     for name in ("../out.safetensors", "out.ckpt", "/tmp/out.safetensors"):
-        with pytest.raises(ValueError, match="filename must be a plain name that ends in .safetensors"):
+        with pytest.raises(ValueError, match=r"filename must be a plain name that ends in .safetensors"):
             DEADiffExtract.execute("whatever.ckpt", name, True, False)
 
 

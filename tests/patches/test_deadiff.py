@@ -205,7 +205,7 @@ def test_a_style_that_does_not_fit(settings: dict[str, Any], error: type[Excepti
 
 
 def test_other_families_and_a_second_style_are_refused() -> None:
-    with pytest.raises(RuntimeError, match="DEADiffStyle needs an SD1.5 model.*but got DemoSDXL"):
+    with pytest.raises(RuntimeError, match=r"DEADiffStyle needs an SD1.5 model.*but got DemoSDXL"):
         add_style(model("sdxl"), Style({}))
     with pytest.raises(ValueError, match="already went through a DEADiffStyle"):
         add_style(styled(), style())

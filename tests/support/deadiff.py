@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-if "comfy" not in __import__("sys").modules:
+if "comfy" not in sys.modules:  # by the parity tool, which knows no host
     bootstrap.prepare_host(cpu=True, exact=True)
 
 import comfy.model_detection

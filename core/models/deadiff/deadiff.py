@@ -137,9 +137,7 @@ def load(
     if clip_vision is not None:
         towers = dict.fromkeys((STYLE, CONTENT), _stock_tower(clip_vision, towers))
     if not towers:
-        raise ValueError(
-            "The DEADiff file has no visual encoder. Connect clip_vision: OpenAI's CLIP ViT-L/14, from Load CLIP Vision."
-        )
+        raise ValueError("The DEADiff file has no visual encoder. Connect OpenAI's CLIP ViT-L/14 as clip_vision.")
     for branch, tower in towers.items():
         if tower.width != sizes.vision:
             raise ValueError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-UNET = "model.diffusion_model."
 WORDS = {"style": [101, 2806, 102], "content": [101, 4180, 102]}  # BERT's ids of [CLS] word [SEP]
 SIDES = ("input", "middle", "output")
 
@@ -33,8 +32,8 @@ LAYER_PARTS = {
     "word_feed.norm": "output.LayerNorm",
 }
 ATTENTION = re.compile(
-    re.escape(UNET)
-    + r"(?:(input|output)_blocks\.(\d+)|(middle)_block)\.\d+\.transformer_blocks\.(\d+)\.attn2\.i_to_k\.weight"
+    r"model\.diffusion_model\.(?:(input|output)_blocks\.(\d+)|(middle)_block)\.\d+"
+    r"\.transformer_blocks\.(\d+)\.attn2\.i_to_k\.weight"
 )
 
 

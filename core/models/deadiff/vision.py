@@ -31,7 +31,7 @@ class VisionTower:
         image_size: side of the square pictures that it takes.
     """
 
-    def __init__(self, patcher: ModelPatcher, vision_model: torch.nn.Module, blocks: int) -> None:
+    def __init__(self, patcher: ModelPatcher, vision_model: Any, blocks: int) -> None:
         self.patcher = patcher
         self._model = vision_model
         self._blocks = blocks

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class OfficialDDIM(comfy.samplers.KSAMPLER):
     """DDIM with eta 0 that starts and ends where the official loop does.
 
-    The host's ddim is the same but for two things: it takes a schedule that begins below the highest noise level for the
-    middle of a longer one, and scales the first noise down; and it goes on to noise level 0.
+    The host's ddim is the same but for two things: it takes a schedule that begins below the highest noise level for
+    the middle of a longer one, and scales the first noise down; and it goes on to noise level 0.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """DEADiff's wrappers around the host's sampling. They have no state of their own.
 
-The model carries only the `Style`, in `transformer_options`. For the time of a sampling run a `StyleRun` takes its place:
-nothing computed outlives the run.
+The model carries only the `Style`, in `transformer_options`. For the time of a sampling run a `StyleRun` takes its
+place: nothing computed outlives the run.
 """
 
 from __future__ import annotations
