@@ -1,1 +1,1 @@
-"""Methods without their nodes: `kernels` is pure torch, `patches` binds kernels to the host."""
+"""Methods without their nodes: `kernels` is pure torch, `patches` binds kernels to the host, `models` has side networks."""

@@ -123,9 +123,7 @@ def evaluate(patcher: Any, x: Tensor, timesteps: Tensor, text: Tensor, uncond_te
         seen.update({half: (scaled - arguments[half]) / scale for half in ("cond_denoised", "uncond_denoised")})
         return arguments["denoised"]
 
-    def once(
-        model: Callable[..., Tensor], noise: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any
-    ) -> Tensor:
+    def once(model: Any, noise: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         model(scaled, sigma, **extra_args)
         return noise
 
