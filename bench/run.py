@@ -37,6 +37,7 @@ def _cpu_info() -> list[str]:
 
 def on_cpu(repeats: int) -> dict[str, dict[str, Any]]:
     """Float32, 2 threads, PyTorch's attention."""
+    import deadiff
     import imports
     import point_mask
     import refdrop
@@ -46,18 +47,21 @@ def on_cpu(repeats: int) -> dict[str, dict[str, Any]]:
     return {
         **point_mask.rows(repeats),
         **refdrop.rows("sd15", [256, 512], torch.float32, repeats),
+        **deadiff.rows([256, 512], torch.float32, repeats),
         **imports.rows(),
     }
 
 
 def on_gpu(repeats: int) -> dict[str, dict[str, Any]]:
     """Float16, at the sizes the models are made for."""
+    import deadiff
     import refdrop
     import torch
 
     return {
         **refdrop.rows("sd15", [256, 512, 1024], torch.float16, repeats),
         **refdrop.rows("sdxl", [512, 1024], torch.float16, repeats),
+        **deadiff.rows([256, 512], torch.float16, repeats),
     }
 
 

@@ -1,1 +1,1 @@
-"""Methods without their nodes: `kernels` is pure torch, `patches` binds kernels to the host."""
+"""Methods without their nodes: `kernels` pure torch, `patches` their binding to the host, `models` side networks."""

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import codec, families, text_encoder, unet, vision
+from . import codec, deadiff, families, text_encoder, unet, vision
 
 ABOUT = "Untrained stand-in of ComfyUI-RefAttention for demo and tests. Not the model known by this file name."
 
@@ -47,6 +47,16 @@ def write_vision_encoder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / vision.FILE_NAME).exists():
         _write(folder / vision.FILE_NAME, vision.state_dict())
+
+
+def write_deadiff(folder: Path) -> None:
+    """Writes the stand-in for DEADiff, which belongs to the SD1.5 checkpoint; one that is there already stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / deadiff.FILE_NAME
+    if not target.exists():
+        prefix = "model.diffusion_model."
+        tensors = {key: _half(tensor) for key, tensor in state_dict("sd15").items() if key.startswith(prefix)}
+        _write(target, deadiff.state_dict({key.removeprefix(prefix): tensor for key, tensor in tensors.items()}))
 
 
 def _half(tensor: Tensor) -> Tensor:

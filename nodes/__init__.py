@@ -2,6 +2,9 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .deadiff import DEADiffStyle
+from .deadiff_files import DEADiffExtract, DEADiffLoader
+from .deadiff_sampler import DEADiffSampler
 from .point_mask import PointMask
 from .refdrop import RefDropApply
 
@@ -11,4 +14,4 @@ class RefAttentionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
-        return [PointMask, RefDropApply]
+        return [RefDropApply, PointMask, DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract]

@@ -72,6 +72,8 @@ def compare(path: Path) -> Iterator[Comparison]:
     """Recomputes the outputs of a golden and yields how far each is off."""
     if not path.is_file():
         raise CannotCheck(f"There is no file {path}.")
+    if ".weights." in path.name:
+        raise CannotCheck(f"{path.name} holds only weights; name the file without '.weights' in its name.")
     kind = kind_of(path)
     if not (CHECKS / f"{kind}.py").is_file():
         known = ", ".join(sorted(check.stem for check in CHECKS.glob("[!_]*.py")))

@@ -6,13 +6,14 @@ import signal
 import sys
 from pathlib import Path
 
+import demo_deadiff
 import demo_point_mask
 import demo_refdrop
 from demo_host import demo_host
 from host import ROOT, HostError, WorkflowError
 
 OUT = ROOT / "out" / "demo"
-DEMOS = (demo_point_mask.run, demo_refdrop.run)
+DEMOS = (demo_point_mask.run, demo_refdrop.run, demo_deadiff.run)
 
 
 def run_demos(folder: Path) -> list[Path]:

@@ -25,6 +25,7 @@ def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: in
     weights = demo_weights()
     weights.write_checkpoints(host.base / "models" / "checkpoints")
     weights.write_vision_encoder(host.base / "models" / "clip_vision")
+    weights.write_deadiff(host.base / "models" / "model_patches")
     for photo in sorted(PHOTOS.glob("*.jpg")):
         host.put_input(photo)
     return host

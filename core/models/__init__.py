@@ -1,1 +1,1 @@
-"""Networks beside the diffusion model."""
+"""Networks beside the diffusion model, and the files they come from."""

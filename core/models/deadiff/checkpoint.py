@@ -1,0 +1,145 @@
+"""Reads DEADiff's weights from a file and checks that they are what they should be."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import comfy.utils
+from torch import Tensor, nn
+
+from .names import WORDS, attention_layers, official
+from .network import WORD_TOKENS, Sizes
+
+Weights = Mapping[str, Tensor]
+
+# What other files hold, by a part of a name that only they have; the first that fits is told.
+OTHER_KINDS = {
+    "image_proj.": "an IP-Adapter",
+    "ip_adapter.": "an IP-Adapter",
+    "lora_down": "a LoRA",
+    "lora_A": "a LoRA",
+    "lora_unet": "a LoRA",
+    "control_model.": "a ControlNet",
+    "controlnet_cond_embedding.": "a ControlNet",
+    "zero_convs.": "a ControlNet",
+    "conditioner.embedders.1.": "an SDXL checkpoint",
+    "cond_stage_model.model.": "an SD2 checkpoint",
+    "model.diffusion_model.double_blocks.": "a Flux checkpoint",
+    "double_blocks.": "a Flux diffusion model",
+    "model.diffusion_model.input_blocks.": "a Stable Diffusion checkpoint without DEADiff's layers",
+    "vision_model.": "a CLIP vision model",
+    "visual.transformer.": "a CLIP vision model",
+    "text_model.": "a text encoder",
+    "decoder.conv_in.": "a VAE",
+}
+
+
+def read_file(path: str) -> Weights:
+    """Reads a checkpoint or a safetensors file without running anything that is in it.
+
+    Raises:
+        ValueError: the file is damaged, or cannot be read without running code from it.
+    """
+    name = Path(path).name
+    try:
+        weights = comfy.utils.load_torch_file(path, safe_load=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{name} holds more than tensors, and reading it would run code from the file, which is refused. Get the "
+            "official file, or a .safetensors that was converted from it on a machine you can afford to lose."
+        ) from error
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{name} is damaged or incomplete ({reason}). Check its size, and get it again.") from error
+    if not isinstance(weights, dict):
+        raise ValueError(f"{name} holds a {type(weights).__name__}, not named tensors. Choose a DEADiff file.")
+    return {key: tensor for key, tensor in weights.items() if isinstance(tensor, Tensor)}
+
+
+def require_deadiff(weights: Weights) -> None:
+    """Checks by content that a file is a DEADiff file.
+
+    Raises:
+        ValueError: it is another kind of file; says what it looks like.
+    """
+    if "style_blip.query_tokens" in weights or any(".attn2.i_to_k." in key for key in weights):
+        return
+    kinds = (kind for mark, kind in OTHER_KINDS.items() if any(mark in key for key in weights))
+    looks = next(kinds, f"something else (its first tensor is '{next(iter(weights), 'none at all')}')")
+    raise ValueError(
+        f"The file is not a DEADiff checkpoint: it looks like {looks}. "
+        "Choose deadiff_v1.ckpt, or the file that DEADiffExtract made from it."
+    )
+
+
+def sizes_of(weights: Weights, heads: int | None) -> Sizes:
+    """Sizes of the Q-Formers.
+
+    Args:
+        heads: number of attention heads; None: one for each 64 channels, as in BERT.
+
+    Raises:
+        ValueError: a tensor that tells a size is missing.
+    """
+    layer = "style_blip.Qformer.bert.encoder.layer."
+    try:
+        _, queries, hidden = weights["style_blip.query_tokens"].shape
+        return Sizes(
+            vision=len(weights["style_blip.ln_vision.weight"]),
+            hidden=hidden,
+            queries=queries,
+            layers=len({key.removeprefix(layer).split(".")[0] for key in weights if key.startswith(layer)}),
+            heads=heads or max(hidden // 64, 1),
+            feed_forward=len(weights[f"{layer}0.intermediate_query.dense.weight"]),
+            projection=len(weights["style_proj_layer.dense1.weight"]),
+        )
+    except KeyError as error:
+        raise ValueError(f"The DEADiff file is incomplete: it lacks {error}. Get it again.") from error
+
+
+def instruction(weights: Weights, branch: str) -> Tensor:
+    """The embeddings of the word that instructs a branch: (3, H) float32.
+
+    Raises:
+        ValueError: the file has neither them nor all words' embeddings.
+    """
+    ready = weights.get(f"{branch}_blip.instruction")
+    if ready is not None:
+        return ready.float()
+    embeddings = f"{branch}_blip.Qformer.bert.embeddings."
+    try:
+        words = weights[f"{embeddings}word_embeddings.weight"][WORDS[branch]]
+        return words.float() + weights[f"{embeddings}position_embeddings.weight"][:WORD_TOKENS].float()
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"The DEADiff file lacks the embeddings of the word '{branch}' ({error}).") from error
+
+
+def fill(network: nn.Module, weights: Weights) -> None:
+    """Puts a file's tensors, with the types they have there, into a network that lies on the meta device.
+
+    Raises:
+        ValueError: tensors are missing or have another shape; names some of them.
+    """
+    prefixes = [prefix for _, prefix in attention_layers(weights)]
+    filled, missing = {}, []
+    for name, wanted in network.state_dict().items():
+        if name.endswith(".instruction"):
+            filled[name] = instruction(weights, name.split(".")[0])
+            continue
+        key = official(name, prefixes)
+        if key not in weights:
+            missing.append(key)
+        elif weights[key].shape != wanted.shape:
+            raise ValueError(
+                f"The DEADiff file does not fit together: {key} has the shape {tuple(weights[key].shape)}, but the "
+                f"other tensors need {tuple(wanted.shape)}."
+            )
+        else:
+            filled[name] = weights[key]
+    if missing:
+        named = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+        raise ValueError(f"The DEADiff file is incomplete: it lacks {len(missing)} tensors ({named}). Get it again.")
+    network.load_state_dict(filled, assign=True)
+    network.requires_grad_(False).eval()

@@ -1,0 +1,153 @@
+"""DEADiff: An Efficient Stylization Diffusion Model with Disentangled Representations (arXiv 2403.06951)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.models.deadiff import COMBINE, CONTENT_LAYERS, FITS, MODES, DEADiff
+from ..core.patches.deadiff import Style, add_style, require_sd15
+from .deadiff_files import DEADiffIO
+
+STYLE, CONTENT, BOTH = MODES
+
+
+class DEADiffStyle(io.ComfyNode):
+    """Style, or content, of reference pictures in the cross-attention of an SD1.5 U-Net."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id="DEADiffStyle",
+            display_name="DEADiff Style",
+            category="model/patch/reference",
+            description=(
+                "Paints in the style of a reference picture while the prompt decides what is painted; or takes over "
+                "what the reference shows, but not its style; or each from a picture of its own. SD1.5 models only."
+            ),
+            search_aliases=["deadiff", "style transfer", "style reference", "stylize", "art style", "Q-Former"],
+            inputs=[*_main_inputs(), *_optional_inputs(), *_advanced_inputs()],
+            outputs=[io.Model.Output(tooltip="The model with the style. The connected model itself is not changed.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        deadiff: DEADiff,
+        reference_image: torch.Tensor,
+        mode: str,
+        strength: float,
+        fit: str,
+        combine: str,
+        strict: bool,
+        start_percent: float,
+        end_percent: float,
+        content_image: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        """Returns a patched clone of the model."""
+        require_sd15(model)
+        pictures = _pictures(mode, reference_image, content_image)
+        tokens = {branch: deadiff.tokens(branch, images, fit, combine) for branch, images in pictures.items()}
+        style = Style(
+            image=deadiff.projections.project(tokens, CONTENT_LAYERS, zero_tokens=strict),
+            strength=strength,
+            zero_tokens=strict,
+            mask=None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu(),
+            start_percent=start_percent,
+            end_percent=end_percent,
+        )
+        return io.NodeOutput(add_style(model, style))
+
+
+def _main_inputs() -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip="SD1.5 model to patch. The connected model itself is not changed."),
+        DEADiffIO.Input("deadiff", tooltip="DEADiff's own weights, from DEADiff Loader."),
+        io.Image.Input(
+            "reference_image",
+            tooltip="Picture whose style (or, with mode 'content', whose content) is taken. Several pictures: a batch.",
+        ),
+        io.Combo.Input(
+            "mode",
+            options=MODES,
+            default=STYLE,
+            tooltip="What is taken from the reference: style goes to the fine attention layers, content to the coarse "
+            "ones. 'style & content' takes both, the content from content_image if that is connected.",
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.0,
+            max=2.0,
+            step=0.01,
+            tooltip="Weight of the reference's keys and values; 1 is what the weights were trained with. 0 is exactly "
+            "the unpatched model only with strict off: with strict on, empty tokens still dampen the prompt.",
+        ),
+        io.Combo.Input(
+            "fit",
+            options=FITS,
+            default=FITS[0],
+            tooltip="How a picture that is not square gets into the encoder's square: squash distorts it, as the "
+            "official code does; pad adds borders of its mean colour; crop takes the middle.",
+        ),
+    ]
+
+
+def _optional_inputs() -> list[io.Input]:
+    return [
+        io.Image.Input(
+            "content_image",
+            optional=True,
+            tooltip="With mode 'style & content': the picture whose content is taken, while reference_image gives the "
+            "style. Unconnected: reference_image gives both.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where in the generated picture the reference acts, white = full effect; in the rest the prompt "
+            "alone does. Unconnected = everywhere.",
+        ),
+    ]
+
+
+def _advanced_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "combine",
+            options=COMBINE,
+            default=COMBINE[0],
+            advanced=True,
+            tooltip="What becomes of several pictures: average mixes what was read from them into one, concatenate "
+            "lets the model attend to each.",
+        ),
+        io.Boolean.Input(
+            "strict",
+            default=True,
+            advanced=True,
+            tooltip="On: exactly the official code, in which the negative prompt and the layers of the other kind "
+            "attend to empty tokens. Off: tokens only where they act, everything else sees its text alone.",
+        ),
+        _percent("start_percent", 0.0, "Part of the sampling schedule at which the effect begins."),
+        _percent("end_percent", 1.0, "Part of the sampling schedule at which the effect ends."),
+    ]
+
+
+def _percent(name: str, default: float, tooltip: str) -> io.Input:
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, advanced=True, tooltip=tooltip)
+
+
+def _pictures(mode: str, reference: torch.Tensor, content: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Which pictures each branch reads."""
+    if mode == BOTH:
+        return {STYLE: reference, CONTENT: reference if content is None else content}
+    if content is not None:
+        raise ValueError(
+            f"content_image is connected, but mode is '{mode}'. Set mode to '{BOTH}', or connect the picture "
+            "to reference_image alone."
+        )
+    return {mode: reference}

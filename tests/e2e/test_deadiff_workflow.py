@@ -1,0 +1,100 @@
+"""The published DEADiff workflow on a real server, from the picture file to the picture file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo_host import load_workflow, set_inputs
+from host import HeadlessHost, WorkflowError
+
+pytestmark = pytest.mark.e2e
+Workflow = dict[str, Any]
+
+
+def small(workflow: Workflow) -> Workflow:
+    workflow = set_inputs(workflow, "EmptyLatentImage", width=256, height=192)
+    return set_inputs(workflow, "KSampler", steps=5)
+
+
+@pytest.fixture
+def deadiff() -> Workflow:
+    return small(load_workflow("deadiff"))
+
+
+def run(host: HeadlessHost, workflow: Workflow, **style: Any) -> np.ndarray:
+    if style:
+        workflow = set_inputs(workflow, "DEADiffStyle", **style)
+    (path,) = host.images(host.run(workflow, timeout=180))
+    with Image.open(path) as picture:
+        assert (picture.format, picture.mode) == ("PNG", "RGB")
+        return np.asarray(picture).astype(np.float64)
+
+
+def solid(host: HeadlessHost, colour: tuple[int, int, int]) -> str:
+    target = host.base / "input" / f"solid_{'_'.join(map(str, colour))}.png"
+    Image.new("RGB", (80, 50), colour).save(target)
+    return target.name
+
+
+def test_the_style_acts_and_the_bypassed_node_does_not(host: HeadlessHost, deadiff: Workflow) -> None:
+    styled = run(host, deadiff)
+    assert styled.shape == (192, 256, 3) and styled.std() > 5
+    plain = {name: node for name, node in deadiff.items() if node["class_type"] != "DEADiffStyle"}
+    plain = set_inputs(plain, "KSampler", model=["1", 0])
+    without = run(host, plain)
+    assert np.abs(styled - without).mean() > 0.5
+    np.testing.assert_array_equal(run(host, deadiff, strict=False, strength=0.0), without)
+
+
+def test_the_stand_ins_style_is_the_colour_of_the_reference(host: HeadlessHost, deadiff: Workflow) -> None:
+    red, blue = (
+        run(host, set_inputs(deadiff, "LoadImage", image=solid(host, colour))).mean((0, 1))
+        for colour in ((200, 40, 30), (30, 60, 200))
+    )
+    assert red[0] - red[2] > blue[0] - blue[2] + 10
+
+
+def test_official_loop_with_custom_sampling(host: HeadlessHost, deadiff: Workflow) -> None:
+    sampler = deadiff["8"]["inputs"]
+    links = {name: sampler[name] for name in ("model", "positive", "negative", "latent_image")}
+    deadiff["20"] = {"class_type": "DEADiffSampler", "inputs": {"model": ["1", 0], "steps": 5}}
+    custom = {"add_noise": True, "noise_seed": 7, "cfg": 8.0, "sampler": ["20", 0], "sigmas": ["20", 1]}
+    ksampler = run(host, deadiff)
+    deadiff["8"] = {"class_type": "SamplerCustom", "inputs": {**custom, **links}}
+    official = run(host, deadiff)
+    assert 0 < np.abs(official - ksampler).mean() < 30
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param({"strength": 3.0}, r"\(DEADiffStyle\): Value 3.0 bigger than max of 2.0: strength", id="range"),
+        pytest.param({"mode": "dog"}, r"\(DEADiffStyle\): Value not in list: mode: 'dog'", id="choice"),
+        pytest.param({"content_image": ["2", 0]}, r"\(DEADiffStyle\): content_image is connected", id="mode"),
+        pytest.param({"start_percent": 0.8, "end_percent": 0.2}, r"\(DEADiffStyle\): start_percent", id="order"),
+    ],
+)
+def test_bad_input_is_answered_with_node_and_reason(
+    host: HeadlessHost, deadiff: Workflow, values: dict[str, Any], message: str
+) -> None:
+    deadiff["7"]["inputs"].update(values)
+    with pytest.raises(WorkflowError, match=message):
+        run(host, deadiff)
+
+
+def test_a_model_of_another_family_is_named(host: HeadlessHost, deadiff: Workflow) -> None:
+    with pytest.raises(WorkflowError, match=r"\(DEADiffStyle\): DEADiffStyle needs an SD1.5 model.*got DemoSDXL"):
+        run(host, set_inputs(deadiff, "CheckpointLoaderSimple", ckpt_name="sd_xl_base_1.0.safetensors"))
+
+
+def test_10_runs_do_not_grow_memory(host: HeadlessHost, deadiff: Workflow) -> None:
+    peaks = []
+    for seed in range(100, 110):
+        host.reset_peak_rss()
+        run(host, set_inputs(deadiff, "KSampler", seed=seed))
+        peaks.append(host.peak_rss_bytes())
+    assert peaks[-1] <= 1.02 * peaks[2], [f"{peak / 2**20:.0f} MiB" for peak in peaks]

@@ -1,0 +1,214 @@
+"""DEADiff's nodes: what the widgets become, and what wrong input is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.supported_models
+import folder_paths
+import pytest
+import torch
+from comfy.model_patcher import CoreModelPatcher
+from PIL import Image
+from refattention.core.models.deadiff import load
+from refattention.core.models.deadiff.preprocess import encoder_input
+from refattention.nodes.deadiff import DEADiffStyle
+from refattention.nodes.deadiff_files import DEADiffExtract, DEADiffLoader
+from refattention.nodes.deadiff_sampler import DEADiffSampler
+from refattention_demo.deadiff_layout import DEMO_SIZE, random_weights
+from safetensors.torch import save_file
+from sampling import distance, latent, model, prompt, sample
+
+WIDGETS: dict[str, Any] = {
+    "mode": "style",
+    "strength": 1.0,
+    "fit": "squash",
+    "combine": "average",
+    "strict": True,
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+}
+PICTURE = torch.rand(1, 24, 40, 3, generator=torch.Generator().manual_seed(0))
+OTHER = torch.rand(1, 30, 20, 3, generator=torch.Generator().manual_seed(1))
+NOISE, PROMPTS = latent(2, 4, 16, 12), (prompt("sd15", 1), prompt("sd15", 2))
+
+
+@pytest.fixture(scope="module")
+def deadiff() -> Any:
+    return load(random_weights(DEMO_SIZE))
+
+
+def apply(deadiff: Any, patcher: Any = None, **inputs: Any) -> Any:
+    settings = {"reference_image": PICTURE, **WIDGETS, **inputs}
+    return DEADiffStyle.execute(patcher or model("sd15"), deadiff, **settings)[0]
+
+
+def picture(deadiff: Any, **inputs: Any) -> torch.Tensor:
+    return sample(apply(deadiff, **inputs), NOISE, *PROMPTS)
+
+
+def test_each_widget_has_its_effect(deadiff: Any) -> None:
+    """Every setting changes the picture, and each in its own way."""
+    pair = torch.cat([PICTURE, PICTURE.flip(1, 2) ** 3])
+    variants: list[dict[str, Any]] = [
+        {},
+        {"strength": 0.5},
+        {"strength": 0.0},
+        {"mode": "content"},
+        {"mode": "style & content"},
+        {"mode": "style & content", "content_image": OTHER},
+        {"fit": "pad"},
+        {"fit": "crop"},
+        {"reference_image": pair},
+        {"reference_image": pair, "combine": "concatenate"},
+        {"strict": False},
+        {"start_percent": 0.6},
+        {"end_percent": 0.4},
+        {"mask": torch.eye(16)},
+    ]
+    pictures = [picture(deadiff, **variant) for variant in variants]
+    pictures.append(sample(model("sd15"), NOISE, *PROMPTS))
+    for i, one in enumerate(pictures):
+        for j, other in enumerate(pictures[i + 1 :], i + 1):
+            assert (one - other).abs().max() > 1e-4, (i, j)
+
+
+def test_strength_0_is_off_only_without_strict(deadiff: Any) -> None:
+    plain = sample(model("sd15"), NOISE, *PROMPTS)
+    off = apply(deadiff, strength=0.0, strict=False)
+    assert not off.wrappers and off.model_options == model("sd15").model_options
+    assert torch.equal(sample(off, NOISE, *PROMPTS), plain)
+    assert distance(picture(deadiff, strength=0.0), plain) > 1e-3
+
+
+def test_what_reaches_which_layer(deadiff: Any) -> None:
+    """Style to the fine layers, content to the coarse ones, zeros or nothing to the rest."""
+    style, content = (deadiff.tokens(branch, PICTURE, "squash", "average") for branch in ("style", "content"))
+    layers = [("input", 1), ("input", 2), ("input", 4), ("input", 5), ("input", 7), ("input", 8), ("middle", 0)]
+    layers += [("output", n) for n in range(3, 12)]
+    assert [block for block, _ in deadiff.projections.layers] == layers
+    both = deadiff.projections.project({"style": style, "content": content}, range(4, 9), True)
+    only = deadiff.projections.project({"style": style}, range(4, 9), True)
+    loose = deadiff.projections.project({"style": style}, range(4, 9), False)
+    for number, (layer, attention) in enumerate(
+        zip(deadiff.projections.layers, deadiff.projections.patcher.model.attention, strict=True)
+    ):
+        own = content if 4 <= number <= 8 else style
+        assert torch.equal(both[layer][0], attention.i_to_k(own)) and torch.equal(both[layer][1], attention.i_to_v(own))
+        assert bool(only[layer][0].any()) == (own is style) == (layer in loose)
+
+
+def test_several_pictures(deadiff: Any) -> None:
+    pair = torch.cat([PICTURE, PICTURE**3])
+    one, two = (deadiff.tokens("style", image, "squash", "average") for image in pair.split(1))
+    assert torch.allclose(deadiff.tokens("style", pair, "squash", "average"), (one + two) / 2, atol=1e-6)
+    assert torch.allclose(deadiff.tokens("style", pair, "squash", "concatenate"), torch.cat([one, two], 1), atol=1e-6)
+    same = picture(deadiff, reference_image=PICTURE.repeat(3, 1, 1, 1))
+    assert distance(same, picture(deadiff)) < 1e-5
+
+
+def test_fit() -> None:
+    wide = torch.zeros(1, 100, 300, 3)
+    wide[:, :, 100:200, 0] = 1.0
+    mean, deviation = 0.48145466, 0.26862954
+    red = {fit: encoder_input(wide, 90, fit)[0, 0] * deviation + mean for fit in ("squash", "pad", "crop")}
+    assert red["squash"][45, 45] == pytest.approx(1, abs=1e-3) and red["squash"][45, 10] == pytest.approx(0, abs=1e-3)
+    assert red["crop"].min() == pytest.approx(1, abs=1e-3)
+    assert red["pad"][5, 5] == pytest.approx(1 / 3, abs=0.01) and red["pad"][45, 45] == pytest.approx(1, abs=1e-3)
+    with_alpha = torch.cat([wide, torch.rand(1, 100, 300, 1)], dim=-1)
+    assert torch.equal(encoder_input(with_alpha, 90, "squash"), encoder_input(wide, 90, "squash"))
+
+
+def test_preprocessing_is_pils(tmp_path: Path) -> None:
+    array = (PICTURE[0] * 255).round().to(torch.uint8).numpy()
+    want = torch.tensor(list(Image.fromarray(array).resize((56, 56), Image.Resampling.BICUBIC).tobytes()))
+    got = encoder_input(torch.from_numpy(array)[None] / 255, 56, "squash")[0].movedim(0, -1)
+    back = got * torch.tensor([0.26862954, 0.26130258, 0.27577711]) + torch.tensor([0.48145466, 0.4578275, 0.40821073])
+    assert torch.allclose(back.flatten() * 255, want.float(), atol=1e-3)
+
+
+def test_a_content_image_needs_its_mode(deadiff: Any) -> None:
+    with pytest.raises(ValueError, match="content_image is connected, but mode is 'style'"):
+        apply(deadiff, content_image=OTHER)
+
+
+@pytest.mark.parametrize("family", ["SDXL", "Flux"])
+def test_another_family_is_named(deadiff: Any, family: str) -> None:
+    class Unread:
+        """Stands for the weights, which must not be looked at before the model is."""
+
+    if family == "SDXL":
+        other = model("sdxl")
+    else:
+        settings = comfy.supported_models.Flux({"image_model": "flux", **FLUX})
+        settings.set_inference_dtype(torch.float32, None)
+        meta, cpu = torch.device("meta"), torch.device("cpu")
+        other = CoreModelPatcher(settings.get_model({}, "", device=meta), load_device=cpu, offload_device=cpu)
+    with pytest.raises(RuntimeError, match=rf"DEADiffStyle needs an SD1.5 model, .* but got \w*{family}\."):
+        apply(Unread(), other)
+
+
+FLUX = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "hidden_size": 128,
+    "num_heads": 1,
+    "depth": 1,
+    "depth_single_blocks": 1,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "qkv_bias": True,
+    "guidance_embed": True,
+    "vec_in_dim": 768,
+    "context_in_dim": 64,
+    "mlp_ratio": 4.0,
+    "txt_ids_dims": [],
+}
+
+
+@pytest.mark.parametrize(("steps", "run"), [(4, 4), (50, 50), (30, 31), (48, 50)])
+def test_the_official_schedule(steps: int, run: int) -> None:
+    sampler, sigmas = DEADiffSampler.execute(model("sd15"), steps)
+    levels = model("sd15").get_model_object("model_sampling").sigmas
+    timesteps = [int((levels - sigma).abs().argmin()) for sigma in sigmas]
+    assert timesteps[:-1] == list(range(1, 1000, 1000 // steps))[::-1] and len(timesteps) == run + 1
+    assert timesteps[-1] == 0 and sigmas[-1] > 0.02
+    assert sampler.max_denoise(None, sigmas)
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    found = {name: tmp_path / name for name in ("model_patches", "checkpoints")}
+    for name, folder in found.items():
+        folder.mkdir()
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, name, ([str(folder)], {".ckpt", ".safetensors"}))
+    folder_paths.filename_list_cache.clear()
+    return found
+
+
+def test_extract_and_load(folders: dict[str, Path]) -> None:
+    weights = random_weights(DEMO_SIZE)
+    torch.save({"state_dict": weights}, folders["checkpoints"] / "whatever.ckpt")
+    (options,) = (item.options for item in DEADiffLoader.define_schema().inputs if item.id == "deadiff_name")
+    assert options == ["whatever.ckpt"]
+    assert DEADiffExtract.execute("whatever.ckpt", "slim.safetensors", True, False)[0] == "slim.safetensors"
+    assert (folders["model_patches"] / "slim.safetensors").stat().st_size < 0.5 * sum(
+        t.nbytes for t in weights.values()
+    )
+    slim, full = (DEADiffLoader.execute(name)[0] for name in ("slim.safetensors", "whatever.ckpt"))
+    assert torch.equal(picture(slim), picture(full))
+    with pytest.raises(ValueError, match=r"already has a file 'slim.safetensors'"):
+        DEADiffExtract.execute("whatever.ckpt", "slim.safetensors", True, False)
+    for name in ("../out.safetensors", "out.ckpt", "/tmp/out.safetensors"):
+        with pytest.raises(ValueError, match=r"filename must be a plain name that ends in .safetensors"):
+            DEADiffExtract.execute("whatever.ckpt", name, True, False)
+
+
+def test_files_that_are_not_there_or_of_another_kind(folders: dict[str, Path]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file 'gone.ckpt' in models/model_patches or models/checkpoints"):
+        DEADiffLoader.execute("gone.ckpt")
+    save_file({"ip_adapter.1.to_k_ip.weight": torch.ones(2)}, folders["model_patches"] / "ip.safetensors")
+    with pytest.raises(ValueError, match="it looks like an IP-Adapter"):
+        DEADiffLoader.execute("ip.safetensors")
