@@ -125,7 +125,7 @@ def test_a_stock_visual_encoder(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_encoders_that_do_not_fit(weights: dict[str, Tensor]) -> None:
     without = {key: tensor for key, tensor in weights.items() if ".visual_encoder." not in key}
-    with pytest.raises(ValueError, match=r"no visual encoder. Connect clip_vision"):
+    with pytest.raises(ValueError, match=r"no visual encoder. Connect OpenAI"):
         load(without)
     with pytest.raises(ValueError, match="gives tokens of width 96, but DEADiff's style branch needs 64"):
         load(without, clip_vision=clip_vision(weights, 96))
