@@ -14,8 +14,9 @@ STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 ALLOWED = {
     "core/kernels": STANDARD | {"torch", "core/kernels"},
     "core/patches": STANDARD | {"torch", "comfy", "core/patches", "core/kernels", "core"},
+    "core/models": STANDARD | {"torch", "comfy", "safetensors", "core/models", "core/kernels", "core"},
     "core": STANDARD | {"torch"},
-    "nodes": STANDARD | {"torch", "comfy_api", "folder_paths", "nodes", "core/patches", "core"},
+    "nodes": STANDARD | {"torch", "comfy_api", "folder_paths", "nodes", "core/patches", "core/models", "core"},
     ".": {"__future__", "typing", "comfy_api", "nodes"},
 }
 FILES = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *sorted((ROOT / "core").rglob("*.py"))]

@@ -1,0 +1,1 @@
+"""Side networks, their checkpoints and loaders."""
