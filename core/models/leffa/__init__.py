@@ -1,0 +1,6 @@
+"""Leffa (arXiv 2412.08486): its two U-Nets in the host's classes, and the loader of its checkpoints."""
+
+from .loader import LeffaParts, load, split
+from .model import require_leffa
+
+__all__ = ["LeffaParts", "load", "require_leffa", "split"]
