@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.leffa import REFERENCES, Reference
 from ..core.models import leffa
 from ..core.patches.leffa import Settings, add_reference, attach_reference_unet
-from ..core.pictures import CELL, binary_mask, pad_to_cells, to_cells
+from ..core.pictures.grid import CELL, binary_mask, pad_to_cells, to_cells
 
 EVERY_STEP, ONCE, EVERY_N = "every step", "once", "every n steps"
 FOLDERS = ("diffusion_models", "checkpoints")
