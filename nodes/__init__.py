@@ -2,6 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .leffa import LeffaLoader, LeffaPoseTransfer, LeffaTryOn
+from .leffa_mask import LeffaMask, LeffaRepaint
 from .refdrop import RefDropApply
 
 
@@ -10,4 +12,4 @@ class RefAttentionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
-        return [RefDropApply]
+        return [RefDropApply, LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint]

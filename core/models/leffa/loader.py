@@ -53,7 +53,7 @@ def from_state_dict(
         RuntimeError: it is no Leffa checkpoint, or not a complete one.
     """
     layout.require_leffa_file(checkpoint.shapes(state_dict), name)
-    parts = split(state_dict)
+    parts = _split(state_dict)
     generative, reference = (
         _unet(parts[prefix], f"{name} ({prefix[:-1]})", heads or {}, disable_dynamic)
         for prefix in (layout.GENERATIVE, layout.REFERENCE)
@@ -62,8 +62,8 @@ def from_state_dict(
     return LeffaParts(generative, reference, comfy.sd.VAE(sd=vae) if vae else None)
 
 
-def split(state_dict: Weights) -> dict[str, Weights]:
-    """Takes a checkpoint apart: prefix -> weights by their names without it. Empties `state_dict`."""
+def _split(state_dict: Weights) -> dict[str, Weights]:
+    """Prefix -> weights by their names without it. Empties `state_dict`."""
     parts: dict[str, Weights] = {prefix: {} for prefix in (layout.GENERATIVE, layout.REFERENCE, layout.VAE)}
     for key in list(state_dict):
         prefix, _, name = key.partition(".")
