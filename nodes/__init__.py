@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .leffa import LeffaLoader, LeffaPoseTransfer, LeffaTryOn
+from .leffa_flow import LeffaFlow
 from .leffa_mask import LeffaMask, LeffaRepaint
 from .refdrop import RefDropApply
 
@@ -12,4 +13,4 @@ class RefAttentionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
-        return [RefDropApply, LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint]
+        return [RefDropApply, LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow]

@@ -85,7 +85,9 @@ class LeffaTryOn(io.ComfyNode):
             inputs=[
                 *_model_inputs(),
                 io.Image.Input("image", tooltip="The person. Any size; the models are trained at 768 x 1024."),
-                io.Image.Input("garment_image", tooltip="The garment, as a picture of its own. One, or one per person."),
+                io.Image.Input(
+                    "garment_image", tooltip="The garment, as a picture of its own. One, or one per person."
+                ),
                 io.Image.Input(
                     "densepose",
                     tooltip="DensePose picture of the person, same size as image: in the colours of Parula for "
@@ -128,7 +130,11 @@ class LeffaTryOn(io.ComfyNode):
             raise ValueError("mask is empty, so nothing would be painted. Make the garment's area white.")
         masked = torch.where(binary.unsqueeze(-1) > 0, torch.tensor(GREY), image[..., :3].cpu())
         return inputs.output(
-            masked, binary, densepose, garment_image, Settings(_interval(reference, reference_interval), rescale_guidance)
+            masked,
+            binary,
+            densepose,
+            garment_image,
+            Settings(_interval(reference, reference_interval), rescale_guidance),
         )
 
 

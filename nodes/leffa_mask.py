@@ -9,7 +9,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.pictures import agnostic, parsing
+from ..core.pictures import agnostic
+from ..core.pictures import parsing as maps
 from ..core.pictures.repaint import paste_exact, paste_official
 
 CLEAN, VITON_HD, DRESS_CODE = "clean", "viton_hd", "dress_code"
@@ -53,8 +54,8 @@ class LeffaMask(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "labels",
-                    options=[parsing.ATR, parsing.LIP],
-                    default=parsing.ATR,
+                    options=[maps.ATR, maps.LIP],
+                    default=maps.ATR,
                     advanced=True,
                     tooltip="Data set whose label numbers the map holds. ATR may have the neck as number 18.",
                 ),
@@ -80,9 +81,11 @@ class LeffaMask(io.ComfyNode):
         """Returns one mask for each map."""
         if keypoints is None and rule != CLEAN and garment_type != agnostic.LOWER_BODY:
             raise ValueError(f"The rule {rule} draws the arms from keypoints. Connect a pose detector, or use {CLEAN}.")
-        frames = keypoints or [None]
+        frames: list[dict[str, Any] | None] = [*keypoints] if keypoints else [None]
         if len(frames) not in (1, len(parsing)):
-            raise ValueError(f"keypoints hold {len(frames)} frames, but parsing {len(parsing)} maps. Give equal numbers.")
+            raise ValueError(
+                f"keypoints hold {len(frames)} frames, but parsing {len(parsing)} maps. Give equal numbers."
+            )
         masks = [
             _mask(picture, frames[i % len(frames)], garment_type, rule, labels) for i, picture in enumerate(parsing)
         ]
@@ -92,10 +95,10 @@ class LeffaMask(io.ComfyNode):
 def _mask(
     picture: Tensor, frame: dict[str, Any] | None, garment_type: str, rule: str, data_set: str
 ) -> numpy.ndarray[Any, Any]:
-    labels = parsing.labels_of(picture, data_set)
+    labels = maps.labels_of(picture, data_set)
     if rule != CLEAN:
-        labels = parsing.resized(labels, agnostic.OFFICIAL_SIZE)
-    points = parsing.keypoints_of(frame, labels.shape) if frame else numpy.zeros((8, 2))
+        labels = maps.resized(labels, agnostic.OFFICIAL_SIZE)
+    points = maps.keypoints_of(frame, labels.shape) if frame else numpy.zeros((8, 2))
     rules = {CLEAN: agnostic.clean, VITON_HD: agnostic.viton_hd, DRESS_CODE: agnostic.dress_code}
     mask = rules[rule](labels, points, garment_type)
     if not mask.any():
@@ -148,5 +151,5 @@ class LeffaRepaint(io.ComfyNode):
             raise ValueError(f"The batches do not fit together: {counts}. Give equal numbers, or one for all.")
         paste = paste_exact if edge == EXACT else paste_official
         batch = max(counts.values())
-        pictures = [each.expand(batch, -1, -1, -1) for each in (image[..., :3], generated)]
-        return io.NodeOutput(paste(*pictures, mask))
+        old, new = (each.expand(batch, -1, -1, -1) for each in (image[..., :3], generated))
+        return io.NodeOutput(paste(old, new, mask))

@@ -15,8 +15,11 @@ ALLOWED = {
     "core/kernels": STANDARD | {"torch", "core/kernels"},
     "core/patches": STANDARD | {"torch", "comfy", "core/patches", "core/kernels", "core"},
     "core/models": STANDARD | {"torch", "comfy", "safetensors", "core/models", "core/kernels", "core"},
+    "core/pictures": STANDARD | {"torch", "numpy", "PIL", "scipy", "core/pictures", "core/kernels"},
     "core": STANDARD | {"torch"},
-    "nodes": STANDARD | {"torch", "comfy_api", "folder_paths", "nodes", "core/patches", "core/models", "core"},
+    "nodes": STANDARD
+    | {"torch", "numpy", "comfy_api", "folder_paths", "nodes"}
+    | {"core/patches", "core/models", "core/pictures", "core"},
     ".": {"__future__", "typing", "comfy_api", "nodes"},
 }
 FILES = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *sorted((ROOT / "core").rglob("*.py"))]

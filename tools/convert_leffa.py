@@ -10,6 +10,7 @@ where the original is float16 already. --without-vae leaves the VAE out.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -43,7 +44,7 @@ def main() -> int:
     if arguments.target.exists():
         sys.exit(f"{arguments.target} exists already.")
     import_pack()
-    from refattention.core.models import leffa
+    leffa = importlib.import_module("refattention.core.models.leffa")
 
     try:
         written = leffa.slim(arguments.source, arguments.target, with_vae=not arguments.without_vae)

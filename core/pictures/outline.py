@@ -7,7 +7,6 @@ them is filled. So corners are cut by a pixel or two. This module gives the same
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import ceil, floor
 
 import numpy
@@ -154,8 +153,11 @@ class _Curve:
             self._curvature[i] = 0
         if first_end > 0 or last_begin < size - 1:
             return first_end
-        for values in (self._pixels, self._curvature, self._support, self._kept):
-            values.append(values[0])  # behind the last point, so that these two are compared as well
+        # Behind the last point as well, so that these two are compared
+        self._pixels.append(self._pixels[0])
+        self._curvature.append(self._curvature[0])
+        self._support.append(self._support[0])
+        self._kept.append(True)
         return self._after(0)
 
     def _after(self, i: int) -> int:

@@ -13,7 +13,15 @@ from types import ModuleType
 import pytest
 from bootstrap import HOST, ROOT
 
-NODE_IDS = {"RefDropApply"}
+NODE_IDS = {
+    "RefDropApply",
+    "LeffaLoader",
+    "LeffaTryOn",
+    "LeffaPoseTransfer",
+    "LeffaMask",
+    "LeffaRepaint",
+    "LeffaFlow",
+}
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,9 @@ def _loop(recorded: Recorded, mode: str, tolerance: dict[str, Any]) -> Iterator[
         def keep(state: dict[str, Any]) -> None:
             trace.append(state["x"] / (1 + state["sigma"] ** 2) ** 0.5)
 
-        return sample_ddpm(model, x, sigmas, extra_args, callback=keep, disable=True, noise_sampler=lambda *_: next(noise))
+        return sample_ddpm(
+            model, x, sigmas, extra_args, callback=keep, disable=True, noise_sampler=lambda *_: next(noise)
+        )
 
     cfg = 1.0 if mode == "nocfg" else recorded.info["inputs"]["guidance_in_loop"]
     sampling = recorded.model.model.model_sampling

@@ -301,7 +301,9 @@ def test_wrong_wiring_is_told() -> None:
         sample((patcher, positive, text, latent))
     with pytest.raises(RuntimeError, match="needs 12 input channels, but only 4 arrived"):
         sample((loader_model, text, text, latent))
-    with pytest.raises(ValueError, match=r"batch x height x width = 1 x 8 x 8, but the conditioning of Leffa 1 x 8 x 6"):
+    with pytest.raises(
+        ValueError, match=r"batch x height x width = 1 x 8 x 8, but the conditioning of Leffa 1 x 8 x 6"
+    ):
         sample((patcher, positive, negative, {"samples": torch.zeros(1, 4, 8, 8)}))
     tiled = HyperTile.execute(patcher, 32, 2, 0, False)[0]
     with pytest.raises(RuntimeError, match="another patch changed the batch"):

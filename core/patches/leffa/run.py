@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 Looks = dict[Reference, ReferenceTokens]
+Observer = Callable[[SelfAttentionCall, BasicTransformerBlock, list[Tensor]], None]
 
 
 class LeffaRun:
@@ -101,11 +102,13 @@ class Attending:
     Args:
         rows: the reference of each row of the batch.
         looks: what each reference contributes.
+        observe: is shown each self-attention with the keys (1, M, C) of the reference of each row.
     """
 
     def __init__(
-        self, unet: UNetModel, rows: Sequence[Reference], looks: Looks
+        self, unet: UNetModel, rows: Sequence[Reference], looks: Looks, observe: Observer | None = None
     ) -> None:
+        self._observe = observe
         self._layers: dict[tuple[Block, int], tuple[int, BasicTransformerBlock]] = {
             place: (number, layer) for number, (place, layer) in enumerate(self_attention_layers(unet).items())
         }
@@ -121,11 +124,10 @@ class Attending:
             )
         number, layer = self._layers[call.block, call.depth]
         pairs = {one: tokens.keys_values(number, layer.attn1) for one, tokens in self._looks.items()}
-        return call.attend(
-            call.q,
-            _joined(call.k, [pairs[row][0] for row in self._rows]),
-            _joined(call.v, [pairs[row][1] for row in self._rows]),
-        )
+        keys, values = ([pairs[row][part] for row in self._rows] for part in (0, 1))
+        if self._observe is not None:
+            self._observe(call, layer, keys)
+        return call.attend(call.q, _joined(call.k, keys), _joined(call.v, values))
 
 
 def _joined(own: Tensor, references: list[Tensor]) -> Tensor:

@@ -23,6 +23,8 @@ from .tokens import FeatureCache
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+OBSERVER = f"{KEY}.observer"  # in transformer_options: an `Observer` of one run
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -124,7 +126,7 @@ def _apply_model(
     if rows is None:
         raise RuntimeError("Leffa: a conditioning without reference reached the model. Connect those of LeffaTryOn.")
     looks = run.look(model, rows, t[:1], transformer_options["sample_sigmas"])
-    attending = Attending(model.diffusion_model, rows, looks)
+    attending = Attending(model.diffusion_model, rows, looks, transformer_options.get(OBSERVER))
     options = share_equal_halves(route_self_attention(transformer_options, attending.handle))
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
