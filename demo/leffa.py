@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from . import codec, unet, weights
-from .families import SD15, UNetSize
+from .families import SD15, SDXL, Family, UNetSize
 from .layout import unet_shapes
 
-FILE_NAME = "virtual_tryon.safetensors"
-# The published files take 8 heads for granted on the layout of SD1.5.
-DEMO = replace(SD15.unet, num_heads=8)
+# The published files take these heads for granted.
+DEMO = {
+    "virtual_tryon.pth": replace(SD15, unet=replace(SD15.unet, num_heads=8)),
+    "pose_transfer.pth": replace(SDXL, unet=replace(SDXL.unet, num_head_channels=64)),
+}
 TRY_ON = UNetSize(320, (1, 2, 4, 4), (1, 1, 1, 0), 768, use_linear_in_transformer=False, num_heads=8)
 POSE_TRANSFER = UNetSize(
     320, (1, 2, 4), (0, 2, 10), 2048, use_linear_in_transformer=True, num_head_channels=64, adm_in_channels=2816
@@ -43,16 +46,16 @@ OUTSIDE = {
 }
 
 
-def state_dict(size: UNetSize = DEMO, seed: int = 0) -> dict[str, Tensor]:
+def state_dict(family: Family, seed: int = 0) -> dict[str, Tensor]:
     """All tensors of a checkpoint, float32: the demo's denoiser twice, and its codec as the VAE."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for prefix, channels in CHANNELS.items():
-        sized = replace(size, in_channels=channels)
+        sized = replace(family.unet, in_channels=channels)
         for name, tensor in unet.state_dict(sized, generator).items():
             # Leffa adds norm2(x) where other models have the text. The denoiser was made without either.
             tensors[prefix + to_diffusers(name)] = torch.zeros_like(tensor) if ".norm2." in name else tensor
-    return tensors | {f"vae.{name}": tensor for name, tensor in codec.state_dict(SD15.latent_scale).items()}
+    return tensors | {f"vae.{name}": tensor for name, tensor in codec.state_dict(family.latent_scale).items()}
 
 
 def random_state_dict(size: UNetSize, make: Callable[[tuple[int, ...]], Tensor]) -> dict[str, Tensor]:
@@ -64,10 +67,11 @@ def random_state_dict(size: UNetSize, make: Callable[[tuple[int, ...]], Tensor])
     }
 
 
-def write_checkpoint(folder: Path) -> None:
-    """Writes the demo checkpoint under the name that the workflow asks for, unless it is there."""
+def write_checkpoints(folder: Path) -> None:
+    """Writes the demo checkpoints under the names that the workflows ask for, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights.write(folder / FILE_NAME, state_dict)
+    for name, family in DEMO.items():
+        weights.write(folder / name, partial(state_dict, family))
 
 
 def to_diffusers(name: str) -> str:

@@ -56,5 +56,8 @@ def _write(target: Path, tensors: dict[str, Tensor]) -> None:
     """Under another name first: a checkpoint is there completely or not at all."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         unfinished = Path(folder) / target.name
-        save_file(tensors, unfinished, metadata={"format": "pt", "about": ABOUT})
+        if target.suffix == ".pth":
+            torch.save(tensors, unfinished)
+        else:
+            save_file(tensors, unfinished, metadata={"format": "pt", "about": ABOUT})
         os.replace(unfinished, target)

@@ -1,4 +1,4 @@
-"""`make demo`: runs the RefDrop workflow at several strengths and puts the pictures on one sheet."""
+"""`make demo`: runs the workflows and puts the pictures of each on a sheet: RefDrop at several strengths, a try-on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+import demo_leffa
 from demo_host import PHOTO, demo_host, load_workflow, set_inputs
 from host import ROOT, HeadlessHost, HostError, WorkflowError
 
@@ -43,15 +44,17 @@ def contact_sheet(cells: Sequence[tuple[str, Path]]) -> Image.Image:
     return sheet
 
 
-def run_demo(folder: Path) -> Path:
-    """Runs all strengths with one seed and returns the contact sheet's path."""
+def run_demo(folder: Path) -> list[str]:
+    """Runs the workflows and returns the names of the contact sheets."""
     folder.mkdir(parents=True, exist_ok=True)
     print("demo: starting a headless ComfyUI with the demo models", flush=True)
     with demo_host() as host:
         results = [(f"strength {strength:g}", generate(host, strength, folder)) for strength in STRENGTHS]
-    sheet = folder / "refdrop_contact_sheet.png"
-    contact_sheet([("reference", PHOTO), *results]).save(sheet)
-    return sheet
+        sheets = {"refdrop": [("reference", PHOTO), *results], "leffa": demo_leffa.generate(host, folder)}
+        names = [f"{method}_contact_sheet.png" for method in sheets]
+        for name, cells in zip(names, sheets.values(), strict=True):
+            contact_sheet(cells).save(folder / name)
+    return names
 
 
 def main() -> int:
@@ -59,14 +62,14 @@ def main() -> int:
     # So that a plain `kill` leaves through the with statement, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sheet = run_demo(OUT)
+        sheets = run_demo(OUT)
     except KeyboardInterrupt:
         print("demo stopped", file=sys.stderr)
         return 130
     except (HostError, WorkflowError, TimeoutError, OSError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
-    print(f"demo: pictures are in {OUT}, all of them on {sheet.name}")
+    print(f"demo: pictures are in {OUT}, all of them on {' and '.join(sheets)}")
     return 0
 
 

@@ -21,18 +21,20 @@ WORKFLOW = ROOT / "workflows" / "api" / "refdrop.json"
 def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: int | None = None) -> HeadlessHost:
     """A host, not yet started, on which the pack's workflows queue without a change."""
     host = HeadlessHost({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base, extra_args, port)
-    demo_weights().write_checkpoints(host.base / "models" / "checkpoints")
+    demo_module("weights").write_checkpoints(host.base / "models" / "checkpoints")
+    demo_module("leffa").write_checkpoints(host.base / "models" / "diffusion_models")
     host.put_input(PHOTO)
+    demo_module("tryon").write_pictures(host.base / "input")
     return host
 
 
-def demo_weights() -> ModuleType:
-    """The module that writes the demo checkpoints, imported without the demo's node pack around it."""
+def demo_module(name: str) -> ModuleType:
+    """A module of the demo, imported without the demo's node pack around it."""
     if DEMO_PACKAGE not in sys.modules:
         package = ModuleType(DEMO_PACKAGE)
         package.__path__ = [str(ROOT / "demo")]
         sys.modules[DEMO_PACKAGE] = package
-    return importlib.import_module(f"{DEMO_PACKAGE}.weights")
+    return importlib.import_module(f"{DEMO_PACKAGE}.{name}")
 
 
 def load_workflow(path: Path = WORKFLOW) -> dict[str, Any]:
