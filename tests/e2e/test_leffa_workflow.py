@@ -109,7 +109,7 @@ def test_errors_name_node_and_reason(host: HeadlessHost) -> None:
     for node in workflow.values():
         if node["inputs"].get("image") == "small_densepose.png":
             node["inputs"]["image"] = "densepose.png"
-    with pytest.raises(WorkflowError, match=r"\(LeffaTryOn\): densepose is 384 x 512 pixels, but image is 96 x 128"):
+    with pytest.raises(WorkflowError, match=r"\(LeffaTryOn\): densepose is 240 x 320 pixels, but image is 96 x 128"):
         run(host, workflow)
     bottom = set_inputs(small(host, published("leffa_tryon")), "LeffaMask", garment_type="lower_body")
     with pytest.raises(WorkflowError, match=r"\(LeffaMask\): parsing holds nothing to replace .* lower_body"):
