@@ -43,12 +43,16 @@ def random_weights() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for prefix, kind in ((layout.GENERATIVE, LeffaUNet), (layout.REFERENCE, ReferenceUNet)):
-        unet = kind(**HOST, in_channels=layout.CHANNELS[prefix], device=torch.device("meta"), dtype=torch.float32)
-        shapes = unet.state_dict()
+        shapes = without_weights(kind, prefix).state_dict()
         for theirs, ours in layout.to_host(HOST).items():
             if ours in shapes:
                 weights[prefix + theirs] = _random(shapes[ours].shape, generator)
     return weights
+
+
+def without_weights(kind: type[LeffaUNet], prefix: str) -> LeffaUNet:
+    """One of the pack's U-Nets at full size on the device that computes nothing."""
+    return kind(**HOST, in_channels=layout.CHANNELS[prefix], device=torch.device("meta"), dtype=torch.float32)
 
 
 def _random(shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -60,11 +64,11 @@ def _random(shape: torch.Size, generator: torch.Generator) -> Tensor:
 class Inputs:
     """One person and one garment in latent space."""
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, width: int, height: int, device: str = "cpu") -> None:
         generator = torch.Generator().manual_seed(1)
         size = height // 8, width // 8
-        self.noise, self.garment = (torch.randn(1, 4, *size, generator=generator) for _ in range(2))
-        self.concat = torch.randn(1, 8, *size, generator=generator)
+        self.noise, self.garment = (torch.randn(1, 4, *size, generator=generator).to(device) for _ in range(2))
+        self.concat = torch.randn(1, 8, *size, generator=generator).to(device)
 
 
 def ours(parts: LeffaParts, inputs: Inputs, interval: int, cache_bytes: int) -> Callable[[Callable[..., Any]], Any]:
@@ -114,10 +118,11 @@ class Published:
     """The published code's two U-Nets, one step as in its pipeline.
 
     Args:
-        weights: those of `random_weights`, which are used in place; what Leffa never reaches is left at zero.
+        weights: those of `random_weights`, which are used in place; others are zeros.
+        device: of the zeros.
     """
 
-    def __init__(self, weights: dict[str, Tensor]) -> None:
+    def __init__(self, weights: dict[str, Tensor], device: str = "cpu") -> None:
         sys.path[:0] = [str(OFFICIAL), str(OFFICIAL.with_name("official_deps"))]
         from leffa.diffusion_model.unet_gen import UNet2DConditionModel as GenerativeUNet
         from leffa.diffusion_model.unet_ref import UNet2DConditionModel as PublishedReferenceUNet
@@ -131,7 +136,8 @@ class Published:
                 unet = kind(**{**SD15, "in_channels": layout.CHANNELS[prefix]})
             remove_cross_attention(unet)
             filled = {
-                name: weights.get(prefix + name, torch.zeros(value.shape)) for name, value in unet.state_dict().items()
+                name: weights.get(prefix + name, torch.zeros(value.shape, device=device))
+                for name, value in unet.state_dict().items()
             }
             unet.load_state_dict(filled, assign=True)
             self._units.append(unet.eval())

@@ -38,12 +38,12 @@ def _cpu_info() -> list[str]:
 def on_cpu(repeats: int) -> dict[str, dict[str, Any]]:
     """Float32, 2 threads, PyTorch's attention."""
     import imports
-    import leffa
+    import leffa_speed
     import refdrop
     import torch
 
     torch.set_num_threads(2)
-    return {**leffa.rows(repeats), **refdrop.rows("sd15", [256, 512], torch.float32, repeats), **imports.rows()}
+    return {**leffa_speed.rows(repeats), **refdrop.rows("sd15", [256, 512], torch.float32, repeats), **imports.rows()}
 
 
 def on_gpu(repeats: int) -> dict[str, dict[str, Any]]:

@@ -38,14 +38,14 @@ BODY = ((SUIT, (20, 80, 194)), (ARM, (170, 189, 105)), (HAIR, (250, 235, 25)), (
 
 
 def garment() -> Image.Image:
-    """A striped shirt on white."""
+    """A striped shirt on light grey."""
     shirt = [(120, 90), (160, 110), (224, 110), (264, 90), (350, 150), (320, 230), (280, 205), (280, 440), (104, 440)]
     shirt += [(104, 205), (64, 230), (34, 150)]
     stripes = Image.new("RGB", SIZE, (20, 110, 70))
     draw = ImageDraw.Draw(stripes)
     for top in range(90, 440, 40):
         draw.rectangle((0, top, SIZE[0], top + 17), fill=(240, 235, 215))
-    picture, shape = Image.new("RGB", SIZE, "white"), Image.new("L", SIZE)
+    picture, shape = Image.new("RGB", SIZE, (205, 205, 210)), Image.new("L", SIZE)
     ImageDraw.Draw(shape).polygon(shirt, fill=255)
     picture.paste(stripes, mask=shape)
     return picture

@@ -48,6 +48,8 @@ def test_an_error_beyond_the_tolerance_fails(tmp_path: Path) -> None:
 def test_unknown_kind_and_missing_file(tmp_path: Path) -> None:
     save_file(load_file(GOLDEN / "refdrop_rfg_A.safetensors"), tmp_path / "nothing_A.safetensors")
     result = parity(tmp_path / "nothing_A.safetensors")
-    assert result.returncode == 2 and "kind 'nothing'. Known kinds: leffa_masks, leffa_tiny, refdrop_rfg" in result.stderr
+    assert (
+        result.returncode == 2 and "kind 'nothing'. Known kinds: leffa_masks, leffa_tiny, refdrop_rfg" in result.stderr
+    )
     assert parity(tmp_path / "gone_A.safetensors").returncode == 2
     assert parity().returncode == 2

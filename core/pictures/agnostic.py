@@ -52,7 +52,8 @@ ARMS = (
 def clean(labels: Labels, points: Points, garment: str) -> Mask:
     """The rule of `viton_hd` without its defects.
 
-    It does not erode what is protected, fills no protected island, drops no blob, and keeps arms in the picture.
+    It does not erode what is protected, fills no protected island, drops no blob, keeps arms in the picture, and does
+    not leave the outermost pixels of the picture out.
 
     Args:
         labels: (H, W).
@@ -65,7 +66,7 @@ def clean(labels: Labels, points: Points, garment: str) -> Mask:
     scale = len(labels) / OFFICIAL_SIZE[0]
     painted, fixed = _hd_parts(labels, points, garment, scale, _arm)
     fixed = fixed | _any_of(labels, HD_HEAD)
-    return _filled(painted & ~fixed) & ~fixed
+    return ndimage.binary_fill_holes(painted & ~fixed) & ~fixed
 
 
 def viton_hd(labels: Labels, points: Points, garment: str) -> Mask:

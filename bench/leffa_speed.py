@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import leffa_models
+import leffa_operations
 import torch
 from leffa_models import OFFICIAL, Inputs, Published
-from refdrop import operations
 from timing import alternate
 
 TIMESTEPS = (601, 581)
 CACHE = 1 << 40
-# name -> (interval, cache in bytes, bound of the time, bound of the operations of 50 steps at 768 x 1024)
-MODES = {"once": (0, 0, 0.68, 0.64), "every": (1, CACHE, 0.72, 0.59), "every_nocache": (1, 0, 0.84, None)}
-STEPS = 50
+# name -> (interval, cache in bytes, bound)
+MODES = {"once": (0, 0, 0.68), "every": (1, CACHE, 0.72), "every_nocache": (1, 0, 0.84)}
 
 
 def rows(repeats: int) -> dict[str, dict[str, Any]]:
@@ -32,11 +31,10 @@ def rows(repeats: int) -> dict[str, dict[str, Any]]:
     parts, published = leffa_models.load(weights), Published(weights)
     found = {}
     with torch.inference_mode():
-        for name, (interval, cache, bound, _) in MODES.items():
+        for name, (interval, cache, bound) in MODES.items():
             row = _time(parts, published, interval, cache, repeats)
             found[f"leffa.{name}.vs_official.384x512"] = {**row, "bound": bound}
-        found.update(_count(parts, published, Inputs(768, 1024)))
-    return {**found, "leffa.rss.vs_official.384x512": _memory()}
+    return {**found, **leffa_operations.rows(768, 1024), "leffa.rss.vs_official.384x512": _memory()}
 
 
 def _time(parts: Any, published: Published, interval: int, cache: int, repeats: int) -> dict[str, Any]:
@@ -58,25 +56,6 @@ def _time(parts: Any, published: Published, interval: int, cache: int, repeats: 
         return {"value": round(times.ratio, 4), "unit": "times the published step", "detail": detail}
 
     return leffa_models.ours(parts, inputs, interval, cache)(observe)
-
-
-def _count(parts: Any, published: Published, inputs: Inputs) -> Iterator[tuple[str, dict[str, Any]]]:
-    first, second = TIMESTEPS
-    reference = operations(lambda: published.features(inputs, first))
-    features = published.features(inputs, first)
-    generative = operations(lambda: published.evaluate(inputs, first, features))
-    counted = leffa_models.ours(parts, inputs, 0, 0)(lambda run: [operations(lambda: run(first)) for _ in range(2)])
-    ours = counted[0] + (STEPS - 1) * counted[1]
-    yield "leffa.once.flops.768x1024", _operations(ours, reference + STEPS * generative, MODES["once"][3])
-    counted = leffa_models.ours(parts, inputs, 1, CACHE)(
-        lambda run: [run(first), run(second), operations(lambda: run(first))][2]
-    )
-    yield "leffa.every.flops.768x1024", _operations(counted, reference + generative, MODES["every"][3])
-
-
-def _operations(ours: int, theirs: int, bound: float | None) -> dict[str, Any]:
-    detail = {"a_TFLOP": theirs / 1e12, "b_TFLOP": ours / 1e12}
-    return {"value": round(ours / theirs, 4), "unit": "times the operations", "bound": bound, "detail": detail}
 
 
 def _memory() -> dict[str, Any]:
