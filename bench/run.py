@@ -39,6 +39,7 @@ def on_cpu(repeats: int) -> dict[str, dict[str, Any]]:
     """Float32, 2 threads, PyTorch's attention."""
     import deadiff
     import imports
+    import leffa_speed
     import point_mask
     import refdrop
     import torch
@@ -48,6 +49,7 @@ def on_cpu(repeats: int) -> dict[str, dict[str, Any]]:
         **point_mask.rows(repeats),
         **refdrop.rows("sd15", [256, 512], torch.float32, repeats),
         **deadiff.rows([256, 512], torch.float32, repeats),
+        **leffa_speed.rows(repeats),
         **imports.rows(),
     }
 

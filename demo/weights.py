@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,9 +39,13 @@ def write_checkpoints(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, family in families.FAMILIES.items():
-        target = folder / family.file_name
-        if not target.exists():
-            _write(target, {key: _half(tensor) for key, tensor in state_dict(name).items()})
+        write(folder / family.file_name, partial(state_dict, name))
+
+
+def write(target: Path, make: Callable[[], dict[str, Tensor]]) -> None:
+    """Writes a checkpoint in half precision, unless there is a file of that name."""
+    if not target.exists():
+        _write(target, {key: _half(tensor) for key, tensor in make().items()})
 
 
 def write_vision_encoder(folder: Path) -> None:
@@ -67,5 +73,8 @@ def _write(target: Path, tensors: dict[str, Tensor]) -> None:
     """Under another name first: a checkpoint is there completely or not at all."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         unfinished = Path(folder) / target.name
-        save_file(tensors, unfinished, metadata={"format": "pt", "about": ABOUT})
+        if target.suffix == ".pth":
+            torch.save(tensors, unfinished)
+        else:
+            save_file(tensors, unfinished, metadata={"format": "pt", "about": ABOUT})
         os.replace(unfinished, target)

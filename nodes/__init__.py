@@ -5,6 +5,9 @@ from comfy_api.latest import ComfyExtension, io
 from .deadiff import DEADiffStyle
 from .deadiff_files import DEADiffExtract, DEADiffLoader
 from .deadiff_sampler import DEADiffSampler
+from .leffa import LeffaLoader, LeffaPoseTransfer, LeffaTryOn
+from .leffa_flow import LeffaFlow
+from .leffa_mask import LeffaMask, LeffaRepaint
 from .point_mask import PointMask
 from .refdrop import RefDropApply
 
@@ -14,4 +17,8 @@ class RefAttentionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
-        return [RefDropApply, PointMask, DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract]
+        return [
+            *(RefDropApply, PointMask),
+            *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
+            *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
+        ]

@@ -13,10 +13,13 @@ STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 # What each layer may import: top-level packages, and folders of the pack.
 ALLOWED = {
     "core/kernels": STANDARD | {"torch", "core/kernels"},
-    "core/models": STANDARD | {"torch", "comfy", "numpy", "PIL", "core/models", "core/kernels", "core"},
+    "core/models": STANDARD | {"torch", "comfy", "numpy", "PIL", "safetensors", "core/models", "core/kernels", "core"},
     "core/patches": STANDARD | {"torch", "comfy", "core/patches", "core/kernels", "core"},
+    "core/pictures": STANDARD | {"torch", "numpy", "PIL", "scipy", "core/pictures", "core/kernels"},
     "core": STANDARD | {"torch", "numpy", "cv2", "core", "core/kernels"},
-    "nodes": STANDARD | {"torch", "comfy_api", "folder_paths", "nodes", "core/patches", "core/models", "core"},
+    "nodes": STANDARD
+    | {"torch", "numpy", "comfy_api", "folder_paths", "nodes"}
+    | {"core/patches", "core/models", "core/pictures", "core"},
     ".": {"__future__", "typing", "comfy_api", "nodes"},
 }
 FILES = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *sorted((ROOT / "core").rglob("*.py"))]

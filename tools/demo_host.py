@@ -22,22 +22,24 @@ API_WORKFLOWS = ROOT / "workflows" / "api"
 def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: int | None = None) -> HeadlessHost:
     """A host, not yet started, on which the pack's workflows queue without a change."""
     host = HeadlessHost({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base, extra_args, port)
-    weights = demo_weights()
+    weights = demo_module("weights")
     weights.write_checkpoints(host.base / "models" / "checkpoints")
     weights.write_vision_encoder(host.base / "models" / "clip_vision")
     weights.write_deadiff(host.base / "models" / "model_patches")
+    demo_module("leffa").write_checkpoints(host.base / "models" / "diffusion_models")
     for photo in sorted(PHOTOS.glob("*.jpg")):
         host.put_input(photo)
+    demo_module("tryon").write_pictures(host.base / "input")
     return host
 
 
-def demo_weights() -> ModuleType:
-    """The module that writes the demo checkpoints, imported without the demo's node pack around it."""
+def demo_module(name: str) -> ModuleType:
+    """A module of the demo, imported without the demo's node pack around it."""
     if DEMO_PACKAGE not in sys.modules:
         package = ModuleType(DEMO_PACKAGE)
         package.__path__ = [str(ROOT / "demo")]
         sys.modules[DEMO_PACKAGE] = package
-    return importlib.import_module(f"{DEMO_PACKAGE}.weights")
+    return importlib.import_module(f"{DEMO_PACKAGE}.{name}")
 
 
 def load_workflow(name: str = "refdrop") -> dict[str, Any]:

@@ -13,7 +13,20 @@ from types import ModuleType
 import pytest
 from bootstrap import HOST, ROOT
 
-NODE_IDS = {"PointMask", "RefDropApply", "DEADiffLoader", "DEADiffStyle", "DEADiffSampler", "DEADiffExtract"}
+NODE_IDS = {
+    "RefDropApply",
+    "PointMask",
+    "DEADiffLoader",
+    "DEADiffStyle",
+    "DEADiffSampler",
+    "DEADiffExtract",
+    "LeffaLoader",
+    "LeffaTryOn",
+    "LeffaPoseTransfer",
+    "LeffaMask",
+    "LeffaRepaint",
+    "LeffaFlow",
+}
 
 
 @pytest.fixture(scope="module")

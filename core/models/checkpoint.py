@@ -1,0 +1,96 @@
+"""Reading checkpoint files: safely, and with one sentence that says what is wrong with a file."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import comfy.utils
+from safetensors import SafetensorError
+from torch import Tensor
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def load(path: str | Path) -> dict[str, Tensor]:
+    """Reads the named tensors of a checkpoint into the CPU's memory, never running code that a file carries.
+
+    Args:
+        path: a safetensors file, or one written by `torch.save`; wrappers such as {"state_dict": ...} are opened.
+
+    Raises:
+        RuntimeError: the file would run code, is damaged, or does not hold named tensors; names the file.
+    """
+    name = Path(path).name
+    try:
+        state_dict = comfy.utils.load_torch_file(str(path), safe_load=True)
+    except pickle.UnpicklingError as error:
+        if re.search("unsupported (global|class)", str(error), re.IGNORECASE):
+            raise RuntimeError(
+                f"{name} holds Python objects that could run code on this computer, so it was not opened. "
+                "Use a .safetensors file, or a .pth file that holds weights only."
+            ) from error
+        raise _unreadable(name) from error
+    except (SafetensorError, RuntimeError, ValueError, EOFError) as error:
+        raise _unreadable(name) from error
+    except (AttributeError, TypeError) as error:  # the host looked for names in something that has none
+        raise _no_weights(name) from error
+    if not isinstance(state_dict, dict) or not state_dict:
+        raise _no_weights(name)
+    if odd := [key for key, value in state_dict.items() if not isinstance(value, Tensor)]:
+        raise RuntimeError(f"{name} is no checkpoint of weights: its entry '{odd[0]}' is not a tensor.")
+    return state_dict
+
+
+def _unreadable(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"{name} cannot be read as a checkpoint; it is damaged, incomplete or another kind of file. Download it again."
+    )
+
+
+def _no_weights(name: str) -> RuntimeError:
+    return RuntimeError(f"{name} does not hold named weights, so it is no checkpoint of a model.")
+
+
+def shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The table of a state dict that `check` compares: name -> shape."""
+    return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+
+
+def check(found: Shapes, expected: Shapes, what: str, is_optional: Callable[[str], bool] | None = None) -> None:
+    """Compares names and shapes with what a network needs.
+
+    Args:
+        found: what a file has.
+        expected: what the network needs.
+        what: of whom the sentence speaks, for example "virtual_tryon.pth".
+        is_optional: names that may be there although nothing needs them.
+
+    Raises:
+        RuntimeError: something is missing, unknown or of another shape; one sentence names the first of each.
+    """
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected and not (is_optional and is_optional(name))]
+    other = [
+        f"{name} is {_times(found[name])} instead of {_times(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    parts = [
+        _some(missing, f"of its {len(expected)} weights are missing"),
+        _some(other, "have another shape"),
+        _some(unknown, "are unknown"),
+    ]
+    if any(parts):
+        raise RuntimeError(f"{what} does not fit: {', '.join(filter(None, parts))}.")
+
+
+def _some(names: Iterable[str], complaint: str) -> str:
+    names = list(names)
+    return f"{len(names)} {complaint} ({names[0]}{', …' if len(names) > 1 else ''})" if names else ""
+
+
+def _times(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape)) or "a single number"

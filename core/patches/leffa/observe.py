@@ -1,0 +1,75 @@
+"""What a model's attention has learned, seen in one evaluation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import comfy.samplers
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...kernels.flow import AttentionLayer, attention_flow
+from ...leffa import REFERENCES
+from ..self_attention import SelfAttentionCall
+from .wrappers import OBSERVER
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+
+def learned_flow(
+    model: ModelPatcher, positive: list[Any], samples: Tensor, timestep: int, seed: int, temperature: float
+) -> Tensor:
+    """Where the tokens of finished pictures look on their references, as Leffa's loss sees it.
+
+    The pictures are noised to one timestep and passed through the model once; the flow is the mean over the layers
+    whose grid is at least 1/4 of the latent's, each interpolated to the finest.
+
+    Args:
+        model: from a Leffa node.
+        positive: its conditioning.
+        samples: (B, 4, h, w) finished latents.
+        timestep: 0 to 999.
+        seed: of the noise.
+        temperature: tau of the loss.
+
+    Returns:
+        (B, h, w, 2) coordinates on the reference, corners at -1 and 1.
+    """
+    sizes = [one.latent.shape[-2:] for _, options in positive for one in options.get(REFERENCES, ())]
+    flows: list[Tensor] = []
+
+    def observe(call: SelfAttentionCall, layer: BasicTransformerBlock, keys: list[Tensor]) -> None:
+        if 4 * call.grid[0] < samples.shape[-2]:
+            return
+        grid = _grid(keys[0].shape[1], sizes[0])
+        one = AttentionLayer(call.q.float(), torch.cat(keys).float(), layer.n_heads, call.grid, grid)
+        flow = attention_flow(one, temperature).unflatten(1, call.grid).movedim(-1, 1)
+        fine = (samples.shape[-2], samples.shape[-1])
+        flows.append(F.interpolate(flow, fine, mode="bilinear", align_corners=True).cpu())
+
+    def one_evaluation(denoise: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
+        return denoise(x, sigmas[:1].expand(len(x)), **extra_args)
+
+    watched = model.clone()
+    watched.model_options["transformer_options"][OBSERVER] = observe
+    sigma = watched.get_model_object("model_sampling").sigma(torch.tensor([float(timestep)]))
+    noise = torch.randn(samples.shape, generator=torch.Generator("cpu").manual_seed(seed))
+    sampler = comfy.samplers.KSAMPLER(one_evaluation)
+    sigmas = torch.cat([sigma, torch.zeros(1)])
+    options = watched.model_options
+    comfy.samplers.sample(
+        watched, noise, positive, positive, 1.0, watched.load_device, sampler, sigmas, options, latent_image=samples,
+        disable_pbar=True, seed=seed,
+    )  # fmt: skip
+    return torch.stack(flows).mean(0).movedim(1, -1)
+
+
+def _grid(tokens: int, size: torch.Size) -> tuple[int, int]:
+    """The grid of a layer with that many tokens, in a U-Net that halves a latent of that size, rounding up."""
+    height, width = size
+    while height * width > tokens:
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width

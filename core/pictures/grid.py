@@ -1,0 +1,55 @@
+"""Conversions between the host's pictures and masks, Pillow's, and the grids of latents."""
+
+from __future__ import annotations
+
+import numpy
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+CELL = 8  # pixels of a latent, each way
+
+
+def pad_to_cells(picture: Tensor) -> Tensor:
+    """Repeats the last row and column until both sides are multiples of 8.
+
+    Args:
+        picture: (B, H, W, C).
+
+    Returns:
+        (B, H', W', C) with H <= H' < H + 8, and W' likewise.
+    """
+    height, width = picture.shape[1:3]
+    padding = (0, -width % CELL, 0, -height % CELL)
+    return F.pad(picture.movedim(-1, 1), padding, mode="replicate").movedim(1, -1)
+
+
+def to_cells(picture: Tensor) -> Tensor:
+    """The upper left pixel of each 8 x 8 cell, as Leffa brings masks and body maps to the size of the latent.
+
+    Args:
+        picture: (B, H, W, C), sides multiples of 8.
+
+    Returns:
+        (B, C, H / 8, W / 8).
+    """
+    return picture[:, ::CELL, ::CELL].movedim(-1, 1).contiguous()
+
+
+def binary_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask of any size as 0 and 1 at a picture's size: scaled by Pillow's bicubic filter, 1 from a half on.
+
+    Args:
+        mask: (B, h, w) or (h, w) in [0, 1].
+        size: (H, W).
+
+    Returns:
+        (B, H, W) float.
+    """
+    mask = mask.reshape(-1, *mask.shape[-2:]).cpu()
+    if tuple(mask.shape[-2:]) != size:
+        images = [Image.fromarray((one * 255).round().to(torch.uint8).numpy()) for one in mask]
+        scaled = [image.resize((size[1], size[0]), Image.Resampling.BICUBIC) for image in images]
+        mask = torch.stack([torch.from_numpy(numpy.asarray(image).copy()) for image in scaled]) / 255
+    return (mask >= 0.5).float()

@@ -1,0 +1,79 @@
+"""Pictures for the try-on demo, drawn over `person.jpg` by hand where a detector would find them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+PERSON = Path(__file__).with_name("person.jpg")
+SIZE = 384, 512
+SMALL = 240, 320
+Outline = list[tuple[int, int]]
+
+HAIR: Outline = [(145, 85), (148, 48), (178, 24), (215, 14), (255, 20), (285, 50), (291, 95), (275, 125), (145, 105)]
+FACE: Outline = [
+    (168, 95),
+    (195, 82),
+    (245, 85),
+    (260, 105),
+    (260, 135),
+    (245, 170),
+    (215, 190),
+    (180, 175),
+    (167, 130),
+]
+NECK: Outline = [(178, 172), (243, 172), (265, 240), (235, 255), (190, 250), (150, 210)]
+SUIT: Outline = [
+    (105, 185), (104, 205), (50, 250), (35, 300), (12, 400), (20, 511), (275, 511), (275, 440), (320, 360), (352, 345),
+    (335, 270), (295, 235), (280, 190), (245, 175), (260, 240), (200, 262), (150, 225), (150, 175),
+]  # fmt: skip
+ARM: Outline = [(50, 250), (35, 300), (12, 400), (20, 511), (95, 511), (85, 420), (80, 330), (90, 250)]
+HELMET = 268, 344, 490, 566
+
+# Labels of the parsing map: background 0, hair 2, upper clothes 4, head 11, bag 16 (for what is held), neck 18
+PARSING = ((SUIT, 4), (NECK, 18), (HAIR, 2), (FACE, 11))
+# DensePose's torso, upper arm and head in the colours of Parula
+BODY = ((SUIT, (20, 80, 194)), (ARM, (170, 189, 105)), (HAIR, (250, 235, 25)), (FACE, (250, 235, 25)))
+
+
+def garment() -> Image.Image:
+    """A striped shirt on light grey."""
+    shirt = [(120, 90), (160, 110), (224, 110), (264, 90), (350, 150), (320, 230), (280, 205), (280, 440), (104, 440)]
+    shirt += [(104, 205), (64, 230), (34, 150)]
+    stripes = Image.new("RGB", SIZE, (20, 110, 70))
+    draw = ImageDraw.Draw(stripes)
+    for top in range(90, 440, 40):
+        draw.rectangle((0, top, SIZE[0], top + 17), fill=(240, 235, 215))
+    picture, shape = Image.new("RGB", SIZE, (205, 205, 210)), Image.new("L", SIZE)
+    ImageDraw.Draw(shape).polygon(shirt, fill=255)
+    picture.paste(stripes, mask=shape)
+    return picture
+
+
+def parsing() -> Image.Image:
+    """Label numbers as grey values."""
+    picture = Image.new("L", SIZE)
+    draw = ImageDraw.Draw(picture)
+    for outline, label in PARSING:
+        draw.polygon(outline, fill=label)
+    draw.ellipse(HELMET, fill=16)
+    return picture.convert("RGB")
+
+
+def densepose() -> Image.Image:
+    """The body in DensePose's colours, about where it is."""
+    picture = Image.new("RGB", SIZE)
+    draw = ImageDraw.Draw(picture)
+    for outline, colour in BODY:
+        draw.polygon(outline, fill=colour)
+    draw.ellipse(HELMET, fill="black")
+    return picture
+
+
+def write_pictures(folder: Path) -> None:
+    """Writes what the workflows load, at a size that a CPU does in seconds."""
+    for name, picture in (("garment", garment()), ("parsing", parsing()), ("densepose", densepose())):
+        picture.resize(SMALL, Image.Resampling.NEAREST).save(folder / f"{name}.png")
+    with Image.open(PERSON) as photograph:
+        photograph.resize(SMALL, Image.Resampling.LANCZOS).save(folder / PERSON.name, quality=95)

@@ -1,0 +1,312 @@
+"""Leffa: Learning Flow Fields in Attention for Controllable Person Image Generation (arXiv 2412.08486)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..core.leffa import REFERENCES, Reference
+from ..core.models import leffa
+from ..core.patches.leffa import Settings, add_reference, attach_reference_unet
+from ..core.pictures.grid import CELL, binary_mask, pad_to_cells, to_cells
+
+EVERY_STEP, ONCE, EVERY_N = "every step", "once", "every n steps"
+FOLDERS = ("diffusion_models", "checkpoints")
+GREY = 0.5  # what the models see in place of the pixels that are to be painted
+
+
+class LeffaLoader(io.ComfyNode):
+    """Loads both U-Nets of a Leffa checkpoint, and its VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id="LeffaLoader",
+            display_name="Leffa Loader",
+            category="model/loaders",
+            description=(
+                "Loads virtual_tryon.pth, virtual_tryon_dc.pth or pose_transfer.pth of Leffa (or safetensors made from "
+                "them) from models/diffusion_models or models/checkpoints."
+            ),
+            search_aliases=["leffa", "try on", "VTON", "pose transfer", "virtual try-on model"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=sorted({name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)}),
+                    tooltip="A Leffa checkpoint; its content tells which one it is. It is read safely: no code in it "
+                    "is run.",
+                ),
+                io.Int.Input(
+                    "cache_megabytes",
+                    default=1024,
+                    min=0,
+                    max=65536,
+                    advanced=True,
+                    tooltip="Memory for what the reference U-Net makes of an empty reference. It depends on size and "
+                    "timestep only and is used again for the next picture; 768 x 1024 needs 70 MB a step.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    tooltip="The generative U-Net, which brings the reference U-Net along. For LeffaTryOn or "
+                    "LeffaPoseTransfer."
+                ),
+                io.Vae.Output(tooltip="The VAE of the checkpoint. Empty if the file has none: then use Load VAE."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str, cache_megabytes: int) -> io.NodeOutput:
+        """Returns the generative model and the VAE."""
+        parts = leffa.load(_path(model_name))
+        return io.NodeOutput(attach_reference_unet(parts.generative, parts.reference, cache_megabytes << 20), parts.vae)
+
+
+class LeffaTryOn(io.ComfyNode):
+    """Dresses a person in a garment."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id="LeffaTryOn",
+            display_name="Leffa Try-On",
+            category="model/conditioning/reference",
+            description=(
+                "Prepares a person, a garment and a mask for Leffa. Connect all four outputs to a KSampler (cfg 2.5, "
+                "20 or 50 steps, ddpm, ddim_uniform), then decode and paste with Leffa Repaint."
+            ),
+            search_aliases=["leffa", "try on", "VTON", "virtual try-on", "clothes", "garment"],
+            inputs=[
+                *_model_inputs(),
+                io.Image.Input("image", tooltip="The person. Any size; the models are trained at 768 x 1024."),
+                io.Image.Input(
+                    "garment_image", tooltip="The garment, as a picture of its own. One, or one per person."
+                ),
+                io.Image.Input(
+                    "densepose",
+                    tooltip="DensePose picture of the person, same size as image: in the colours of Parula for "
+                    "virtual_tryon, part numbers for virtual_tryon_dc.",
+                ),
+                io.Mask.Input(
+                    "mask", tooltip="What is painted anew, white = garment. From Leffa Mask, or painted by hand."
+                ),
+                *_sampling_inputs(),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        image: Tensor,
+        garment_image: Tensor,
+        densepose: Tensor,
+        mask: Tensor,
+        reference: str,
+        reference_interval: int,
+        rescale_guidance: bool,
+    ) -> io.NodeOutput:
+        """Returns model, positive, negative and latent."""
+        inputs = _Inputs(model, vae, cls.__name__)
+        inputs.require_batch(garment_image=garment_image, image=image)
+        inputs.require_batch(densepose=densepose, image=image)
+        inputs.require_batch(mask=mask.reshape(-1, *mask.shape[-2:]), image=image)
+        size = _size(image)
+        if _size(densepose) != size:
+            raise ValueError(
+                f"densepose is {_times(densepose)} pixels, but image is {_times(image)}. "
+                "Make the DensePose picture from the image itself, or scale one of them."
+            )
+        binary = binary_mask(mask, size)
+        if not binary.flatten(1).any(dim=1).all():
+            raise ValueError("mask is empty, so nothing would be painted. Make the garment's area white.")
+        masked = torch.where(binary.unsqueeze(-1) > 0, torch.tensor(GREY), image[..., :3].cpu())
+        return inputs.output(
+            masked,
+            binary,
+            densepose,
+            garment_image,
+            Settings(_interval(reference, reference_interval), rescale_guidance),
+        )
+
+
+class LeffaPoseTransfer(io.ComfyNode):
+    """Brings a person into another pose."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id="LeffaPoseTransfer",
+            display_name="Leffa Pose Transfer",
+            category="model/conditioning/reference",
+            description=(
+                "Prepares a person and a pose for Leffa's pose_transfer model. Connect all four outputs to a KSampler "
+                "(cfg 2.5, 20 or 50 steps, ddpm, ddim_uniform), then decode."
+            ),
+            search_aliases=["leffa", "pose transfer", "repose", "person image generation"],
+            inputs=[
+                *_model_inputs(),
+                io.Image.Input("reference_image", tooltip="The person. One, or one per pose."),
+                io.Image.Input(
+                    "densepose",
+                    tooltip="DensePose picture of the pose to take (channels U, V, I). Its size is that of the result; "
+                    "the model is trained at 768 x 1024.",
+                ),
+                *_sampling_inputs(),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        reference_image: Tensor,
+        densepose: Tensor,
+        reference: str,
+        reference_interval: int,
+        rescale_guidance: bool,
+    ) -> io.NodeOutput:
+        """Returns model, positive, negative and latent."""
+        inputs = _Inputs(model, vae, cls.__name__)
+        inputs.require_batch(reference_image=reference_image, densepose=densepose)
+        nothing = torch.full((1, *_size(densepose), 3), GREY)
+        everything = torch.ones(1, *_size(densepose))
+        settings = Settings(_interval(reference, reference_interval), rescale_guidance)
+        return inputs.output(nothing, everything, densepose, reference_image, settings)
+
+
+def _model_inputs() -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip="Leffa model from Leffa Loader. The connected model itself is not changed."),
+        io.Vae.Input("vae", tooltip="VAE of the model: from Leffa Loader, or any SD1.5 VAE (SDXL for pose transfer)."),
+    ]
+
+
+def _sampling_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "reference",
+            options=[EVERY_STEP, ONCE, EVERY_N],
+            default=EVERY_STEP,
+            tooltip="How often the reference U-Net runs. Every step is the published default; once is its acceleration "
+            "and changes the result a little.",
+        ),
+        io.Int.Input(
+            "reference_interval",
+            default=5,
+            min=1,
+            max=1000,
+            advanced=True,
+            tooltip="For how many steps one run of the reference U-Net is used when reference is 'every n steps'.",
+        ),
+        io.Boolean.Input(
+            "rescale_guidance",
+            default=True,
+            advanced=True,
+            tooltip="Rescale the guided prediction as the published pipeline does. Off gives plain guidance.",
+        ),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        io.Model.Output(display_name="model", tooltip="The model with the reference, for KSampler."),
+        io.Conditioning.Output(display_name="positive", tooltip="For KSampler: what to paint, with the reference."),
+        io.Conditioning.Output(display_name="negative", tooltip="For KSampler: the same without the reference."),
+        io.Latent.Output(display_name="latent", tooltip="Empty latent of the right size and batch, for KSampler."),
+    ]
+
+
+def _interval(reference: str, interval: int) -> int:
+    return {EVERY_STEP: 1, ONCE: 0}.get(reference, interval)
+
+
+def _path(name: str) -> str:
+    for folder in FOLDERS:
+        path = folder_paths.get_full_path(folder, name)
+        if path is not None:
+            return path
+    raise FileNotFoundError(f"There is no {name} in {' or '.join(f'models/{folder}' for folder in FOLDERS)}.")
+
+
+def _size(picture: Tensor) -> tuple[int, int]:
+    return picture.shape[1], picture.shape[2]
+
+
+def _times(picture: Tensor) -> str:
+    return f"{picture.shape[2]} x {picture.shape[1]}"
+
+
+class _Inputs:
+    """What both sampling nodes do with their pictures."""
+
+    def __init__(self, model: Any, vae: Any, node: str) -> None:
+        self._patcher = model
+        self._model = leffa.require_leffa(model, node)
+        if vae is None:
+            raise ValueError(f"{node} got no VAE: the checkpoint has none. Connect Load VAE.")
+        self._vae = vae
+
+    @staticmethod
+    def require_batch(**pictures: Tensor) -> None:
+        """Two batches go together when they are equal, or one of them is a single picture."""
+        (one, other), (count, others) = zip(*((name, len(batch)) for name, batch in pictures.items()), strict=True)
+        if count != others and 1 not in (count, others):
+            raise ValueError(
+                f"{one} holds a batch of {count}, but {other} one of {others}. Give equal numbers, or one for all."
+            )
+
+    def output(
+        self, masked: Tensor, mask: Tensor, densepose: Tensor, reference_image: Tensor, settings: Settings
+    ) -> io.NodeOutput:
+        """The node's outputs, from pictures of one size and a reference of any size."""
+        inputs = [
+            to_cells(pad_to_cells(mask.unsqueeze(-1))),
+            self._encode(masked),
+            to_cells(pad_to_cells(densepose[..., :3].cpu())) * 2 - 1,
+        ]
+        persons = max(map(len, inputs))
+        # Channel by channel as the U-Net takes them, after the noisy latent
+        concat = torch.cat([one.expand(persons, -1, -1, -1) for one in inputs], dim=1)
+        references = [Reference(latent) for latent in self._encode(reference_image)]
+        zero = Reference(torch.zeros_like(references[0].latent), is_zero=True)
+        batch = max(persons, len(references))
+        latent = torch.zeros(batch, self._channels, *concat.shape[-2:])
+        return io.NodeOutput(
+            add_reference(self._patcher, settings),
+            _conditioning(concat, references),
+            _conditioning(concat, [zero]),
+            {"samples": latent},
+        )
+
+    @property
+    def _channels(self) -> int:
+        return self._model.latent_format.latent_channels
+
+    def _encode(self, picture: Tensor) -> Tensor:
+        """(B, H, W, C) in [0, 1] -> (B, 4, h, w) as the U-Net takes it, on the CPU."""
+        padded = pad_to_cells(picture[..., :3])
+        latent = self._vae.encode(padded)
+        expected = (len(padded), self._channels, padded.shape[1] // CELL, padded.shape[2] // CELL)
+        if tuple(latent.shape) != expected:
+            raise ValueError(
+                f"vae makes latents of the shape {tuple(latent.shape)} where Leffa needs {expected}. "
+                "Connect the VAE of Leffa Loader, or an SD1.5 VAE (SDXL for pose transfer)."
+            )
+        return self._model.process_latent_in(latent.float().cpu())
+
+
+def _conditioning(concat: Tensor, references: list[Reference]) -> list[Any]:
+    """In the host's form; there is no text, so its place holds a zero that nothing looks at."""
+    return [[torch.zeros(1, 1, 1), {"noise_concat": concat, REFERENCES: tuple(references)}]]

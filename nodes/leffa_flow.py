@@ -1,0 +1,95 @@
+"""Leffa: the flow that a model's attention has learned, made visible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..core.leffa import REFERENCES
+from ..core.models.leffa import require_leffa
+from ..core.patches.leffa import learned_flow
+from ..core.pictures.flow import pictures_of
+
+
+class LeffaFlow(io.ComfyNode):
+    """Shows where each place of a generated picture looks on the reference."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id="LeffaFlow",
+            display_name="Leffa Flow",
+            category="model/conditioning/reference",
+            description=(
+                "For inspection: passes a finished picture through the model once and shows the reference, warped to "
+                "where the attention looks, and the displacement as a colour wheel."
+            ),
+            search_aliases=["leffa", "flow field", "attention map", "correspondence", "warp"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model from LeffaTryOn or LeffaPoseTransfer."),
+                io.Conditioning.Input("positive", tooltip="The positive conditioning from the same node."),
+                io.Latent.Input("samples", tooltip="The finished latent from KSampler."),
+                io.Image.Input("reference_image", tooltip="The garment or person that was the reference."),
+                io.Int.Input(
+                    "timestep",
+                    default=250,
+                    min=0,
+                    max=999,
+                    tooltip="Noise that is added for the pass, of 1000. The loss was trained below 500.",
+                ),
+                io.Float.Input(
+                    "temperature",
+                    default=2.0,
+                    min=0.05,
+                    max=10.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="Softens the attention as the training loss does; 1 is the attention of the model itself.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    advanced=True,
+                    tooltip="Seed of the noise that is added for the pass.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="warped", tooltip="The reference, moved to where the picture looks at it."
+                ),
+                io.Image.Output(
+                    display_name="flow",
+                    tooltip="Displacement as a colour: the hue is the direction, the saturation the length.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: list[Any],
+        samples: dict[str, Any],
+        reference_image: Tensor,
+        timestep: int,
+        temperature: float,
+        seed: int,
+    ) -> io.NodeOutput:
+        """Returns the two pictures."""
+        require_leffa(model, cls.__name__)
+        if not any(REFERENCES in options for _, options in positive):
+            raise ValueError("positive has no reference of Leffa. Connect the positive output of the Leffa node.")
+        latents = samples["samples"]
+        if len(reference_image) not in (1, len(latents)):
+            raise ValueError(
+                f"reference_image holds {len(reference_image)} pictures for {len(latents)} latents. "
+                "Give one for all, or one for each."
+            )
+        flow = learned_flow(model, positive, latents, timestep, seed, temperature)
+        return io.NodeOutput(*pictures_of(flow, reference_image))

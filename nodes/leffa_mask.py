@@ -1,0 +1,155 @@
+"""Leffa: what to paint anew, and pasting it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..core.pictures import agnostic
+from ..core.pictures import parsing as maps
+from ..core.pictures.repaint import paste_exact, paste_official
+
+CLEAN, VITON_HD, DRESS_CODE = "clean", "viton_hd", "dress_code"
+EXACT, OFFICIAL = "exact", "official"
+
+
+class LeffaMask(io.ComfyNode):
+    """Garment-agnostic mask from a human-parsing map and body points."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id="LeffaMask",
+            display_name="Leffa Mask",
+            category="image/mask",
+            description=(
+                "The area that Leffa paints anew for a garment, from the maps of the human-parsing and pose nodes you "
+                "have: the garment with a margin, arms and neck, but not what is to stay."
+            ),
+            search_aliases=["leffa", "agnostic mask", "garment mask", "clothes mask", "try on mask"],
+            inputs=[
+                io.Image.Input(
+                    "parsing",
+                    tooltip="Human-parsing map of the person, as the parser gives it: label numbers as grey values, or "
+                    "the customary label colours. Not resized, or with nearest-exact.",
+                ),
+                io.Combo.Input(
+                    "garment_type",
+                    options=agnostic.GARMENTS,
+                    default=agnostic.UPPER_BODY,
+                    tooltip="What is put on. Dresses replaces everything from the neck to the knees.",
+                ),
+                io.Combo.Input(
+                    "rule",
+                    options=[CLEAN, VITON_HD, DRESS_CODE],
+                    default=CLEAN,
+                    tooltip="clean is the rule of virtual_tryon without its defect, which on a full-length figure also "
+                    "masks trousers and shoes. viton_hd and dress_code are the official rules of virtual_tryon and "
+                    "virtual_tryon_dc, pixel by pixel, at 384 x 512.",
+                ),
+                io.Combo.Input(
+                    "labels",
+                    options=[maps.ATR, maps.LIP],
+                    default=maps.ATR,
+                    advanced=True,
+                    tooltip="Data set whose label numbers the map holds. ATR may have the neck as number 18.",
+                ),
+                io.Custom("POSE_KEYPOINT").Input(
+                    "keypoints",
+                    optional=True,
+                    tooltip="Body points of the person from an OpenPose, DWPose or SDPose node. Unconnected (rule "
+                    "clean only): the arms are where the map has them.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    display_name="mask", tooltip="White = painted anew. The official rules give 384 x 512; any size "
+                    "will do for LeffaTryOn."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, parsing: Tensor, garment_type: str, rule: str, labels: str, keypoints: list[dict[str, Any]] | None = None
+    ) -> io.NodeOutput:
+        """Returns one mask for each map."""
+        if keypoints is None and rule != CLEAN and garment_type != agnostic.LOWER_BODY:
+            raise ValueError(f"The rule {rule} draws the arms from keypoints. Connect a pose detector, or use {CLEAN}.")
+        frames: list[dict[str, Any] | None] = [*keypoints] if keypoints else [None]
+        if len(frames) not in (1, len(parsing)):
+            raise ValueError(
+                f"keypoints hold {len(frames)} frames, but parsing {len(parsing)} maps. Give equal numbers."
+            )
+        masks = [
+            _mask(picture, frames[i % len(frames)], garment_type, rule, labels) for i, picture in enumerate(parsing)
+        ]
+        return io.NodeOutput(torch.stack([torch.from_numpy(mask).float() for mask in masks]))
+
+
+def _mask(
+    picture: Tensor, frame: dict[str, Any] | None, garment_type: str, rule: str, data_set: str
+) -> numpy.ndarray[Any, Any]:
+    labels = maps.labels_of(picture, data_set)
+    if rule != CLEAN:
+        labels = maps.resized(labels, agnostic.OFFICIAL_SIZE)
+    points = maps.keypoints_of(frame, labels.shape) if frame else numpy.zeros((8, 2))
+    rules = {CLEAN: agnostic.clean, VITON_HD: agnostic.viton_hd, DRESS_CODE: agnostic.dress_code}
+    mask = rules[rule](labels, points, garment_type)
+    if not mask.any():
+        raise ValueError(
+            f"parsing holds nothing to replace by a garment of the type {garment_type}; its labels are "
+            f"{numpy.unique(labels).tolist()}. Choose another garment_type, or check the parser and its labels."
+        )
+    return mask
+
+
+class LeffaRepaint(io.ComfyNode):
+    """Pastes the generated garment into the person's picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id="LeffaRepaint",
+            display_name="Leffa Repaint",
+            category="image/transform",
+            description="Pastes what Leffa painted into the picture it was made for, with a soft edge.",
+            search_aliases=["leffa", "paste", "composite", "keep background", "preserve face"],
+            inputs=[
+                io.Image.Input("image", tooltip="The person, as it went into LeffaTryOn. The result has its size."),
+                io.Image.Input("generated", tooltip="The decoded picture from the sampler."),
+                io.Mask.Input("mask", tooltip="The mask that went into LeffaTryOn, white = painted anew."),
+                io.Combo.Input(
+                    "edge",
+                    options=[EXACT, OFFICIAL],
+                    default=EXACT,
+                    tooltip="exact keeps every pixel outside the mask bit by bit and softens the edge inside; official "
+                    "softens it on both sides, as the published code does.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="The person with the generated garment.")],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, generated: Tensor, mask: Tensor, edge: str) -> io.NodeOutput:
+        """Returns the composed pictures."""
+        height, width = image.shape[1:3]
+        generated = generated[:, :height, :width, :3]  # LeffaTryOn pads on the right and at the bottom
+        if generated.shape[1:3] != image.shape[1:3]:
+            raise ValueError(
+                f"generated is {generated.shape[2]} x {generated.shape[1]} pixels and does not cover image with its "
+                f"{width} x {height}. Connect the picture that was generated for this image."
+            )
+        counts = {"image": len(image), "generated": len(generated), "mask": len(mask.reshape(-1, *mask.shape[-2:]))}
+        if len({count for count in counts.values() if count != 1}) > 1:
+            raise ValueError(f"The batches do not fit together: {counts}. Give equal numbers, or one for all.")
+        paste = paste_exact if edge == EXACT else paste_official
+        batch = max(counts.values())
+        old, new = (each.expand(batch, -1, -1, -1) for each in (image[..., :3], generated))
+        return io.NodeOutput(paste(old, new, mask))

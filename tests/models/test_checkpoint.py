@@ -1,0 +1,109 @@
+"""Files that are not what they should be are refused with a sentence that says so."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from refattention.core.models import checkpoint
+from safetensors.torch import save_file
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+
+
+class Hostile:
+    """Unpickling it would create a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+def halved(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"state_dict": w}, lambda w: {"model": w}])
+def test_pth(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
+    torch.save(wrap(WEIGHTS), tmp_path / "model.pth")
+    assert torch.equal(checkpoint.load(tmp_path / "model.pth")["a.weight"], WEIGHTS["a.weight"])
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "model.safetensors")
+    assert torch.equal(checkpoint.load(tmp_path / "model.safetensors")["a.bias"], WEIGHTS["a.bias"])
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing, protocol=2))])
+def test_code_in_a_file_is_not_run(tmp_path: Path, write: Callable[[Any, Path], Any]) -> None:
+    write({"a.weight": torch.ones(1), "b": Hostile(tmp_path / "run")}, tmp_path / "evil.pth")
+    with pytest.raises(RuntimeError, match=r"^evil\.pth holds Python objects that could run code"):
+        checkpoint.load(tmp_path / "evil.pth")
+    assert not (tmp_path / "run").exists()
+
+
+def write_truncated_pth(path: Path) -> None:
+    torch.save(WEIGHTS, path)
+    halved(path)
+
+
+def write_truncated_safetensors(path: Path) -> None:
+    save_file(WEIGHTS, path)
+    halved(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("model.pth", write_truncated_pth),
+        ("model.safetensors", write_truncated_safetensors),
+        ("model.pth", lambda path: path.write_text("<html>404</html>")),
+        ("model.safetensors", lambda path: path.write_text("<html>404</html>")),
+        ("model.pth", lambda path: path.write_bytes(b"")),
+        ("model.safetensors", lambda path: path.write_bytes(b"")),
+        ("model.safetensors", lambda path: torch.save(WEIGHTS, path)),
+        ("model.pth", lambda path: torch.save(torch.zeros(2), path)),
+    ],
+)
+def test_damaged_files(tmp_path: Path, name: str, write: Callable[[Path], Any]) -> None:
+    write(tmp_path / name)
+    with pytest.raises(RuntimeError, match=rf"^{name} cannot be read as a checkpoint; it is damaged"):
+        checkpoint.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(2)], 3, {}])
+def test_files_without_named_weights(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(RuntimeError, match=r"^model\.pth does not hold named weights"):
+        checkpoint.load(tmp_path / "model.pth")
+
+
+def test_entries_that_are_no_tensors(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2), "epoch": 3}, tmp_path / "model.pth")
+    with pytest.raises(RuntimeError, match="its entry 'epoch' is not a tensor"):
+        checkpoint.load(tmp_path / "model.pth")
+
+
+def test_check_accepts_what_fits() -> None:
+    table = checkpoint.shapes(WEIGHTS)
+    checkpoint.check(table, table, "model.pth")
+    checkpoint.check({**table, "unused.bias": (3,)}, table, "model.pth", lambda name: name.startswith("unused."))
+
+
+def test_check_names_what_is_wrong() -> None:
+    expected = {"a": (2, 3), "b": (4,), "c": (1,), "d": ()}
+    found = {"a": (3, 2), "d": (), "x": (1,), "y": (1,)}
+    with pytest.raises(RuntimeError) as error:
+        checkpoint.check(found, expected, "model.pth")
+    assert str(error.value) == (
+        "model.pth does not fit: 2 of its 4 weights are missing (b, …), "
+        "1 have another shape (a is 3x2 instead of 2x3), 2 are unknown (x, …)."
+    )

@@ -1,0 +1,58 @@
+"""Makes a published Leffa checkpoint slim: float16 safetensors without the weights that no result depends on.
+
+    python tools/convert_leffa.py virtual_tryon.pth virtual_tryon.safetensors
+
+Run it with ComfyUI's Python; COMFYUI_DIR names the folder of a ComfyUI that is not in custom_nodes/../..
+The slim file loads like the original and gives the same pictures; 5 % (try-on) or 22 % (pose transfer) smaller even
+where the original is float16 already. --without-vae leaves the VAE out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+PACK = Path(__file__).resolve().parent.parent
+
+
+def import_pack() -> None:
+    """Makes the host's modules and the pack's loaders importable."""
+    places = [os.environ.get("COMFYUI_DIR", ""), str(PACK.parent.parent), str(PACK / ".host" / "ComfyUI")]
+    host = next((Path(place) for place in places if place and (Path(place) / "main.py").is_file()), None)
+    if host is None:
+        sys.exit("No ComfyUI found: set COMFYUI_DIR to its folder.")
+    sys.path[:] = [str(host), *(path for path in sys.path if Path(path or ".").resolve() != PACK)]
+    package = ModuleType("refattention")
+    package.__path__ = [str(PACK)]
+    sys.modules["refattention"] = package
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+
+
+def main() -> int:
+    """Exit status 0 when the slim file was written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="virtual_tryon.pth, virtual_tryon_dc.pth or pose_transfer.pth")
+    parser.add_argument("target", type=Path, help="safetensors file to write")
+    parser.add_argument("--without-vae", action="store_true", help="leave the VAE out")
+    arguments = parser.parse_args()
+    if arguments.target.exists():
+        sys.exit(f"{arguments.target} exists already.")
+    import_pack()
+    leffa = importlib.import_module("refattention.core.models.leffa")
+
+    try:
+        written = leffa.slim(arguments.source, arguments.target, with_vae=not arguments.without_vae)
+    except (RuntimeError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    print(f"{arguments.target}: {written / 2**30:.2f} GiB, from {arguments.source.stat().st_size / 2**30:.2f} GiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
