@@ -16,7 +16,7 @@ help: ## list the targets
 setup: ## make .venv and the managed ComfyUI, link the pack into it
 	@$(PYTHON) tools/setup_env.py
 
-demo: setup ## run the RefDrop workflow on a headless ComfyUI, pictures go to out/demo
+demo: setup ## run the workflows on a headless ComfyUI, pictures go to out/demo
 	@$(BIN)/python tools/demo.py
 
 test: setup ## run all tests; a test that was skipped fails the run
