@@ -79,7 +79,7 @@ class DEADiffExtract(io.ComfyNode):
                 io.Boolean.Input(
                     "half",
                     default=False,
-                    tooltip="Store matrices in 16 bits, which halves the file. The result then differs slightly from "
+                    tooltip="Store matrices in 16 bits: 1.3 instead of 2.2 GB. The result then differs slightly from "
                     "that of the full file.",
                 ),
             ],

@@ -238,6 +238,13 @@ class EditorDriver:
         mouse.move(*self.place(*end), steps=4)
         mouse.up(button=button)
 
+    def zoom_in(self, at: tuple[float, float], turn: int) -> None:
+        """Turns the wheel over a pixel and waits until the picture is enlarged."""
+        mouse = self.frontend.page.mouse
+        mouse.move(*self.place(*at))
+        mouse.wheel(0, -turn)
+        self.root.locator(".where").filter(has_text="%").wait_for()
+
     def press(self, *keys: str) -> None:
         """Presses keys on the stage."""
         for key in keys:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,12 +28,7 @@ class Prompt:
     hooked: bool  # carries hooks, so that the model's weights may change from step to step
 
 
-@dataclass
-class Kept:
-    """What stays the same for the chunks of a forward pass as long as their text does."""
-
-    context: Tensor
-    joints: dict[Layer, list[Joint]] = field(default_factory=dict)
+Joints = dict[Layer, list[Joint]]
 
 
 class StyleRun:
@@ -48,7 +43,7 @@ class StyleRun:
         self._sigmas = sampling.percent_to_sigma(style.start_percent), sampling.percent_to_sigma(style.end_percent)
         self._role_of_uuid = {entry["uuid"]: role for role, entries in guider.conds.items() for entry in entries}
         self._prompts: dict[Chunk, Prompt] = {}
-        self._kept: dict[tuple[tuple[Chunk, ...], torch.device], Kept] = {}
+        self._kept: dict[tuple[tuple[Chunk, ...], torch.device], tuple[Tensor, Joints]] = {}
         self._regions: dict[tuple[tuple[int, int], int, torch.device], Tensor] = {}
 
     def note_prompts(self, conds: list[list[dict[str, Any]] | None]) -> None:
@@ -72,14 +67,15 @@ class StyleRun:
             return True  # without reading sigma, for which a GPU would have to wait
         return bool(self._sigmas[0] >= options["sigmas"][0].item() >= self._sigmas[1])
 
-    def kept(self, chunks: tuple[Chunk, ...], context: Tensor) -> Kept:
-        """What earlier forward passes kept for the same chunks and the same text."""
+    def kept(self, chunks: tuple[Chunk, ...], context: Tensor) -> Joints:
+        """What earlier forward passes computed for the same chunks and the same text; to be filled further."""
         place = chunks, context.device
-        kept = self._kept.get(place)
+        text, joints = self._kept.get(place, (None, {}))
         # One comparison in a forward pass: some nodes change the text between steps.
-        if kept is None or kept.context.dtype != context.dtype or not torch.equal(kept.context, context):
-            kept = self._kept[place] = Kept(context)
-        return kept
+        if text is None or text.dtype != context.dtype or not torch.equal(text, context):
+            joints = {}
+            self._kept[place] = context, joints
+        return joints
 
     def region(self, call: CrossAttentionCall) -> float | Tensor:
         """Share of the style for each token: 1.0, or (1 or G * B, N, 1) with a mask."""
@@ -106,25 +102,23 @@ class Styling:
         chunks = zip(options["cond_or_uncond"], options["uuids"], strict=True)
         patched = bool(options.get("patches", {}).get("attn2_patch"))
         self._is_constant = not patched and not any(run.prompt(chunk).hooked for chunk in chunks)
-        self._kept: Kept | None = None
+        self._joints: Joints | None = None
 
     def context(self, layer: Layer, chunks: tuple[Chunk, ...], context: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Leaves the text out of a layer whose keys and values are kept, so that nothing is projected again."""
-        if self._kept is None:
-            self._kept = self._run.kept(chunks, context) if self._is_constant else Kept(context)
-        if layer in self._kept.joints:
+        if self._joints is None:
+            self._joints = self._run.kept(chunks, context) if self._is_constant else {}
+        if layer in self._joints:
             return context[:, :0], value[:, :0]
         return context, value
 
     def attend(self, call: CrossAttentionCall) -> Tensor:
         """Attention to text and image."""
         self._run.has_acted = True
-        joints = self._kept.joints.get(call.layer) if self._kept else None
-        if joints is None:
-            joints = _merged(_joints(self._run, call))
-            if self._kept:
-                self._kept.joints[call.layer] = joints
-        return joint_attention(call.attend, call.q, joints, self._run.region(call))
+        known = {} if self._joints is None else self._joints
+        if call.layer not in known:
+            known[call.layer] = _merged(_joints(self._run, call))
+        return joint_attention(call.attend, call.q, known[call.layer], self._run.region(call))
 
 
 def _joints(run: StyleRun, call: CrossAttentionCall) -> Iterator[Joint]:
