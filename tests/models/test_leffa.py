@@ -107,6 +107,10 @@ def test_the_command_writes_a_slim_file_that_gives_the_same(kind: str, tmp_path:
         assert expected.keys() == other.model_state_dict().keys()
         assert all(torch.equal(v.half(), other.model_state_dict()[n].half()) for n, v in expected.items())
     assert again.vae is not None
+    for patcher in (again.generative, again.reference):
+        factory, arguments = patcher.cached_patcher_init
+        copy = factory(*arguments, disable_dynamic=True)
+        assert type(copy.model) is type(patcher.model) and copy.model is not patcher.model
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert refused.returncode == 1 and "exists already" in refused.stderr
 

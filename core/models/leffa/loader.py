@@ -35,7 +35,16 @@ def load(path: str | Path) -> LeffaParts:
     Raises:
         RuntimeError: the file cannot be read, or is no Leffa checkpoint.
     """
-    return from_state_dict(checkpoint.load(path), Path(path).name)
+    parts = from_state_dict(checkpoint.load(path), Path(path).name)
+    for number, patcher in enumerate((parts.generative, parts.reference)):
+        # How the host makes a copy for another device, or for weights that change while it samples
+        patcher.cached_patcher_init = (_load_again, (path, number))
+    return parts
+
+
+def _load_again(path: str | Path, number: int, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    parts = from_state_dict(checkpoint.load(path), Path(path).name, disable_dynamic=disable_dynamic)
+    return (parts.generative, parts.reference)[number]
 
 
 def from_state_dict(
@@ -58,8 +67,15 @@ def from_state_dict(
         _unet(parts[prefix], f"{name} ({prefix[:-1]})", heads or {}, disable_dynamic)
         for prefix in (layout.GENERATIVE, layout.REFERENCE)
     )
-    vae = parts[layout.VAE]
-    return LeffaParts(generative, reference, comfy.sd.VAE(sd=vae) if vae else None)
+    return LeffaParts(generative, reference, _vae(parts[layout.VAE]))
+
+
+def _vae(weights: Weights) -> comfy.sd.VAE | None:
+    if not weights:
+        return None
+    vae = comfy.sd.VAE(sd=weights)
+    vae.throw_exception_if_invalid()
+    return vae
 
 
 def _split(state_dict: Weights) -> dict[str, Weights]:
