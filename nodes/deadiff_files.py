@@ -8,7 +8,9 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..core.models.deadiff import extract, load, read_file, write_file
+from ..core.models import checkpoint
+from ..core.models.deadiff import extract, load, write_file
+from .files import model_names, model_path
 
 DEADiffIO = io.Custom("DEADIFF")
 FOLDERS = ("model_patches", "checkpoints")
@@ -44,7 +46,7 @@ class DEADiffLoader(io.ComfyNode):
     @classmethod
     def execute(cls, deadiff_name: str, clip_vision: Any = None) -> io.NodeOutput:
         """Returns the loaded networks."""
-        return io.NodeOutput(load(read_file(_path(deadiff_name)), clip_vision))
+        return io.NodeOutput(load(checkpoint.load(model_path(deadiff_name, FOLDERS)), clip_vision))
 
 
 class DEADiffExtract(io.ComfyNode):
@@ -90,25 +92,16 @@ class DEADiffExtract(io.ComfyNode):
     def execute(cls, deadiff_name: str, filename: str, visual_encoder: bool, half: bool) -> io.NodeOutput:
         """Returns the name of the file that was written."""
         target = _target(filename)
-        write_file(extract(read_file(_path(deadiff_name)), visual_encoder, half), target)
+        write_file(extract(checkpoint.load(model_path(deadiff_name, FOLDERS)), visual_encoder, half), target)
         return io.NodeOutput(os.path.basename(target))
 
 
 def _file_input(name: str) -> io.Input:
-    files = [file for folder in FOLDERS for file in folder_paths.get_filename_list(folder)]
     return io.Combo.Input(
         name,
-        options=list(dict.fromkeys(files)),
+        options=model_names(FOLDERS),
         tooltip="A DEADiff file in models/model_patches or models/checkpoints.",
     )
-
-
-def _path(name: str) -> str:
-    for folder in FOLDERS:
-        path = folder_paths.get_full_path(folder, name)
-        if path is not None:
-            return path
-    raise FileNotFoundError(f"There is no file '{name}' in models/model_patches or models/checkpoints.")
 
 
 def _target(filename: str) -> str:

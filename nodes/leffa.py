@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -13,6 +12,7 @@ from ..core.leffa import REFERENCES, Reference
 from ..core.models import leffa
 from ..core.patches.leffa import Settings, add_reference, attach_reference_unet
 from ..core.pictures.grid import CELL, binary_mask, pad_to_cells, to_cells
+from .files import model_names, model_path
 
 EVERY_STEP, ONCE, EVERY_N = "every step", "once", "every n steps"
 FOLDERS = ("diffusion_models", "checkpoints")
@@ -37,7 +37,7 @@ class LeffaLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=sorted({name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)}),
+                    options=model_names(FOLDERS),
                     tooltip="A Leffa checkpoint; its content tells which one it is. It is read safely: no code in it "
                     "is run.",
                 ),
@@ -63,7 +63,7 @@ class LeffaLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str, cache_megabytes: int) -> io.NodeOutput:
         """Returns the generative model and the VAE."""
-        parts = leffa.load(_path(model_name))
+        parts = leffa.load(model_path(model_name, FOLDERS))
         return io.NodeOutput(attach_reference_unet(parts.generative, parts.reference, cache_megabytes << 20), parts.vae)
 
 
@@ -230,14 +230,6 @@ def _outputs() -> list[io.Output]:
 
 def _interval(reference: str, interval: int) -> int:
     return {EVERY_STEP: 1, ONCE: 0}.get(reference, interval)
-
-
-def _path(name: str) -> str:
-    for folder in FOLDERS:
-        path = folder_paths.get_full_path(folder, name)
-        if path is not None:
-            return path
-    raise FileNotFoundError(f"There is no {name} in {' or '.join(f'models/{folder}' for folder in FOLDERS)}.")
 
 
 def _size(picture: Tensor) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import comfy.utils
-from safetensors import SafetensorError
 from torch import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,13 +29,15 @@ def load(path: str | Path) -> dict[str, Tensor]:
         if re.search("unsupported (global|class)", str(error), re.IGNORECASE):
             raise RuntimeError(
                 f"{name} holds Python objects that could run code on this computer, so it was not opened. "
-                "Use a .safetensors file, or a .pth file that holds weights only."
+                "Use a .safetensors file, or one saved with nothing but weights."
             ) from error
         raise _unreadable(name) from error
-    except (SafetensorError, RuntimeError, ValueError, EOFError) as error:
-        raise _unreadable(name) from error
+    except (FileNotFoundError, PermissionError):
+        raise
     except (AttributeError, TypeError) as error:  # the host looked for names in something that has none
         raise _no_weights(name) from error
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        raise _unreadable(name) from error
     if not isinstance(state_dict, dict) or not state_dict:
         raise _no_weights(name)
     if odd := [key for key, value in state_dict.items() if not isinstance(value, Tensor)]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from refattention.core.models.deadiff import load, read_file
+from refattention.core.models import checkpoint
+from refattention.core.models.deadiff import load
 from refattention_demo import deadiff, weights
 
 
@@ -16,7 +17,7 @@ def test_tokens_hold_the_mean_colour(tmp_path: Path) -> None:
     written = file.stat().st_mtime_ns
     weights.write_deadiff(tmp_path)
     assert file.stat().st_mtime_ns == written
-    loaded = load(read_file(str(file)))
+    loaded = load(checkpoint.load(str(file)))
     picture = torch.zeros(1, 28, 28, 3)
     picture[:, :, :14] = torch.tensor([0.9, 0.4, 0.1])
     mean = (torch.tensor([0.45, 0.2, 0.05]) - deadiff.CLIP_MEAN) / deadiff.CLIP_STD

@@ -1,12 +1,9 @@
-"""Reads DEADiff's weights from a file and checks that they are what they should be."""
+"""Checks that a file's weights are DEADiff's, and puts them where they belong."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 
-import comfy.utils
 from torch import Tensor, nn
 
 from .names import WORDS, attention_layers, official
@@ -34,28 +31,6 @@ OTHER_KINDS = {
     "text_model.": "a text encoder",
     "decoder.conv_in.": "a VAE",
 }
-
-
-def read_file(path: str) -> Weights:
-    """Reads a checkpoint or a safetensors file without running anything that is in it.
-
-    Raises:
-        ValueError: the file is damaged, or cannot be read without running code from it.
-    """
-    name = Path(path).name
-    try:
-        weights = comfy.utils.load_torch_file(path, safe_load=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{name} holds more than tensors, and reading it would run code from the file, which is refused. Get the "
-            "official file, or a .safetensors that was converted from it on a machine you can afford to lose."
-        ) from error
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{name} is damaged or incomplete ({reason}). Check its size, and get it again.") from error
-    if not isinstance(weights, dict):
-        raise ValueError(f"{name} holds a {type(weights).__name__}, not named tensors. Choose a DEADiff file.")
-    return {key: tensor for key, tensor in weights.items() if isinstance(tensor, Tensor)}
 
 
 def require_deadiff(weights: Weights) -> None:
