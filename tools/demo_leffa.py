@@ -10,13 +10,14 @@ from demo_host import load_workflow, set_inputs
 from host import ROOT, HeadlessHost
 
 WORKFLOW = ROOT / "workflows" / "api" / "leffa_tryon.json"
-STEPS = 8  # enough for what untrained weights can show
+# Enough for what untrained weights can show; guidance would only blow up their colours.
+STEPS, CFG = 8, 1.0
 
 
 def generate(host: HeadlessHost, folder: Path) -> list[tuple[str, Path]]:
     """Runs the try-on workflow and returns the cells of its sheet."""
     started = time.monotonic()
-    workflow = set_inputs(load_workflow(WORKFLOW), "KSampler", steps=STEPS)
+    workflow = set_inputs(load_workflow(WORKFLOW), "KSampler", steps=STEPS, cfg=CFG)
     mask = next(name for name, node in workflow.items() if node["class_type"] == "LeffaMask")
     workflow["mask picture"] = {"class_type": "MaskToImage", "inputs": {"mask": [mask, 0]}}
     workflow["save mask"] = {
