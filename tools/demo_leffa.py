@@ -10,13 +10,14 @@ from demo_host import load_workflow, set_inputs
 from demo_sheet import contact_sheet
 from host import HeadlessHost
 
-STEPS = 8  # enough for what untrained weights can show
+# Enough for what untrained weights can show; guidance would only blow up their colours.
+STEPS, CFG = 8, 1.0
 
 
 def run(host: HeadlessHost, folder: Path) -> Path:
     """Runs the try-on workflow and returns the path of its sheet."""
     started = time.monotonic()
-    workflow = set_inputs(load_workflow("leffa_tryon"), "KSampler", steps=STEPS)
+    workflow = set_inputs(load_workflow("leffa_tryon"), "KSampler", steps=STEPS, cfg=CFG)
     mask = next(name for name, node in workflow.items() if node["class_type"] == "LeffaMask")
     workflow["mask picture"] = {"class_type": "MaskToImage", "inputs": {"mask": [mask, 0]}}
     workflow["save mask"] = {

@@ -47,7 +47,10 @@ def _mask(t: dict[str, Tensor], person: str, rule: str, garment: str) -> Tensor:
         "canvas_height": 512,
     }
     picture = (labels.float() / 255).unsqueeze(-1).expand(-1, -1, 3).unsqueeze(0)
-    return LeffaMask.execute(picture, garment, RULES[rule], "ATR", [frame])[0]
+    try:
+        return LeffaMask.execute(picture, garment, RULES[rule], "ATR", [frame])[0]
+    except ValueError:  # where the published code gives an empty mask, the node says why
+        return torch.zeros(1, 512, 384)
 
 
 def _at_picture_size(t: dict[str, Tensor], person: str, rule: str, garment: str) -> Tensor:
