@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .p3s import P3SInject
 from .point_mask import PointMask
 from .refdrop import RefDropApply
 
@@ -11,4 +12,4 @@ class RefAttentionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
-        return [PointMask, RefDropApply]
+        return [P3SInject, PointMask, RefDropApply]

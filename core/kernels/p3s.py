@@ -36,31 +36,70 @@ def biased_latent(attend: Attend, latent: Tensor, q: Tensor, k: Tensor, v: Tenso
     return latent + bias.transpose(1, 2).reshape(latent.shape)
 
 
-def injected_states(
-    z: Tensor, f: Tensor, on_grid: Tensor, epsilon: float, value_weight: float, identity_at_zero: bool = False
+def injected(
+    keys: Tensor,
+    values: Tensor,
+    f_keys: Tensor,
+    f_values: Tensor,
+    f_on_grid: Tensor,
+    epsilon: float,
+    value_strength: float,
 ) -> tuple[Tensor, Tensor]:
-    """What keys and values are projected from in P3S-Diffusion, Eq. 7: `[z, eps f]` and `[z + lambda eps f, eps f]`.
+    """`K' = W_K [z, eps f]`, `V' = W_V [z + lambda eps f, eps f]`, the injection of P3S-Diffusion, Eq. 7.
 
     Args:
-        z: (B, N, C).
-        f: (1 or B, M, C).
-        on_grid: (1 or B, N, C), f once more, one token for each of z; f itself where the copy sees the same grid.
-        epsilon: epsilon_t.
-        value_weight: lambda.
-        identity_at_zero: leaves out the tokens of f that are zero in every sample.
+        keys, values: (..., N, C), W_K z and W_V z.
+        f_keys, f_values: (..., M, C), W_K f and W_V f; leading dimensions of 1 serve all samples.
+        f_on_grid: (..., N, C), W_V f with one token for each of z: f_values itself where f has the grid of z.
+        epsilon: eps_t.
+        value_strength: lambda.
 
     Returns:
-        keys' and values' sources, (B, N + M, C) each.
+        K' and V', (..., N + M, C).
 
     Note:
-        A token of zeros is not nothing: its score is 0, so it takes its share of the softmax and pulls the result
-        towards 0. With `identity_at_zero`, f = 0 returns z twice, to the bit.
+        The projections of self-attention are linear without bias, so that it is the same whether f is weighted before
+        them or after.
     """
-    if identity_at_zero:
-        f = f[:, f.ne(0).any(-1).any(0)]
-    tokens = epsilon * f.expand(len(z), -1, -1)
-    values = z + value_weight * epsilon * on_grid
-    return torch.cat([z, tokens], dim=1), torch.cat([values, tokens], dim=1)
+    values = values + value_strength * epsilon * f_on_grid
+    return _appended(keys, epsilon * f_keys), _appended(values, epsilon * f_values)
+
+
+def _appended(own: Tensor, tokens: Tensor) -> Tensor:
+    return torch.cat([own, tokens.expand(*own.shape[:-2], -1, -1)], dim=-2)
+
+
+def without_zeros(f: Tensor) -> Tensor:
+    """Leaves out the tokens that are zero in every sample, so that f = 0 injects nothing.
+
+    A token of zeros is not nothing: its score is 0, so it takes its share of the softmax and pulls the result
+    towards 0.
+
+    Args:
+        f: (..., M, C).
+
+    Returns:
+        (..., m, C), m <= M.
+    """
+    return f[..., f.ne(0).any(-1).flatten(0, -2).any(0), :]
+
+
+def on_grid(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Tokens of one grid interpolated onto another; f itself where both are the same.
+
+    Args:
+        f: (..., h * w, C).
+        grid: (h, w).
+        target: (h', w').
+
+    Returns:
+        (..., h' * w', C).
+    """
+    if grid == target:
+        return f
+    pictures = f.reshape(-1, *grid, f.shape[-1]).movedim(-1, 1)
+    resized = F.interpolate(pictures, size=target, mode="bilinear", antialias=True)
+    return resized.flatten(2).transpose(1, 2).reshape(*f.shape[:-2], -1, f.shape[-1])
 
 
 def injection_weight(schedule: str, time: float, alpha: float = 0.5, beta: float = 0.2, exponent: float = 2.0) -> float:

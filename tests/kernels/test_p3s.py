@@ -11,8 +11,10 @@ from refattention.core.kernels.p3s import (
     attention_consistency,
     attention_map,
     biased_latent,
-    injected_states,
+    injected,
     injection_weight,
+    on_grid,
+    without_zeros,
 )
 from torch import Tensor
 
@@ -41,11 +43,11 @@ def test_encoder() -> None:
                 assert torch.allclose(out[b, :, row, column], latent[b, :, row, column] + bias)
 
 
-def test_injection() -> None:
-    """Eq. 7 and 8 with projections, sample by sample."""
+def test_injection_is_the_equation_on_hidden_states() -> None:
+    """Eq. 7 and 8 before the projections, sample by sample."""
     z, f, w_q, w_k, w_v = tensors((B, N, WIDTH), (B, N, WIDTH), *[(WIDTH, WIDTH)] * 3)
-    keys, values = injected_states(z, f, f, epsilon=0.7, value_weight=0.2)
-    out = attend(z @ w_q, keys @ w_k, values @ w_v, HEADS)
+    keys, values = injected(z @ w_k, z @ w_v, f @ w_k, f @ w_v, f @ w_v, epsilon=0.7, value_strength=0.2)
+    out = attend(z @ w_q, keys, values, HEADS)
     for b in range(B):
         k = torch.cat([z[b], 0.7 * f[b]]) @ w_k
         v = torch.cat([z[b] + 0.2 * 0.7 * f[b], 0.7 * f[b]]) @ w_v
@@ -53,18 +55,30 @@ def test_injection() -> None:
 
 
 def test_one_reference_of_another_size_serves_all_samples() -> None:
-    z, f, on_grid = tensors((B, N, WIDTH), (1, 7, WIDTH), (1, N, WIDTH))
-    keys, values = injected_states(z, f, on_grid, epsilon=0.5, value_weight=0.2)
-    for b in range(B):
-        assert torch.equal(keys[b], torch.cat([z[b], 0.5 * f[0]]))
-        assert torch.allclose(values[b], torch.cat([z[b] + 0.1 * on_grid[0], 0.5 * f[0]]))
+    k, v, f_k, f_v, spread = tensors(*[(2, B, N, WIDTH)] * 2, *[(2, 1, 7, WIDTH)] * 2, (2, 1, N, WIDTH))
+    keys, values = injected(k, v, f_k, f_v, spread, epsilon=0.5, value_strength=0.2)
+    for half in range(2):
+        for b in range(B):
+            assert torch.equal(keys[half, b], torch.cat([k[half, b], 0.5 * f_k[half, 0]]))
+            assert torch.allclose(values[half, b, :N], v[half, b] + 0.1 * spread[half, 0])
+            assert torch.equal(values[half, b, N:], 0.5 * f_v[half, 0])
+
+
+def test_tokens_go_to_another_grid_as_a_picture_would() -> None:
+    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing="ij")
+    ramp = torch.stack([rows, columns], dim=-1).reshape(1, 24, 2)
+    assert on_grid(ramp, (4, 6), (4, 6)) is ramp
+    half = on_grid(ramp.expand(3, 2, -1, -1), (4, 6), (4, 3)).unflatten(2, (4, 3))
+    assert half.shape == (3, 2, 4, 3, 2)
+    assert torch.allclose(half[..., 0], torch.arange(4.0)[:, None].expand(4, 3), atol=1e-5)
+    assert torch.allclose(half[..., 1, 1], torch.tensor(2.5))
 
 
 def test_zeros_as_tokens_are_not_nothing() -> None:
     """N keys of zeros have a score of 0 each: attention shrinks by `e / (e + N)`, e the sum of the own scores."""
     (z,) = tensors((1, N, WIDTH))
     zero = torch.zeros_like(z)
-    keys, values = injected_states(z, zero, zero, epsilon=1.0, value_weight=0.2)
+    keys, values = injected(z, z, zero, zero, zero, epsilon=1.0, value_strength=0.2)
     own = oracle.scores(z[0], z[0], 1).exp().sum(-1).squeeze(0)
     want = oracle.attention(z[0], z[0], z[0], 1) * (own / (own + N)).unsqueeze(-1)
     got = attend(z, keys, values)[0]
@@ -72,15 +86,14 @@ def test_zeros_as_tokens_are_not_nothing() -> None:
     assert not torch.allclose(got, attend(z, z, z)[0], atol=0.1)
 
 
-def test_identity_at_zero_leaves_tokens_of_zeros_out() -> None:
+def test_zeros_can_be_left_out() -> None:
     z, f = tensors((B, N, WIDTH), (B, N, WIDTH))
-    for source in injected_states(z, torch.zeros_like(f), torch.zeros_like(f), 1.2, 0.2, identity_at_zero=True):
-        assert torch.equal(source, z)
+    zero = torch.zeros_like(f)
+    for got in injected(z, z, without_zeros(zero), without_zeros(zero), zero, epsilon=1.2, value_strength=0.2):
+        assert torch.equal(got, z)
     f[:, ::2] = 0
     f[0, 1] = 0  # but not in the other sample, so it stays
-    keys, values = injected_states(z, f, f, 1.0, 0.2, identity_at_zero=True)
-    assert torch.equal(keys, torch.cat([z, f[:, 1::2]], dim=1))
-    assert torch.equal(values, torch.cat([z + 0.2 * f, f[:, 1::2]], dim=1))
+    assert torch.equal(without_zeros(f), f[:, 1::2])
 
 
 @pytest.mark.parametrize(
@@ -122,13 +135,20 @@ def test_attention_consistency() -> None:
 
 
 def test_gradients() -> None:
-    shapes = [(1, 2, 2, 2), (1, 4, 3), (1, 2, 3), (1, 2, 2), (2, 3, 4), (1, 2, 4), (1, 3, 4), (2, 2, 3, 2), (2, 2, 3, 2)]
-    latent, q, k, v, z, f, on_grid, *maps = (tensor.requires_grad_() for tensor in tensors(*shapes))
-    for inputs, kernel in [
-        ((latent, q, k, v), lambda *inputs: biased_latent(attend, *inputs)),
-        ((z, f, on_grid), lambda *inputs: injected_states(*inputs, epsilon=0.7, value_weight=0.2)),
-        ((z, f, on_grid), lambda *inputs: injected_states(*inputs, 0.7, 0.2, identity_at_zero=True)),
-        ((z, k), lambda z, k: attention_map(z[..., :2], k[..., :2].expand(2, -1, -1), heads=2)),
-        (maps, lambda *inputs: attention_consistency(*(one.softmax(-1) for one in inputs))),
+    def projected(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+        f = without_zeros(f)
+        return injected(z, z, f, f, on_grid(f, (1, 2), (1, 3)), epsilon=0.7, value_strength=0.2)
+
+    latent, q, k, v, z, f, one, other = (
+        tensor.requires_grad_()
+        for tensor in tensors(
+            *[(1, 2, 2, 2), (1, 4, 3), (1, 2, 3), (1, 2, 2)], *[(2, 3, 4), (1, 2, 4), (2, 2, 3, 2), (2, 2, 3, 2)]
+        )
+    )
+    for kernel, inputs in [
+        (lambda *given: biased_latent(attend, *given), (latent, q, k, v)),
+        (projected, (z, f)),
+        (lambda z: attention_map(z, z, heads=2), (z,)),
+        (lambda *given: attention_consistency(*(scores.softmax(-1) for scores in given)), (one, other)),
     ]:
         assert torch.autograd.gradcheck(kernel, inputs)

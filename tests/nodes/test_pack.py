@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 from bootstrap import HOST, ROOT
 
-NODE_IDS = {"PointMask", "RefDropApply"}
+NODE_IDS = {"P3SInject", "PointMask", "RefDropApply"}
 
 
 @pytest.fixture(scope="module")
