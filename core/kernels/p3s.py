@@ -69,19 +69,19 @@ def _appended(own: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([own, tokens.expand(*own.shape[:-2], -1, -1)], dim=-2)
 
 
-def without_zeros(f: Tensor) -> Tensor:
-    """Leaves out the tokens that are zero in every sample, so that f = 0 injects nothing.
+def nonzero_tokens(f: Tensor) -> Tensor:
+    """The tokens that are not zero in every sample; with only those, f = 0 injects nothing.
 
     A token of zeros is not nothing: its score is 0, so it takes its share of the softmax and pulls the result
     towards 0.
 
     Args:
-        f: (..., M, C).
+        f: (B, M, C).
 
     Returns:
-        (..., m, C), m <= M.
+        (m,) int64 indices, ascending.
     """
-    return f[..., f.ne(0).any(-1).flatten(0, -2).any(0), :]
+    return f.ne(0).any(-1).any(0).nonzero().squeeze(1)
 
 
 def on_grid(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..blocks import Block
 from ..kernels.masks import covered_tokens
-from .self_attention import Handler, Options, SelfAttentionCall, route_self_attention
+from .self_attention import Handler, SelfAttentionCall, route_self_attention
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -226,17 +226,19 @@ class ReferencePass:
 
 
 def forward_through(executor: Callable[..., Tensor], handle: Handler) -> Callable[..., Tensor]:
-    """The host's forward pass (an APPLY_MODEL executor) with its self-attentions routed through a handler.
+    """A forward pass of the host with its self-attentions routed through a handler.
 
     A recording pass ends inside the handler; its prediction is of no use, so zeros stand for it.
+
+    Args:
+        executor: of an APPLY_MODEL or DIFFUSION_MODEL wrapper: both take x first and transformer_options sixth.
+        handle: computes the self-attentions.
     """
 
-    def forward(
-        x: Tensor, t: Tensor, concat: Any, text: Any, control: Any, transformer_options: Options, **kwargs: Any
-    ) -> Tensor:
-        options = route_self_attention(transformer_options, handle)
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        *inputs, transformer_options = args
         try:
-            return executor(x, t, concat, text, control, options, **kwargs)
+            return executor(x, *inputs, route_self_attention(transformer_options, handle), **kwargs)
         except ReferenceRecorded:
             return torch.zeros_like(x)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
+from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransformer, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from ..blocks import Block
@@ -36,12 +37,19 @@ def require_image_unet(model: ModelPatcher, node: str) -> UNetModel:
 
 def self_attention_blocks(unet: UNetModel) -> dict[Block, int]:
     """The blocks that hold self-attention, in the order they run, each with its number of transformer layers."""
+    return dict(Counter(block for block, _ in self_attention_layers(unet)))
+
+
+def self_attention_layers(unet: UNetModel) -> dict[tuple[Block, int], BasicTransformerBlock]:
+    """The transformer layers with self-attention by block and number inside it, in the order they run."""
     sides = {"input": unet.input_blocks, "middle": [unet.middle_block or ()], "output": unet.output_blocks}
     return {
-        (side, number): sum(len(layer.transformer_blocks) for layer in transformers)
+        ((side, number), depth): layer
         for side, blocks in sides.items()
         for number, block in enumerate(blocks)
-        if (transformers := [layer for layer in block if _has_self_attention(layer)])
+        for transformer in block
+        if _has_self_attention(transformer)
+        for depth, layer in enumerate(transformer.transformer_blocks)
     }
 
 

@@ -8,7 +8,7 @@ import comfy.ops
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from refattention.core.models.p3s.layout import simplified, source_name, table
+from refattention.core.models.p3s.layout import fed_layers, simplified, source_name, table
 from refattention.core.patches.unet import self_attention_blocks
 from sampling import FAMILIES, model
 
@@ -63,9 +63,9 @@ def test_every_self_attention_is_fed_once_by_as_many_layers_of_the_same_width(fa
     fed = [block for row in rows for block in row.feeds]
     assert sorted(fed) == sorted(layers)
     assert {row.block for row in rows if row.feeds} == set(copied_layers)
-    for row in rows:
-        for block in row.feeds:
-            assert layers[block] == copied_layers[row.block]
+    assert fed_layers(config_of(family)) == {
+        (block, depth): (row.block, depth) for row in rows for block in row.feeds for depth in range(layers[block])
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -85,3 +85,9 @@ def test_levels_whose_blocks_differ_in_depth() -> None:
     uneven = {**config_of("sdxl"), "transformer_depth_output": [0, 0, 0, 1, 1, 2, 10, 4, 4]}
     assert simplified(uneven)["transformer_depth"] == [0, 2, 10]
     assert simplified(uneven)["transformer_depth_output"] == [0, 0, 1, 2, 10, 4]
+    feeds = fed_layers(uneven)
+    assert feeds[("output", 2), 9] == (("output", 1), 9)
+    assert feeds[("output", 5), 0] == (("output", 3), 0)
+    assert feeds[("output", 4), 0] == (("output", 2), 0)
+    shallow = {**config_of("sdxl"), "transformer_depth": [0, 0, 1, 2, 10, 10]}
+    assert [fed_layers(shallow)[("input", 5), depth] for depth in (0, 1)] == [(("input", 3), 0)] * 2

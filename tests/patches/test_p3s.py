@@ -161,8 +161,9 @@ def test_pictures_of_a_batch_do_not_mix() -> None:
         lambda m: SelfAttentionGuidance.execute(m, 0.5, 2.0)[0],
         lambda m: add_guide(m, Guide(0.4, guide_all(m), Reference(latent(1, 4, 7, 9, seed=4), None, 6))),
         lambda m: add_guide(m, Guide(0.4, guide_all(m), mask=torch.eye(20)[None])),
+        lambda m: add_guide(m, Guide(1.0, guide_all(m), concat=True)),
     ],
-    ids=["PAG", "NAG", "SAG", "RefDrop", "RefDrop in the batch"],
+    ids=["PAG", "NAG", "SAG", "RefDrop", "RefDrop in the batch", "RefDrop concat"],
 )
 def test_with_other_attention_patches(patch: Any) -> None:
     noise = latent(2, 4, 16, 16)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...blocks import Block
+from ...p3s import Layer
 
 Config = dict[str, Any]  # of a U-Net, in the host's form
 
@@ -80,6 +81,20 @@ def table(config: Config) -> list[CopiedBlock]:
     return rows
 
 
+def fed_layers(config: Config) -> dict[Layer, Layer]:
+    """Which transformer layer of the copy feeds each of the frozen U-Net.
+
+    They correspond one to one; where a frozen block is deeper than the copy's, the last layer feeds the rest.
+    """
+    depths, copied = _depths(config), _depths(simplified(config))
+    return {
+        (block, depth): (row.block, min(depth, copied[row.block] - 1))
+        for row in table(config)
+        for block in row.feeds
+        for depth in range(depths[block])
+    }
+
+
 def source_name(name: str, rows: list[CopiedBlock]) -> str:
     """The name in the frozen U-Net of the weight that a weight of the copy starts from."""
     side, number, *rest = name.split(".")
@@ -103,3 +118,15 @@ def _by_level(config: Config) -> tuple[list[list[int]], list[list[int]]]:
     down = [[depths.pop(0) for _ in range(number)] for number in residual]
     up = [[depths_up.pop(0) for _ in range(number + 1)] for number in residual]
     return down, [level[::-1] for level in up]
+
+
+def _depths(config: Config) -> dict[Block, int]:
+    """Transformer layers in each block."""
+    down, up = _by_level(config)
+    depths: dict[Block, int] = {("middle", 0): config["transformer_depth_middle"]}
+    first = 1
+    for level in down:
+        depths.update({("input", first + k): depth for k, depth in enumerate(level)})
+        first += len(level) + 1
+    in_order = [depth for level in reversed(up) for depth in level]
+    return depths | {("output", number): depth for number, depth in enumerate(in_order)}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ...kernels.p3s import OFF, PAPER, injection_weight
 from ..reference_pass import Reference
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 NODE = "P3SInject"
 
@@ -33,11 +37,27 @@ class Schedule:
 
 
 @dataclass(frozen=True, eq=False)
+class Adapter:
+    """What was trained for a subject.
+
+    Attributes:
+        network: reads the reference: (latent, vision, timesteps, context, y) -> features of the frozen layers.
+        vision: c_s, (1, L, width), the vision encoder's tokens of the reference; on the CPU.
+        identity_at_zero: leaves tokens of zeros out, so that an untrained network changes nothing.
+    """
+
+    network: ModelPatcher
+    vision: Tensor
+    identity_at_zero: bool = True
+
+
+@dataclass(frozen=True, eq=False)
 class Injection:
-    """A subject whose hidden states are injected without training. Immutable: clones of a model share it.
+    """A subject whose hidden states are injected. Immutable: clones of a model share it.
 
     Attributes:
         reference: one latent of any size.
+        adapter: gives the hidden states; None lets the model itself read the reference.
         subject_mask: (1, H, W), which part of the reference is the subject; None is all of it.
         strength: multiplies the weight of the schedule.
         value_strength: lambda of Eq. 7.
@@ -46,6 +66,7 @@ class Injection:
     """
 
     reference: Reference
+    adapter: Adapter | None = None
     subject_mask: Tensor | None = None
     strength: float = 1.0
     value_strength: float = 0.2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -52,25 +52,52 @@ class P3SRun:
         return self._subject[grid, device]
 
 
+class Hidden(Protocol):
+    """Where an injection gets the subject's hidden states from."""
+
+    def keys_values(self, call: SelfAttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """W_K f and W_V f, (G, M, C), and the (h, w) of their M tokens."""
+
+    def used(self, call: SelfAttentionCall) -> Tensor | None:
+        """Indices of the tokens that may be attended to; None is all of them."""
+
+
+class Recorded:
+    """Without training: what the model itself had in the same layer when it read the reference."""
+
+    def __init__(self, bank: KeyValueBank) -> None:
+        self._bank = bank
+
+    def keys_values(self, call: SelfAttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """The recorded keys and values are the projections of f already."""
+        layer = call.block, call.depth
+        ((keys, values),) = self._bank.keys_values(layer, call.chunks, call.k.device)
+        return keys, values, self._bank.grid(layer)
+
+    def used(self, call: SelfAttentionCall) -> None:
+        """All of them."""
+        return None
+
+
 class Injecting:
     """One evaluation of the sampler: every self-attention is given the hidden states of the subject."""
 
-    def __init__(self, run: P3SRun, bank: KeyValueBank, epsilon: float) -> None:
+    def __init__(self, run: P3SRun, hidden: Hidden, epsilon: float) -> None:
         self._run = run
-        self._bank = bank
+        self._hidden = hidden
         self._epsilon = epsilon
 
     def handle(self, call: SelfAttentionCall) -> Tensor:
         """Computes one self-attention with the subject's keys and values beside the picture's own."""
         _check_tokens(call)
-        layer = call.block, call.depth
-        ((f_keys, f_values),) = self._bank.keys_values(layer, call.chunks, call.k.device)
-        grid = self._bank.grid(layer)
-        tokens = self._run.subject(grid, call.k.device)
+        f_keys, f_values, grid = self._hidden.keys_values(call)
+        subject, used = self._run.subject(grid, call.k.device), self._hidden.used(call)
         everywhere = f_values
-        if tokens is not None:
-            everywhere = torch.zeros_like(f_values).index_copy(1, tokens, f_values[:, tokens])
-            f_keys, f_values = f_keys[:, tokens], f_values[:, tokens]
+        if subject is not None:
+            everywhere = torch.zeros_like(f_values).index_copy(1, subject, f_values[:, subject])
+            used = subject if used is None else subject[torch.isin(subject, used)]
+        if used is not None:
+            f_keys, f_values = f_keys[:, used], f_values[:, used]
         halves = len(call.chunks)
         keys, values = injected(
             call.k.unflatten(0, (halves, -1)),

@@ -1,12 +1,13 @@
 """P3S's wrappers around the host's sampling. They have no state of their own.
 
 The model carries only the `Injection`, in `transformer_options`. For the time of a sampling run a `P3SRun` takes its
-place, and for the time of one evaluation a `Recording` or an `Injecting`.
+place, and for the time of one evaluation a `Recording`, an `Injecting` or a `Reading`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
@@ -15,7 +16,8 @@ from torch import Tensor
 from ..reference_pass import IS_REFERENCE_PASS, Recording, forward_through, shape_with_references
 from ..self_attention import Options
 from .injection import NODE, Injection, check_injection
-from .run import Injecting, P3SRun
+from .run import Injecting, P3SRun, Recorded
+from .trained import Reading
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -38,12 +40,14 @@ def add_injection(model: ModelPatcher, injection: Injection) -> ModelPatcher:
     if injection.is_off:
         return patched
     options[KEY] = injection
+    if injection.adapter is not None:
+        patched.set_additional_models(KEY, [injection.adapter.network])
     for place, wrapper in WRAPPERS.items():
         patched.add_wrapper_with_key(place, KEY, wrapper)
     return patched
 
 
-def _with_state(model_options: dict[str, Any], state: Recording | Injecting) -> dict[str, Any]:
+def _with_state(model_options: dict[str, Any], state: Recording | Injecting | Reading) -> dict[str, Any]:
     return {**model_options, "transformer_options": {**model_options["transformer_options"], KEY: state}}
 
 
@@ -82,33 +86,58 @@ def _calc_cond_batch(
     epsilon = run.epsilon(sigma.item())
     if epsilon == 0:
         return executor(model, conds, x, timestep, model_options)
-    recording = run.recording()
-    run.reference.run(executor, model, conds, sigma, _with_state(model_options, recording))
-    state = Injecting(run, recording.bank, epsilon)
+    state = _state(executor, run, model, conds, sigma, epsilon, model_options)
     return executor(model, conds, x, timestep, _with_state(model_options, state))
 
 
-def _apply_model(
+def _state(
+    executor: WrapperExecutor,
+    run: P3SRun,
+    model: BaseModel,
+    conds: list[Any],
+    sigma: Tensor,
+    epsilon: float,
+    model_options: Options,
+) -> Injecting | Reading:
+    """What serves one evaluation: the adapter, or what the model itself has just read."""
+    adapter = run.injection.adapter
+    if adapter is not None:
+        # Not adapter.network, of which the host may have made a copy for this device.
+        (network,) = model.current_patcher.get_additional_models_with_key(KEY)
+        return Reading(run, model, adapter, network.model, epsilon)
+    recording = run.recording()
+    run.reference.run(executor, model, conds, sigma, _with_state(model_options, recording))
+    return Injecting(run, Recorded(recording.bank), epsilon)
+
+
+def _diffusion_model(
     executor: WrapperExecutor,
     x: Tensor,
-    t: Tensor,
-    c_concat: Tensor | None,
-    c_crossattn: Tensor | None,
+    timesteps: Tensor,
+    context: Tensor,
+    y: Tensor | None,
     control: Any,
     transformer_options: Options,
     **kwargs: Any,
 ) -> Tensor:
-    """Routes the self-attentions of one forward pass through the recording or injecting state, if there is one."""
+    """Routes the self-attentions of one forward pass through the recording or injecting state, if there is one.
+
+    Inside the wrappers in which other methods route theirs: so they find the subject among the keys, whatever the
+    order of the nodes.
+    """
     state = transformer_options.get(KEY)
+    is_active = isinstance(state, Recording) or IS_REFERENCE_PASS not in transformer_options
     forward: Callable[..., Tensor] = executor
-    if isinstance(state, Recording) or (isinstance(state, Injecting) and IS_REFERENCE_PASS not in transformer_options):
+    if is_active and isinstance(state, Reading):
+        forward = partial(state.forward, executor)
+    elif is_active and isinstance(state, (Recording, Injecting)):
         forward = forward_through(executor, state.handle)
-    return forward(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+    return forward(x, timesteps, context, y, control, transformer_options, **kwargs)
 
 
 WRAPPERS: dict[str, Callable[..., Any]] = {
     WrappersMP.OUTER_SAMPLE: _outer_sample,
     WrappersMP.PREPARE_SAMPLING: _prepare_sampling,
     WrappersMP.CALC_COND_BATCH: _calc_cond_batch,
-    WrappersMP.APPLY_MODEL: _apply_model,
+    WrappersMP.DIFFUSION_MODEL: _diffusion_model,
 }
