@@ -8,6 +8,7 @@ from .deadiff_sampler import DEADiffSampler
 from .leffa import LeffaLoader, LeffaPoseTransfer, LeffaTryOn
 from .leffa_flow import LeffaFlow
 from .leffa_mask import LeffaMask, LeffaRepaint
+from .p3s import P3SInject
 from .point_mask import PointMask
 from .refdrop import RefDropApply
 
@@ -18,7 +19,7 @@ class RefAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
         return [
-            *(RefDropApply, PointMask),
+            *(RefDropApply, PointMask, P3SInject),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
         ]

@@ -20,7 +20,7 @@ def test_startup_shows_no_error_of_ours(startup_log: str) -> None:
     assert "Traceback" not in startup_log and "IMPORT FAILED" not in startup_log
 
 
-@pytest.mark.parametrize("name", ["PointMask", "RefDropApply"])
+@pytest.mark.parametrize("name", ["P3SInject", "PointMask", "RefDropApply"])
 def test_node_is_offered_with_its_help(host: HeadlessHost, name: str) -> None:
     node = host.object_info()[name]
     assert node["python_module"] == f"custom_nodes.{PACK_NAME}"

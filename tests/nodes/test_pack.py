@@ -16,6 +16,7 @@ from bootstrap import HOST, ROOT
 NODE_IDS = {
     "RefDropApply",
     "PointMask",
+    "P3SInject",
     "DEADiffLoader",
     "DEADiffStyle",
     "DEADiffSampler",

@@ -5,28 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...blocks import Block
 from ...kernels.masks import to_grid
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """Latents from outside the batch.
-
-    Attributes:
-        samples: (R, C, H, W), R references of any size; on the CPU.
-        positive: their own conditioning in the host's form; None takes the sampler's.
-        seed: seeds the noise that brings them to the noise level of each step.
-    """
-
-    samples: Tensor
-    positive: list[Any] | None
-    seed: int
+from ..reference_pass import Reference
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ from torch import Tensor
 from ...blocks import Block
 from ...kernels.attention import Branch, reference_feature_guidance
 from ...kernels.masks import token_weights
+from ..reference_pass import KeyValueBank, ReferencePass, select_tokens
 from ..self_attention import SelfAttentionCall
 from ..unet import self_attention_blocks
 from .guide import Guide
-from .reference import Cond, KeyValueBank, ReferencePass, select_tokens
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
@@ -28,15 +28,12 @@ class RefDropRun:
         self.guides = guides
         self.layers: dict[Block, int] = self_attention_blocks(guider.model_patcher.model.diffusion_model)
         self.latent_size = tuple(noise_shape[-2:])
-        self._role_of_uuid = {entry["uuid"]: role for role, entries in guider.conds.items() for entry in entries}
         self._sigmas = {
             guide: (sampling.percent_to_sigma(guide.start_percent), sampling.percent_to_sigma(guide.end_percent))
             for guide in guides
         }
         self.passes = {
-            guide: ReferencePass(guide, guide.reference, guider.conds)
-            for guide in guides
-            if guide.reference is not None
+            guide: ReferencePass(guide.reference, guider.conds) for guide in guides if guide.reference is not None
         }
         self.has_guided = False
         self._weights: dict[tuple[Guide, tuple[int, int], torch.device], Tensor] = {}
@@ -44,10 +41,6 @@ class RefDropRun:
     def active(self, sigma: float) -> list[Guide]:
         """The guides whose part of the schedule `sigma` belongs to."""
         return [guide for guide in self.guides if self._sigmas[guide][0] >= sigma >= self._sigmas[guide][1]]
-
-    def role(self, entries: list[Cond] | None) -> str | None:
-        """Which of the guider's conditionings a list is. Its first entry tells: what the host adds comes later."""
-        return self._role_of_uuid.get(entries[0]["uuid"]) if entries else None
 
     def weight(self, guide: Guide, call: SelfAttentionCall) -> float | Tensor:
         """Strength for each token: a float, or (1 or B, N, 1) with a region mask."""

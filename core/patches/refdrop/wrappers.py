@@ -8,16 +8,14 @@ and nothing is shared between calls that the host may run side by side.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ..self_attention import Options, route_self_attention
+from ..reference_pass import IS_REFERENCE_PASS, KeyValueBank, Recording, forward_through, shape_with_references
+from ..self_attention import Options
 from .guide import Guide, check_guide, check_total_strength
-from .reference import Recording, ReferenceRecorded
 from .run import Guiding, RefDropRun
 
 if TYPE_CHECKING:
@@ -76,9 +74,7 @@ def _prepare_sampling(
     """Reserves memory for the references and loads what their conditioning brings along."""
     run = model_options["transformer_options"][KEY]
     prompts = [entry for reference in run.passes.values() for entry in reference.own_prompts]
-    pixels = noise_shape[-1] * noise_shape[-2]
-    extra = sum(guide.reference.samples[:, 0].numel() for guide in run.passes)
-    shape = [noise_shape[0] + -(-extra // pixels), *noise_shape[1:]]
+    shape = shape_with_references(noise_shape, [reference.reference for reference in run.passes.values()])
     real_model, _, models = executor(model, shape, {**conds, KEY: prompts}, model_options=model_options, **kwargs)
     return real_model, conds, models
 
@@ -87,22 +83,24 @@ def _calc_cond_batch(
     executor: WrapperExecutor, model: BaseModel, conds: list[Any], x: Tensor, timestep: Tensor, model_options: Options
 ) -> list[Tensor]:
     """Before each evaluation of the model: one pass of the references at the same noise level."""
-    run = model_options["transformer_options"].get(KEY)
+    transformer_options = model_options["transformer_options"]
+    if IS_REFERENCE_PASS in transformer_options:
+        return executor(model, conds, x, timestep, model_options)
+    run = transformer_options.get(KEY)
     if not isinstance(run, RefDropRun):
         raise RuntimeError("RefDropApply works only inside a sampler that follows the host's guider; connect KSampler.")
     sigma = timestep[:1]
     guides = run.active(sigma.item())
     if not guides:
         return executor(model, conds, x, timestep, model_options)
-    options = partial(_with_state, model_options)
-    roles = [run.role(entries) for entries in conds]
-    banks = {
-        guide: run.passes[guide].record(executor, model, conds, roles, sigma, options, run.layers)
-        for guide in guides
-        if guide in run.passes
-    }
+    banks: dict[Guide, KeyValueBank] = {}
+    for guide in guides:
+        if guide in run.passes:
+            recording = Recording(guide.blocks, run.layers, "RefDropApply", guide.reference_mask)
+            run.passes[guide].run(executor, model, conds, sigma, _with_state(model_options, recording))
+            banks[guide] = recording.bank
     guiding = Guiding(run, guides, banks)
-    out = executor(model, conds, x, timestep, options(guiding))
+    out = executor(model, conds, x, timestep, _with_state(model_options, guiding))
     guiding.check_effect()
     return out
 
@@ -119,15 +117,12 @@ def _apply_model(
 ) -> Tensor:
     """Routes the self-attentions of one forward pass through the recording or guiding state, if there is one."""
     state = transformer_options.get(KEY)
-    if isinstance(state, Guiding):
+    if isinstance(state, Guiding) and IS_REFERENCE_PASS not in transformer_options:
         state.begin(x)
     elif not isinstance(state, Recording):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    options = route_self_attention(transformer_options, state.handle)
-    try:
-        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-    except ReferenceRecorded:
-        return torch.zeros_like(x)  # the prediction for the reference is of no use
+    forward = forward_through(executor, state.handle)
+    return forward(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
 
 WRAPPERS: dict[str, Callable[..., Any]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,15 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...blocks import Block
-from ...kernels.masks import covered_tokens
-from ..self_attention import SelfAttentionCall
-from .guide import Guide, Reference
+from ..blocks import Block
+from ..kernels.masks import covered_tokens
+from .self_attention import Handler, SelfAttentionCall, route_self_attention
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
+
+# Set in transformer_options while a reference is read: methods that look at references leave that pass alone.
+IS_REFERENCE_PASS = "refattention.is_reference_pass"
 
 Cond = dict[str, Any]  # one conditioning entry of the host
 Layer = tuple[Block, int]
@@ -31,27 +33,58 @@ PICTURE_KEYS = frozenset(
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Latents from outside the batch.
+
+    Attributes:
+        samples: (R, C, H, W), R references of any size; on the CPU.
+        positive: their own conditioning in the host's form; None takes the sampler's.
+        seed: seeds the noise that brings them to the noise level of each step.
+    """
+
+    samples: Tensor
+    positive: list[Any] | None
+    seed: int
+
+
 class ReferenceRecorded(Exception):
     """Ends a recording pass: every key that is needed has been seen."""
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What one forward pass recorded at one layer: for each reference keys and values of (G, M, C)."""
+    """What one forward pass recorded at one layer: for each reference keys and values of (G, M, C).
+
+    Attributes:
+        chunks: the G chunks of the forward pass.
+        grid: (h, w) of the layer's tokens, before a mask selected some.
+        pairs: keys and values of each reference.
+    """
 
     chunks: list[Chunk]
+    grid: tuple[int, int]
     pairs: list[KeysValues]
 
 
 class KeyValueBank:
-    """Keys and values of one guide's references at one noise level."""
+    """Keys and values of references at one noise level.
 
-    def __init__(self) -> None:
+    Args:
+        node: for messages.
+    """
+
+    def __init__(self, node: str) -> None:
+        self._node = node
         self._records: dict[Layer, list[Record]] = {}
 
     def store(self, layer: Layer, record: Record) -> None:
         """Keeps a record; the host may need several forward passes for all chunks."""
         self._records.setdefault(layer, []).append(record)
+
+    def grid(self, layer: Layer) -> tuple[int, int]:
+        """(h, w) of a layer's tokens."""
+        return self._records[layer][0].grid
 
     def keys_values(self, layer: Layer, chunks: list[Chunk], device: torch.device) -> list[KeysValues]:
         """(G, M, C) keys and values of each reference, for the chunks of a forward pass on a device."""
@@ -74,27 +107,37 @@ class KeyValueBank:
         same = [place for place in half if place[0].chunks[place[1]] == chunk]
         if not half:
             raise RuntimeError(
-                "RefDropApply: the prompt of the reference is switched off at a step where the sampler's prompt is on. "
-                "Give reference_positive the whole range from 0 to 1."
+                f"{self._node}: the prompt of the reference is switched off at a step where the sampler's prompt is "
+                "on. Give reference_positive the whole range from 0 to 1."
             )
         return (same or half)[0]
 
 
 class Recording:
-    """State of a recording pass: stores what the handler of the self-attentions sees, up to the last layer needed."""
+    """State of a recording pass: stores what the handler of the self-attentions sees, up to the last layer needed.
 
-    def __init__(self, guide: Guide, layers: dict[Block, int]) -> None:
-        self.bank = KeyValueBank()
-        self._guide = guide
-        wanted = [block for block in layers if block in guide.blocks]
+    Args:
+        blocks: those to record, at least one.
+        layers: the model's self-attention blocks in the order they run.
+        node: for messages.
+        mask: (1 or R, H, W), what of the references is recorded; None is all.
+    """
+
+    def __init__(
+        self, blocks: frozenset[Block], layers: dict[Block, int], node: str, mask: Tensor | None = None
+    ) -> None:
+        self.bank = KeyValueBank(node)
+        self._blocks = blocks
+        self._mask = mask
+        wanted = [block for block in layers if block in blocks]
         self._last: Layer = (wanted[-1], layers[wanted[-1]] - 1)
 
     def handle(self, call: SelfAttentionCall) -> Tensor:
         """Records the keys and values of a self-attention, then computes it."""
-        if call.block in self._guide.blocks:
+        if call.block in self._blocks:
             keys, values = (t.unflatten(0, (len(call.chunks), -1)) for t in (call.k, call.v))
-            pairs = select_tokens(self._guide.reference_mask, call.grid, keys, values)
-            self.bank.store((call.block, call.depth), Record(call.chunks, pairs))
+            pairs = select_tokens(self._mask, call.grid, keys, values)
+            self.bank.store((call.block, call.depth), Record(call.chunks, call.grid, pairs))
         if (call.block, call.depth) == self._last:
             raise ReferenceRecorded
         return call.attend(call.q, call.k, call.v)
@@ -111,11 +154,16 @@ def select_tokens(mask: Tensor | None, grid: tuple[int, int], keys: Tensor, valu
 
 
 class ReferencePass:
-    """One guide's references during one sampling run."""
+    """References during one sampling run.
 
-    def __init__(self, guide: Guide, reference: Reference, prompts: dict[str, list[Cond]]) -> None:
-        self._guide = guide
-        self._reference = reference
+    Args:
+        reference: the latents.
+        prompts: the sampler's conditionings by their role: "positive", "negative", ...
+    """
+
+    def __init__(self, reference: Reference, prompts: dict[str, list[Cond]]) -> None:
+        self.reference = reference
+        self._role_of_uuid = {entry["uuid"]: role for role, entries in prompts.items() for entry in entries}
         self._prompts = {role: [_without_picture(entry) for entry in entries] for role, entries in prompts.items()}
         if reference.positive is not None:
             self._prompts["positive"] = comfy.sampler_helpers.convert_cond(reference.positive)
@@ -125,64 +173,82 @@ class ReferencePass:
     @property
     def own_prompts(self) -> list[Cond]:
         """The references' own conditioning; what it carries (a ControlNet, say) must be loaded with the model."""
-        return self._prompts["positive"] if self._reference.positive is not None else []
+        return self._prompts["positive"] if self.reference.positive is not None else []
 
     def close(self) -> None:
         """Lets go of what the references' own conditioning holds on the device; the host does so for the sampler's."""
         comfy.sampler_helpers.cleanup_models({"positive": self.own_prompts}, [])
 
-    def record(
+    def run(
         self,
         evaluate: Callable[..., Any],
         model: BaseModel,
         conds: list[list[Cond] | None],
-        roles: list[str | None],
         sigma: Tensor,
-        options: Callable[[Recording], dict[str, Any]],
-        layers: dict[Block, int],
-    ) -> KeyValueBank:
-        """Runs the references through the model at noise level `sigma`.
+        model_options: dict[str, Any],
+    ) -> None:
+        """Passes the references through the model at noise level `sigma`.
 
         Args:
             evaluate: the host's `calc_cond_batch(model, conds, x, timestep, model_options)`.
             conds: what the sampler is about to evaluate; the references get the same halves.
-            roles: for each of them its name in the guider ("positive", "negative", ...), None if unknown.
             sigma: (1,).
-            options: makes the model_options that carry the recording.
-            layers: the model's self-attention blocks in the order they run.
+            model_options: those of the sampler, with what records the pass.
         """
         noise, latent = self._tensors(model, sigma.device)
         x = model.model_sampling.noise_scaling(sigma, noise, latent)
-        prompts = [
-            None if entries is None else self._encode(model, role, entries, noise, latent)
-            for role, entries in zip(roles, conds, strict=True)
-        ]
-        recording = Recording(self._guide, layers)
-        evaluate(model, prompts, x, sigma.expand(len(x)), options(recording))
-        return recording.bank
+        prompts = [None if entries is None else self._encode(model, entries, noise, latent) for entries in conds]
+        options = {**model_options["transformer_options"], IS_REFERENCE_PASS: True}
+        evaluate(model, prompts, x, sigma.expand(len(x)), {**model_options, "transformer_options": options})
 
     def _tensors(self, model: BaseModel, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._on_device is None:
-            samples = self._reference.samples.float()
+            samples = self.reference.samples.float()
             # A generator of its own: the sampler's random numbers must not change.
-            generator = torch.Generator("cpu").manual_seed(self._reference.seed)
+            generator = torch.Generator("cpu").manual_seed(self.reference.seed)
             noise = torch.randn(samples.shape, generator=generator)
             self._on_device = noise.to(device), model.process_latent_in(samples).to(device)
         return self._on_device
 
-    def _encode(
-        self, model: BaseModel, role: str | None, entries: list[Cond], noise: Tensor, latent: Tensor
-    ) -> list[Cond]:
+    def _encode(self, model: BaseModel, entries: list[Cond], noise: Tensor, latent: Tensor) -> list[Cond]:
         """Conditioning for pictures of the references' size, by the host's own rules for the model."""
 
         def encode(prompts: list[Cond], kind: str) -> list[Cond]:
             return comfy.samplers.process_conds(model, noise, {kind: prompts}, noise.device, latent)[kind]
 
+        # The first entry tells the role: what the host adds comes later.
+        role = self._role_of_uuid.get(entries[0]["uuid"]) if entries else None
         if role is None:  # made by another node for this call: its text, whatever it is
             return encode([_without_picture(entry) for entry in entries], "positive")
         if role not in self._encoded:
             self._encoded[role] = encode(self._prompts[role], role)
         return self._encoded[role]
+
+
+def forward_through(executor: Callable[..., Tensor], handle: Handler) -> Callable[..., Tensor]:
+    """A forward pass of the host with its self-attentions routed through a handler.
+
+    A recording pass ends inside the handler; its prediction is of no use, so zeros stand for it.
+
+    Args:
+        executor: of an APPLY_MODEL or DIFFUSION_MODEL wrapper: both take x first and transformer_options sixth.
+        handle: computes the self-attentions.
+    """
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        *inputs, transformer_options = args
+        try:
+            return executor(x, *inputs, route_self_attention(transformer_options, handle), **kwargs)
+        except ReferenceRecorded:
+            return torch.zeros_like(x)
+
+    return forward
+
+
+def shape_with_references(noise_shape: Sequence[int], references: Iterable[Reference]) -> list[int]:
+    """(batch, channels, height, width) of a batch that takes as much memory as the pictures and references together."""
+    extra = sum(reference.samples[:, 0].numel() for reference in references)
+    return [noise_shape[0] + -(-extra // (noise_shape[-1] * noise_shape[-2])), *noise_shape[1:]]
 
 
 def _without_picture(entry: Cond) -> Cond:

@@ -1,0 +1,165 @@
+"""P3S-Diffusion: A Selective Subject-driven Generation Framework via Point Supervision (arXiv 2412.19533)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.patches.p3s import NODE, SCHEDULES, Injection, Schedule, add_injection
+from ..core.patches.reference_pass import Reference
+from ..core.patches.unet import family, require_image_unet
+
+
+class P3SInject(io.ComfyNode):
+    """Injects the selected subject of a picture into every self-attention of a U-Net."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id=NODE,
+            display_name="P3S Inject (training-free)",
+            category="model/patch/reference",
+            description=(
+                "Puts the subject that Point Mask selected into new scenes. Training-free mode: the model itself reads "
+                "the cleaned, masked reference and its hidden states are injected, strongest late in sampling. Not the "
+                "quality of the paper, which trains a network for each subject."
+            ),
+            search_aliases=["p3s", "subject", "selected subject", "personalization", "reference", "subject-driven"],
+            inputs=[*_main_inputs(), *_reference_inputs(), *_advanced_inputs()],
+            outputs=[
+                io.Model.Output(tooltip="The model with the injection. The connected model itself is not changed.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        strength: float,
+        schedule: str,
+        value_strength: float,
+        alpha: float,
+        beta: float,
+        exponent: float,
+        start_percent: float,
+        end_percent: float,
+        reference_seed: int,
+        reference_image: torch.Tensor | None = None,
+        vae: Any | None = None,
+        reference_latent: dict[str, Any] | None = None,
+        subject_mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        """Returns a patched clone of the model."""
+        require_image_unet(model, cls.__name__)
+        samples = _samples(model, reference_image, vae, reference_latent)
+        injection = Injection(
+            reference=Reference(samples, None, reference_seed),
+            subject_mask=None if subject_mask is None else subject_mask.reshape(-1, *subject_mask.shape[-2:]).cpu(),
+            strength=strength,
+            value_strength=value_strength,
+            schedule=Schedule(schedule, alpha, beta, exponent),
+            start_percent=start_percent,
+            end_percent=end_percent,
+        )
+        return io.NodeOutput(add_injection(model, injection))
+
+
+def _samples(model: Any, image: torch.Tensor | None, vae: Any | None, latent: dict[str, Any] | None) -> torch.Tensor:
+    """(B, C, h, w) of the reference on the CPU, from whichever of picture and latent is connected."""
+    if image is not None and latent is not None:
+        raise ValueError(f"{NODE} got both reference_image and reference_latent, but needs only one of them.")
+    if latent is not None:
+        samples = latent["samples"]
+    elif image is None:
+        raise ValueError(f"{NODE} got no reference. Connect reference_image and vae, or reference_latent.")
+    elif vae is None:
+        raise ValueError("reference_image is connected, but vae is not. Connect the VAE of the model.")
+    else:
+        samples = vae.encode(image[..., :3])
+    channels = model.model.latent_format.latent_channels
+    if samples.ndim != 4 or samples.shape[1] != channels:
+        raise ValueError(
+            f"The latent of the reference has the shape {tuple(samples.shape)}, but this {family(model)} model needs "
+            f"(batch, {channels}, height, width). Encode the reference with the VAE that belongs to the model."
+        )
+    return samples.cpu()
+
+
+def _main_inputs() -> list[io.Input]:
+    return [
+        io.Model.Input(
+            "model", tooltip="SD1.5, SD2 or SDXL model to patch. The connected model itself is not changed."
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.0,
+            max=2.0,
+            step=0.01,
+            tooltip="Multiplies the weight of the injection at every step. Higher: more like the reference, and less "
+            "like the prompt. 0 turns the effect off and gives exactly the unpatched result.",
+        ),
+        io.Combo.Input(
+            "schedule",
+            options=SCHEDULES,
+            tooltip="Weight over the steps. paper: from 0.7 at the start of sampling to 1.2 at its end, so that layout "
+            "follows the prompt and detail the subject. fixed: 1. decreasing (with the timestep): from 0 at the start "
+            "to 1 at the end. increasing: from 1 to 0. off: 0.",
+        ),
+        io.Float.Input(
+            "value_strength",
+            default=0.2,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Lambda of the paper: how much of the reference is also added at the same place of the picture. "
+            "Higher keeps the layout of the reference; 0 adds nothing in place.",
+        ),
+    ]
+
+
+def _reference_inputs() -> list[io.Input]:
+    return [
+        io.Image.Input(
+            "reference_image",
+            optional=True,
+            tooltip="Picture of the subject, best the cleaned output of Point Mask, in which the look-alike is painted "
+            "over. Needs vae; connect reference_latent instead to encode it yourself.",
+        ),
+        io.Vae.Input("vae", optional=True, tooltip="VAE of the model, which encodes reference_image."),
+        io.Latent.Input(
+            "reference_latent", optional=True, tooltip="The reference as a latent of any size, instead of a picture."
+        ),
+        io.Mask.Input(
+            "subject_mask",
+            optional=True,
+            tooltip="Which part of the reference is the subject, white = injected; from Point Mask. Unconnected = all "
+            "of it, with its background.",
+        ),
+    ]
+
+
+def _advanced_inputs() -> list[io.Input]:
+    return [
+        _number("alpha", 0.5, 0.0, 1.0, "Schedule paper: how much weaker the injection is at the start of sampling."),
+        _number("beta", 0.2, 0.0, 1.0, "Schedule paper: added to the weight at every step."),
+        _number("exponent", 2.0, 0.1, 8.0, "Schedules paper, increasing, decreasing: k, how late the weight changes."),
+        _number("start_percent", 0.0, 0.0, 1.0, "Part of the sampling schedule at which the effect begins.", 0.001),
+        _number("end_percent", 1.0, 0.0, 1.0, "Part of the sampling schedule at which the effect ends.", 0.001),
+        io.Int.Input(
+            "reference_seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=False,
+            advanced=True,
+            tooltip="Seed of the noise that brings the reference to the noise level of each step.",
+        ),
+    ]
+
+
+def _number(name: str, default: float, low: float, high: float, tooltip: str, step: float = 0.01) -> io.Input:
+    return io.Float.Input(name, default=default, min=low, max=high, step=step, advanced=True, tooltip=tooltip)

@@ -1,0 +1,122 @@
+"""P3SInject: what the widgets become, and what wrong input is told."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from refattention.nodes.p3s import P3SInject
+from sampling import latent, model, prompt, sample
+
+WIDGETS = {
+    "strength": 1.0,
+    "schedule": "paper",
+    "value_strength": 0.2,
+    "alpha": 0.5,
+    "beta": 0.2,
+    "exponent": 2.0,
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "reference_seed": 0,
+}
+REFERENCE = {"samples": latent(1, 4, 9, 11, seed=3)}
+
+
+class Codec:
+    """Stands in for a VAE: 8 x 8 pixels become one, three colours four channels."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        assert pixels.shape[-1] == 3
+        colours = torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 8)
+        return torch.cat([colours, colours.mean(1, keepdim=True)], dim=1)
+
+
+def apply(**inputs: Any) -> Any:
+    return P3SInject.execute(model("sd15"), **{**WIDGETS, **inputs})[0]
+
+
+def picture(patcher: Any) -> torch.Tensor:
+    return sample(patcher, latent(1, 4, 16, 12), prompt("sd15", 1), prompt("sd15", 2), steps=2)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "P3SInject got no reference. Connect reference_image and vae, or reference_latent"),
+        ({"reference_image": torch.rand(1, 72, 88, 3)}, "reference_image is connected, but vae is not"),
+        (
+            {"reference_image": torch.rand(1, 72, 88, 3), "reference_latent": REFERENCE},
+            "got both reference_image and reference_latent",
+        ),
+        (
+            {"reference_latent": {"samples": latent(1, 16, 9, 9)}},
+            r"shape \(1, 16, 9, 9\), but this DemoSD15.*\(batch, 4,",
+        ),
+        ({"reference_latent": {"samples": latent(2, 4, 9, 9)}}, "a batch of 2 pictures, but P3SInject takes one"),
+        ({"reference_latent": REFERENCE, "subject_mask": torch.zeros(1, 8, 8)}, "subject_mask is all black"),
+        ({"reference_latent": REFERENCE, "subject_mask": torch.ones(2, 8, 8)}, "subject_mask holds 2 masks for one"),
+        (
+            {"reference_latent": REFERENCE, "strength": math.nan},
+            "strength must be a number between 0 and 2, but is nan",
+        ),
+        (
+            {"reference_latent": REFERENCE, "start_percent": 0.6, "end_percent": 0.4},
+            r"start_percent \(0.6\) must not be larger than end_percent \(0.4\)",
+        ),
+    ],
+)
+def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        apply(**inputs)
+
+
+def test_two_subjects_are_refused() -> None:
+    with pytest.raises(ValueError, match="already went through a P3SInject node"):
+        P3SInject.execute(apply(reference_latent=REFERENCE), **WIDGETS, reference_latent=REFERENCE)
+
+
+def test_another_architecture_is_named() -> None:
+    other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Identity()))
+    with pytest.raises(RuntimeError, match="P3SInject cannot patch the attention of a SimpleNamespace model"):
+        P3SInject.execute(other, **WIDGETS, reference_latent=REFERENCE)
+
+
+def test_strength_0_does_not_patch_at_all() -> None:
+    for off in ({"strength": 0.0}, {"schedule": "off"}):
+        patched = apply(reference_latent=REFERENCE, **off)
+        assert not patched.wrappers
+        assert patched.model_options == model("sd15").model_options
+
+
+def test_a_picture_is_what_the_vae_makes_of_it() -> None:
+    image = torch.rand(1, 72, 88, 4, generator=torch.Generator().manual_seed(1))
+    encoded = {"samples": Codec().encode(image[..., :3])}
+    got = picture(apply(reference_image=image, vae=Codec()))
+    assert torch.equal(got, picture(apply(reference_latent=encoded)))
+
+
+def test_each_widget_has_its_effect() -> None:
+    """Every setting changes the picture, and each in its own way."""
+    variants = [
+        {},
+        {"strength": 0.5},
+        {"schedule": "fixed"},
+        {"schedule": "increasing"},
+        {"schedule": "decreasing"},
+        {"value_strength": 0.6},
+        {"alpha": 0.3},
+        {"beta": 0.4},
+        {"exponent": 4.0},
+        {"start_percent": 0.4},
+        {"end_percent": 0.4},
+        {"reference_seed": 1},
+        {"subject_mask": torch.eye(9)},
+    ]
+    pictures = [picture(apply(reference_latent=REFERENCE, **variant)) for variant in variants]
+    pictures.append(picture(model("sd15")))
+    for i, one in enumerate(pictures):
+        for other in pictures[i + 1 :]:
+            assert (one - other).abs().max() > 1e-4
