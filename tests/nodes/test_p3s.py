@@ -39,7 +39,8 @@ def apply(**inputs: Any) -> Any:
 
 
 def picture(patcher: Any) -> torch.Tensor:
-    return sample(patcher, latent(1, 4, 16, 12), prompt("sd15", 1), prompt("sd15", 2), steps=2)
+    # Three steps: at t / T = 1 and 0 alone, the exponent of the schedule would not show.
+    return sample(patcher, latent(1, 4, 16, 12), prompt("sd15", 1), prompt("sd15", 2), steps=3)
 
 
 @pytest.mark.parametrize(

@@ -94,12 +94,15 @@ def test_cross_attention_gets_the_copys_added() -> None:
 
 
 def test_the_adapter_reads_once_a_step_for_both_halves_and_not_at_weight_0() -> None:
-    patcher = model("sd15")
+    patcher, texts = model("sd15"), []
     network = trained(patcher)
     read = watch(network)
+    network.model.register_forward_pre_hook(lambda module, inputs: texts.append(inputs[3]))
     patched = injected(patcher, network, schedule=Schedule("decreasing"))
     sample(patched, latent(3, *SIZE), *PROMPTS)
     assert [len(features[("middle", 0), 0].hidden) for features in read] == [2, 2]  # of three steps
+    (positive, _), (negative, _) = PROMPTS[0][0], PROMPTS[1][0]
+    assert all(torch.equal(text, torch.cat([negative, positive])) for text in texts)
 
 
 def test_the_copy_starts_as_the_model_itself() -> None:
