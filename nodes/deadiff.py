@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..core.models.deadiff import COMBINE, CONTENT_LAYERS, FITS, MODES, DEADiff
 from ..core.patches.deadiff import Style, add_style, require_sd15
 from .deadiff_files import DEADiffIO
+from .shared import mask_batch, range_inputs
 
 STYLE, CONTENT, BOTH = MODES
 
@@ -57,7 +58,7 @@ class DEADiffStyle(io.ComfyNode):
             image=deadiff.projections.project(tokens, CONTENT_LAYERS, zero_tokens=strict),
             strength=strength,
             zero_tokens=strict,
-            mask=None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu(),
+            mask=mask_batch(mask),
             start_percent=start_percent,
             end_percent=end_percent,
         )
@@ -132,13 +133,8 @@ def _advanced_inputs() -> list[io.Input]:
             tooltip="On: exactly the official code, in which the negative prompt and the layers of the other kind "
             "attend to empty tokens. Off: tokens only where they act, everything else sees its text alone.",
         ),
-        _percent("start_percent", 0.0, "Part of the sampling schedule at which the effect begins."),
-        _percent("end_percent", 1.0, "Part of the sampling schedule at which the effect ends."),
+        *range_inputs(),
     ]
-
-
-def _percent(name: str, default: float, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, advanced=True, tooltip=tooltip)
 
 
 def _pictures(mode: str, reference: torch.Tensor, content: torch.Tensor | None) -> dict[str, torch.Tensor]:

@@ -9,7 +9,8 @@ from comfy_api.latest import io
 
 from ..core.patches.p3s import NODE, SCHEDULES, Injection, Schedule, add_injection
 from ..core.patches.reference_pass import Reference
-from ..core.patches.unet import family, require_image_unet
+from ..core.patches.unet import require_image_unet
+from .shared import mask_batch, range_inputs, reference_seed_input, require_latent_of
 
 
 class P3SInject(io.ComfyNode):
@@ -57,7 +58,7 @@ class P3SInject(io.ComfyNode):
         samples = _samples(model, reference_image, vae, reference_latent)
         injection = Injection(
             reference=Reference(samples, None, reference_seed),
-            subject_mask=None if subject_mask is None else subject_mask.reshape(-1, *subject_mask.shape[-2:]).cpu(),
+            subject_mask=mask_batch(subject_mask),
             strength=strength,
             value_strength=value_strength,
             schedule=Schedule(schedule, alpha, beta, exponent),
@@ -79,13 +80,7 @@ def _samples(model: Any, image: torch.Tensor | None, vae: Any | None, latent: di
         raise ValueError("reference_image is connected, but vae is not. Connect the VAE of the model.")
     else:
         samples = vae.encode(image[..., :3])
-    channels = model.model.latent_format.latent_channels
-    if samples.ndim != 4 or samples.shape[1] != channels:
-        raise ValueError(
-            f"The latent of the reference has the shape {tuple(samples.shape)}, but this {family(model)} model needs "
-            f"(batch, {channels}, height, width). Encode the reference with the VAE that belongs to the model."
-        )
-    return samples.cpu()
+    return require_latent_of(model, samples, "The latent of the reference")
 
 
 def _main_inputs() -> list[io.Input]:
@@ -147,19 +142,10 @@ def _advanced_inputs() -> list[io.Input]:
         _number("alpha", 0.5, 0.0, 1.0, "Schedule paper: how much weaker the injection is at the start of sampling."),
         _number("beta", 0.2, 0.0, 1.0, "Schedule paper: added to the weight at every step."),
         _number("exponent", 2.0, 0.1, 8.0, "Schedules paper, increasing, decreasing: k, how late the weight changes."),
-        _number("start_percent", 0.0, 0.0, 1.0, "Part of the sampling schedule at which the effect begins.", 0.001),
-        _number("end_percent", 1.0, 0.0, 1.0, "Part of the sampling schedule at which the effect ends.", 0.001),
-        io.Int.Input(
-            "reference_seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=False,
-            advanced=True,
-            tooltip="Seed of the noise that brings the reference to the noise level of each step.",
-        ),
+        *range_inputs(),
+        reference_seed_input(),
     ]
 
 
-def _number(name: str, default: float, low: float, high: float, tooltip: str, step: float = 0.01) -> io.Input:
-    return io.Float.Input(name, default=default, min=low, max=high, step=step, advanced=True, tooltip=tooltip)
+def _number(name: str, default: float, low: float, high: float, tooltip: str) -> io.Input:
+    return io.Float.Input(name, default=default, min=low, max=high, step=0.01, advanced=True, tooltip=tooltip)

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..core import blocks as block_choice
 from ..core.patches.refdrop import Guide, Reference, add_guide
 from ..core.patches.unet import family, require_image_unet, self_attention_blocks
+from .shared import mask_batch, range_inputs, reference_seed_input, require_latent_of
 
 
 class RefDropApply(io.ComfyNode):
@@ -67,8 +68,8 @@ class RefDropApply(io.ComfyNode):
             blocks=block_choice.select(blocks, custom_blocks, available, family(model)),
             reference=_reference(model, reference_latent, reference_positive, reference_seed),
             batch_references=batch_references,
-            mask=_mask_batch(mask),
-            reference_mask=_mask_batch(reference_mask),
+            mask=mask_batch(mask),
+            reference_mask=mask_batch(reference_mask),
             concat=mode == "concat",
             start_percent=start_percent,
             end_percent=end_percent,
@@ -146,17 +147,8 @@ def _advanced_inputs() -> list[io.Input]:
             tooltip="Blocks to use when blocks is 'custom', for example: input.4, middle.0, output.5 (or a whole side: "
             "output).",
         ),
-        _percent("start_percent", 0.0, "Part of the sampling schedule at which the effect begins."),
-        _percent("end_percent", 1.0, "Part of the sampling schedule at which the effect ends."),
-        io.Int.Input(
-            "reference_seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=False,
-            advanced=True,
-            tooltip="Seed of the noise that brings reference_latent to the noise level of each step.",
-        ),
+        *range_inputs(),
+        reference_seed_input(),
         io.Int.Input(
             "batch_references",
             default=1,
@@ -168,10 +160,6 @@ def _advanced_inputs() -> list[io.Input]:
     ]
 
 
-def _percent(name: str, default: float, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, advanced=True, tooltip=tooltip)
-
-
 def _reference(model: Any, latent: dict[str, Any] | None, positive: list[Any] | None, seed: int) -> Reference | None:
     if latent is None:
         if positive is not None:
@@ -180,21 +168,10 @@ def _reference(model: Any, latent: dict[str, Any] | None, positive: list[Any] | 
                 "describes, or remove the prompt: references from the batch have the sampler's own."
             )
         return None
-    samples = latent["samples"]
-    channels = model.model.latent_format.latent_channels
-    if samples.ndim != 4 or samples.shape[1] != channels:
-        raise ValueError(
-            f"reference_latent has the shape {tuple(samples.shape)}, but this {family(model)} model needs "
-            f"(batch, {channels}, height, width). Encode the reference with the VAE that belongs to the model."
-        )
+    samples = require_latent_of(model, latent["samples"], "reference_latent")
     if positive is not None and any("hooks" in options for _, options in positive):
         raise ValueError(
             "reference_positive carries hooks (a scheduled LoRA, for example), which only the sampler's prompts can "
             "have. Connect a prompt without hooks."
         )
-    return Reference(samples.cpu(), positive, seed)
-
-
-def _mask_batch(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """(H, W) or (B, H, W) -> (B, H, W) on the CPU."""
-    return None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu()
+    return Reference(samples, positive, seed)

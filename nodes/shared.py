@@ -1,0 +1,55 @@
+"""Inputs and checks that several nodes have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.patches.unet import family
+
+
+def range_inputs() -> list[io.Input]:
+    """`start_percent` and `end_percent`."""
+    return [
+        _percent("start_percent", 0.0, "Part of the sampling schedule at which the effect begins."),
+        _percent("end_percent", 1.0, "Part of the sampling schedule at which the effect ends."),
+    ]
+
+
+def _percent(name: str, default: float, tooltip: str) -> io.Input:
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, advanced=True, tooltip=tooltip)
+
+
+def reference_seed_input() -> io.Input:
+    """`reference_seed`."""
+    return io.Int.Input(
+        "reference_seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=False,
+        advanced=True,
+        tooltip="Seed of the noise that brings the reference to the noise level of each step.",
+    )
+
+
+def mask_batch(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """(H, W) or (B, H, W) -> (B, H, W) on the CPU."""
+    return None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu()
+
+
+def require_latent_of(model: Any, samples: torch.Tensor, name: str) -> torch.Tensor:
+    """Returns a reference's latent, on the CPU.
+
+    Raises:
+        ValueError: it has not the channels of the model's latents.
+    """
+    channels = model.model.latent_format.latent_channels
+    if samples.ndim != 4 or samples.shape[1] != channels:
+        raise ValueError(
+            f"{name} has the shape {tuple(samples.shape)}, but this {family(model)} model needs "
+            f"(batch, {channels}, height, width). Encode the reference with the VAE that belongs to the model."
+        )
+    return samples.cpu()
