@@ -9,9 +9,11 @@ import argparse
 import json
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+Measure = Callable[[], dict[str, dict[str, Any]]]
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tools"), str(HERE.parent / "tests" / "support")]
 
@@ -35,7 +37,7 @@ def _cpu_info() -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def on_cpu(repeats: int) -> dict[str, dict[str, Any]]:
+def on_cpu(repeats: int) -> dict[str, Measure]:
     """Float32, 2 threads, PyTorch's attention."""
     import deadiff
     import imports
@@ -46,24 +48,24 @@ def on_cpu(repeats: int) -> dict[str, dict[str, Any]]:
 
     torch.set_num_threads(2)
     return {
-        **point_mask.rows(repeats),
-        **refdrop.rows("sd15", [256, 512], torch.float32, repeats),
-        **deadiff.rows([256, 512], torch.float32, repeats),
-        **leffa_speed.rows(repeats),
-        **imports.rows(),
+        "point_mask": lambda: point_mask.rows(repeats),
+        "refdrop": lambda: refdrop.rows("sd15", [256, 512], torch.float32, repeats),
+        "deadiff": lambda: deadiff.rows([256, 512], torch.float32, repeats),
+        "leffa": lambda: leffa_speed.rows(repeats),
+        "import": imports.rows,
     }
 
 
-def on_gpu(repeats: int) -> dict[str, dict[str, Any]]:
+def on_gpu(repeats: int) -> dict[str, Measure]:
     """Float16, at the sizes the models are made for."""
     import deadiff
     import refdrop
     import torch
 
     return {
-        **refdrop.rows("sd15", [256, 512, 1024], torch.float16, repeats),
-        **refdrop.rows("sdxl", [512, 1024], torch.float16, repeats),
-        **deadiff.rows([256, 512], torch.float16, repeats),
+        "refdrop_sd15": lambda: refdrop.rows("sd15", [256, 512, 1024], torch.float16, repeats),
+        "refdrop_sdxl": lambda: refdrop.rows("sdxl", [512, 1024], torch.float16, repeats),
+        "deadiff": lambda: deadiff.rows([256, 512], torch.float16, repeats),
     }
 
 
@@ -72,6 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", action="store_true", help="measure on the GPU instead of the CPU")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="+", metavar="GROUP", help="measure these groups and keep the other rows")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "latest.json")
     arguments = parser.parse_args()
 
@@ -79,13 +82,17 @@ def main() -> int:
 
     bootstrap.name_packages()
     bootstrap.prepare_host(cpu=not arguments.gpu)
-    results = (on_gpu if arguments.gpu else on_cpu)(arguments.repeats)
+    groups = (on_gpu if arguments.gpu else on_cpu)(arguments.repeats)
+    if unknown := set(arguments.only or ()) - groups.keys():
+        parser.error(f"unknown group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
+    kept = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.only else {}
+    measured = {name: row for group in arguments.only or groups for name, row in groups[group]().items()}
     device = device_name()
-    for name, row in results.items():
+    for name, row in measured.items():
         row["device"] = device
         print(f"{name:32} {row['value']:8.3f} {row['unit']}  (bound {row['bound']:.3f})")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    arguments.output.write_text(json.dumps(kept | measured, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
