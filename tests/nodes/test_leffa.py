@@ -27,7 +27,7 @@ def test_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert patcher.get_attachment(KEY)._budget == 7 << 20
     assert sample(try_on(patcher), steps=1).isfinite().all()
     with pytest.raises(
-        FileNotFoundError, match=r"There is no gone\.pth in models/diffusion_models or models/checkpoints"
+        FileNotFoundError, match=r"no file 'gone\.pth' in models/diffusion_models or models/checkpoints"
     ):
         LeffaLoader.execute("gone.pth", 0)
 
