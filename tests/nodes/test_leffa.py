@@ -26,9 +26,7 @@ def test_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert patcher.get_additional_models_with_key(KEY)[0].model.diffusion_model.in_channels == 4
     assert patcher.get_attachment(KEY)._budget == 7 << 20
     assert sample(try_on(patcher), steps=1).isfinite().all()
-    with pytest.raises(
-        FileNotFoundError, match=r"no file 'gone\.pth' in models/diffusion_models or models/checkpoints"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no file 'gone\.pth' in models/diffusion_models or"):
         LeffaLoader.execute("gone.pth", 0)
 
 
