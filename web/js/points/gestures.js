@@ -59,8 +59,10 @@ export class Gestures {
     this.stage.addEventListener("pointerleave", () => this.#leave(), own);
     this.stage.addEventListener("pointercancel", () => this.cancel(), own);
     this.stage.addEventListener("contextmenu", stop, own);
-    // Keeps the browser from scrolling with the middle button and from selecting text.
-    this.stage.addEventListener("mousedown", (event) => event.button === 1 && event.preventDefault(), own);
+    // Keeps the browser from scrolling with the middle button, and on Linux from pasting into the graph what was copied.
+    for (const name of ["mousedown", "mouseup", "auxclick"]) {
+      this.stage.addEventListener(name, (event) => event.button === 1 && event.preventDefault(), own);
+    }
   }
 
   get active() {
