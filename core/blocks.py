@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Block = tuple[str, int]  # ("input" | "middle" | "output", number), as the host labels them
+Layer = tuple[Block, int]  # block and number of the transformer layer inside it
 
 ALL = "all"
 SKIP_FIRST_OUTPUT = "skip first output block"

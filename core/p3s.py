@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .blocks import Block
+from .blocks import Layer
 
 
 @dataclass(frozen=True)
@@ -24,5 +24,4 @@ class Features:
     cross: Tensor
 
 
-Layer = tuple[Block, int]  # block and number of the transformer layer inside it
 FeaturesOf = dict[Layer, Features]  # by the labels of the frozen U-Net

@@ -12,11 +12,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..blocks import Block
+from ..blocks import Layer
 from ..kernels.attention import Attend
 from .self_attention import Options
 
-Layer = tuple[Block, int]  # block and number of the transformer layer inside it
 Chunk = tuple[int, object]  # index into the list of conditionings, uuid of the conditioning
 
 

@@ -11,7 +11,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..blocks import Block
+from ..blocks import Block, Layer
 from ..kernels.masks import covered_tokens
 from .self_attention import Handler, SelfAttentionCall, route_self_attention
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 IS_REFERENCE_PASS = "refattention.is_reference_pass"
 
 Cond = dict[str, Any]  # one conditioning entry of the host
-Layer = tuple[Block, int]
 Chunk = tuple[int, object]  # index into the list of conditionings, uuid of the conditioning
 KeysValues = tuple[Tensor, Tensor]
 
