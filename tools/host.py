@@ -6,24 +6,19 @@ import json
 import os
 import re
 import shutil
-import socket
-import subprocess
 import tempfile
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from host_process import HostError, HostProcess, free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 PACK_NAME = "ComfyUI-RefAttention"
 BASE_FOLDERS = ("custom_nodes", "models/checkpoints", "models/loras", "input", "output", "temp", "user")
-
-
-class HostError(RuntimeError):
-    """The host did not start, died, or refused a request."""
 
 
 class WorkflowError(RuntimeError):
@@ -41,14 +36,6 @@ def host_dir() -> Path:
         todo = "Set COMFYUI_DIR to the folder that holds it." if own else "Run `make setup` first."
         raise FileNotFoundError(f"There is no ComfyUI main.py in {folder}. {todo}")
     return folder
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def describe_refusal(answer: Mapping[str, Any]) -> str:
@@ -82,7 +69,7 @@ def import_seconds(log: str, pack: str = PACK_NAME) -> float:
     return float(match[1])
 
 
-class HeadlessHost:
+class HeadlessHost(HostProcess):
     """Runs ComfyUI as a child process; use it as a context manager so that it is always stopped.
 
     Args:
@@ -101,13 +88,12 @@ class HeadlessHost:
         port: int | None = None,
         start_timeout: float = 180.0,
     ) -> None:
+        base_folder = Path(tempfile.mkdtemp(prefix="refattention-host-")) if base is None else base.resolve()
+        super().__init__(base_folder / "host.log", port, start_timeout)
         self.packs = dict(packs) if packs is not None else {PACK_NAME: ROOT}
         self.temporary = base is None
-        self.base = Path(tempfile.mkdtemp(prefix="refattention-host-")) if base is None else base.resolve()
+        self.base = base_folder
         self.extra_args = list(extra_args)
-        self.port = port
-        self.start_timeout = start_timeout
-        self.process: subprocess.Popen[bytes] | None = None
         for folder in BASE_FOLDERS:
             (self.base / folder).mkdir(parents=True, exist_ok=True)
 
@@ -125,23 +111,13 @@ class HeadlessHost:
     ) -> None:
         self.close()
 
-    @property
-    def url(self) -> str:
-        """Address of the running host."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def log_file(self) -> Path:
-        """File that takes everything the host prints."""
-        return self.base / "host.log"
-
     def start(self) -> None:
         """Starts the host and returns once it answers.
 
         Raises: HostError with the end of the log when it dies or does not answer in time.
         """
         comfy = host_dir()
-        self._link_packs()
+        self.link_packs()
         self.port = self.port or free_port()
         arguments = [
             "--cpu",
@@ -158,58 +134,16 @@ class HeadlessHost:
         if os.environ.get("COMFYUI_DIR"):
             # The user's own folder is only read, not even byte code is written into it.
             environment["PYTHONPYCACHEPREFIX"] = str(ROOT / "out" / "pycache")
-        with open(self.log_file, "wb") as log:
-            self.process = subprocess.Popen(
-                [str(ROOT / ".venv" / "bin" / "python"), str(comfy / "main.py"), *arguments],
-                cwd=self.base,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        self._await_answer()
+        command = [str(ROOT / ".venv" / "bin" / "python"), str(comfy / "main.py"), *arguments]
+        self.launch(command, self.base, environment)
 
-    def _link_packs(self) -> None:
+    def link_packs(self) -> None:
+        """Makes the packs appear in custom_nodes; `start` does it too."""
         for name, folder in self.packs.items():
             link = self.base / "custom_nodes" / name
             if link.is_symlink():
                 link.unlink()
             link.symlink_to(Path(folder).resolve(), target_is_directory=True)
-
-    def _await_answer(self) -> None:
-        limit = time.monotonic() + self.start_timeout
-        while time.monotonic() < limit:
-            self._alive()
-            try:
-                self.get("/system_stats")
-                return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                time.sleep(0.1)
-        raise HostError(f"The host did not answer within {self.start_timeout:.0f} s.\n{self._log_end()}")
-
-    def _alive(self) -> subprocess.Popen[bytes]:
-        if self.process is None:
-            raise HostError("The host is not running; start it with start() or a with statement.")
-        if self.process.poll() is not None:
-            raise HostError(f"The host ended with status {self.process.returncode}.\n{self._log_end()}")
-        return self.process
-
-    def _log_end(self, lines: int = 40) -> str:
-        return "The end of its log:\n" + "\n".join(self.log().splitlines()[-lines:])
-
-    def get(self, path: str) -> Any:
-        """The JSON the host answers to a GET request."""
-        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
-            return json.load(answer)
-
-    def post(self, path: str, data: Mapping[str, Any]) -> Any:
-        """The JSON the host answers to a POST request, None for an empty answer."""
-        request = urllib.request.Request(
-            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            body = answer.read()
-        return json.loads(body) if body else None
 
     def queue(self, prompt: Mapping[str, Any]) -> str:
         """Queues a workflow in API format and returns its id.
@@ -271,39 +205,6 @@ class HeadlessHost:
         target = self.base / "input" / (name or path.name)
         shutil.copyfile(path, target)
         return target.name
-
-    def log(self) -> str:
-        """Everything the host has printed so far."""
-        return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
-
-    def reset_peak_rss(self) -> None:
-        """Makes `peak_rss_bytes` start again from what the process holds now (Linux)."""
-        Path(f"/proc/{self._alive().pid}/clear_refs").write_text("5", encoding="ascii")
-
-    def peak_rss_bytes(self) -> int:
-        """The most memory the host's process held since the last reset (Linux)."""
-        status = Path(f"/proc/{self._alive().pid}/status").read_text(encoding="ascii")
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-    def join(self) -> None:
-        """Waits until the host ends by itself.
-
-        Raises: HostError, because it is not meant to.
-        """
-        self._alive().wait()
-        self._alive()
-
-    def stop(self) -> None:
-        """Ends the host: asks first, then kills."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process = None
 
     def close(self) -> None:
         """Stops the host and removes its base directory if that was a temporary one."""

@@ -1,0 +1,1 @@
+"""Runs one workflow many times over a table of input values; `tools/run_workflow.py` is its command."""
