@@ -60,6 +60,18 @@ def shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
 
 
+def require_floats(state_dict: Mapping[str, Tensor], what: str) -> None:
+    """Refuses whole numbers, truth values and complex numbers where weights are needed.
+
+    Raises:
+        RuntimeError: some tensor holds them; one sentence names the first.
+    """
+    for name, tensor in state_dict.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise RuntimeError(f"{what} does not fit: {name} holds {kind} instead of floating-point numbers.")
+
+
 def check(found: Shapes, expected: Shapes, what: str, is_optional: Callable[[str], bool] | None = None) -> None:
     """Compares names and shapes with what a network needs.
 

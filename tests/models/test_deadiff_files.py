@@ -194,7 +194,7 @@ def test_another_kind_of_file_is_named(key: str, kind: str) -> None:
         (".attn2.i_to_k.", r"lacks the projections attn2.i_to_k"),
         ("middle_block.1.transformer_blocks.0.attn2.i_to_v", "lacks 1 tensors .model.diffusion_model.middle_block"),
         ("style_blip.visual_encoder.ln_pre.bias", "its visual encoder lacks"),
-        ("content_blip.Qformer.bert.embeddings.word", "lacks the embeddings of the word 'content'"),
+        ("content_blip.Qformer.bert.embeddings.word", "its embeddings of the word 'content' lacks"),
     ],
 )
 def test_missing_tensors_are_named(weights: dict[str, Tensor], lost: str, message: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from .. import checkpoint
 from .names import WORDS, attention_layers, official
 from .network import WORD_TOKENS, Sizes
 
@@ -33,17 +35,43 @@ OTHER_KINDS = {
 }
 
 
+class WrongFileError(ValueError):
+    """The file is no DEADiff file, or not a complete and consistent one."""
+
+
+@contextmanager
+def reading(part: str) -> Iterator[None]:
+    """Turns what goes wrong when weights of impossible shapes are put together into one sentence.
+
+    Args:
+        part: of the file, for the sentence.
+
+    Raises:
+        WrongFileError: a tensor is missing, or its shape contradicts the others.
+    """
+    try:
+        yield
+    except WrongFileError:
+        raise
+    except KeyError as error:
+        raise WrongFileError(f"The DEADiff file is incomplete: its {part} lacks {error}. Get it again.") from error
+    except (ValueError, TypeError, IndexError, ZeroDivisionError, RuntimeError) as error:
+        raise WrongFileError(
+            f"The DEADiff file does not fit together: the shapes in its {part} contradict each other. Get it again."
+        ) from error
+
+
 def require_deadiff(weights: Weights) -> None:
     """Checks by content that a file is a DEADiff file.
 
     Raises:
-        ValueError: it is another kind of file; says what it looks like.
+        WrongFileError: it is another kind of file; says what it looks like.
     """
     if "style_blip.query_tokens" in weights or any(".attn2.i_to_k." in key for key in weights):
         return
     kinds = (kind for mark, kind in OTHER_KINDS.items() if any(mark in key for key in weights))
     looks = next(kinds, f"something else (its first tensor is '{next(iter(weights), 'none at all')}')")
-    raise ValueError(
+    raise WrongFileError(
         f"The file is not a DEADiff checkpoint: it looks like {looks}. "
         "Choose deadiff_v1.ckpt, or the file that DEADiffExtract made from it."
     )
@@ -56,65 +84,66 @@ def sizes_of(weights: Weights, heads: int | None) -> Sizes:
         heads: number of attention heads; None: one for each 64 channels, as in BERT.
 
     Raises:
-        ValueError: a tensor that tells a size is missing.
+        KeyError, ValueError: a tensor that tells a size is missing or of another kind.
     """
     layer = "style_blip.Qformer.bert.encoder.layer."
-    try:
-        _, queries, hidden = weights["style_blip.query_tokens"].shape
-        return Sizes(
-            vision=len(weights["style_blip.ln_vision.weight"]),
-            hidden=hidden,
-            queries=queries,
-            layers=len({key.removeprefix(layer).split(".")[0] for key in weights if key.startswith(layer)}),
-            heads=heads or max(hidden // 64, 1),
-            feed_forward=len(weights[f"{layer}0.intermediate_query.dense.weight"]),
-            projection=len(weights["style_proj_layer.dense1.weight"]),
-        )
-    except KeyError as error:
-        raise ValueError(f"The DEADiff file is incomplete: it lacks {error}. Get it again.") from error
+    _, queries, hidden = weights["style_blip.query_tokens"].shape
+    return Sizes(
+        vision=len(weights["style_blip.ln_vision.weight"]),
+        hidden=hidden,
+        queries=queries,
+        layers=len({key.removeprefix(layer).split(".")[0] for key in weights if key.startswith(layer)}),
+        heads=heads or max(hidden // 64, 1),
+        feed_forward=len(weights[f"{layer}0.intermediate_query.dense.weight"]),
+        projection=len(weights["style_proj_layer.dense1.weight"]),
+    )
 
 
 def instruction(weights: Weights, branch: str) -> Tensor:
     """The embeddings of the word that instructs a branch: (3, H) float32.
 
     Raises:
-        ValueError: the file has neither them nor all words' embeddings.
+        WrongFileError: the file has neither them nor all words' embeddings.
     """
     ready = weights.get(f"{branch}_blip.instruction")
     if ready is not None:
         return ready.float()
     embeddings = f"{branch}_blip.Qformer.bert.embeddings."
-    try:
+    with reading(f"embeddings of the word '{branch}'"):
         words = weights[f"{embeddings}word_embeddings.weight"][WORDS[branch]]
         return words.float() + weights[f"{embeddings}position_embeddings.weight"][:WORD_TOKENS].float()
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"The DEADiff file lacks the embeddings of the word '{branch}' ({error}).") from error
 
 
 def fill(network: nn.Module, weights: Weights) -> None:
     """Puts a file's tensors, with the types they have there, into a network that lies on the meta device.
 
     Raises:
-        ValueError: tensors are missing or have another shape; names some of them.
+        WrongFileError: tensors are missing or have another shape; names some of them.
+        RuntimeError: tensors hold no floating-point numbers.
     """
     prefixes = [prefix for _, prefix in attention_layers(weights)]
-    filled, missing = {}, []
+    filled: dict[str, Tensor] = {}
+    missing = []
     for name, wanted in network.state_dict().items():
         if name.endswith(".instruction"):
-            filled[name] = instruction(weights, name.split(".")[0])
-            continue
-        key = official(name, prefixes)
-        if key not in weights:
+            key, tensor = name, instruction(weights, name.split(".")[0])
+        else:
+            key = official(name, prefixes)
+            tensor = weights.get(key)
+        if tensor is None:
             missing.append(key)
-        elif weights[key].shape != wanted.shape:
-            raise ValueError(
-                f"The DEADiff file does not fit together: {key} has the shape {tuple(weights[key].shape)}, but the "
+        elif tensor.shape != wanted.shape:
+            raise WrongFileError(
+                f"The DEADiff file does not fit together: {key} has the shape {tuple(tensor.shape)}, but the "
                 f"other tensors need {tuple(wanted.shape)}."
             )
         else:
-            filled[name] = weights[key]
+            filled[name] = tensor
     if missing:
         named = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
-        raise ValueError(f"The DEADiff file is incomplete: it lacks {len(missing)} tensors ({named}). Get it again.")
+        raise WrongFileError(
+            f"The DEADiff file is incomplete: it lacks {len(missing)} tensors ({named}). Get it again."
+        )
+    checkpoint.require_floats(filled, "The DEADiff file")
     network.load_state_dict(filled, assign=True)
     network.requires_grad_(False).eval()

@@ -12,7 +12,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from .checkpoint import Weights, fill, require_deadiff, sizes_of
+from .. import checkpoint
+from .checkpoint import Weights, fill, reading, require_deadiff, sizes_of
 from .names import attention_layers
 from .network import ImageAttentions, Readers
 from .preprocess import encoder_input
@@ -130,8 +131,9 @@ def load(
         ValueError: not a DEADiff file, or an incomplete one; or clip_vision is of another kind.
     """
     require_deadiff(weights)
-    sizes = sizes_of(weights, qformer_heads)
-    readers = Readers(sizes, device="meta", dtype=torch.float32)
+    with reading("Q-Formers"):
+        sizes = sizes_of(weights, qformer_heads)
+        readers = Readers(sizes, device="meta", dtype=torch.float32)
     fill(readers, weights)
     towers = own_towers(weights, vision_heads)
     if clip_vision is not None:
@@ -156,8 +158,9 @@ def load_projections(weights: Weights) -> ImageProjections:
     found = attention_layers(weights)
     if not found:
         raise ValueError("The DEADiff file is incomplete: it lacks the projections attn2.i_to_k. Get it again.")
-    shapes = (weights[f"{prefix}i_to_k.weight"].shape for _, prefix in found)
-    network = ImageAttentions([(tokens, width) for width, tokens in shapes], device="meta", dtype=torch.float32)
+    with reading("projections attn2.i_to_k"):
+        shapes = (weights[f"{prefix}i_to_k.weight"].shape for _, prefix in found)
+        network = ImageAttentions([(tokens, width) for width, tokens in shapes], device="meta", dtype=torch.float32)
     fill(network, weights)
     return ImageProjections(managed(network), [layer for layer, _ in found])
 
@@ -170,14 +173,18 @@ def own_towers(weights: Weights, heads: int | None) -> dict[str, VisionTower]:
         found[branch] = {key.removeprefix(prefix): t for key, t in weights.items() if key.startswith(prefix)}
     if not found[STYLE]:
         return {}
-    try:
-        style = tower_from_weights(found[STYLE], heads)
-        if not found[CONTENT] or same(found[STYLE], found[CONTENT]):
-            return {STYLE: style, CONTENT: style}
-        logger.warning("DEADiff: the two visual encoders of the file differ, so both are kept.")
-        return {STYLE: style, CONTENT: tower_from_weights(found[CONTENT], heads)}
-    except KeyError as error:
-        raise ValueError(f"The DEADiff file is incomplete: its visual encoder lacks {error}. Get it again.") from error
+    style = _tower(found[STYLE], heads)
+    if not found[CONTENT] or same(found[STYLE], found[CONTENT]):
+        return {STYLE: style, CONTENT: style}
+    logger.warning("DEADiff: the two visual encoders of the file differ, so both are kept.")
+    return {STYLE: style, CONTENT: _tower(found[CONTENT], heads)}
+
+
+def _tower(weights: Weights, heads: int | None) -> VisionTower:
+    with reading("visual encoder"):
+        tower = tower_from_weights(weights, heads)
+    checkpoint.require_floats(tower.weights(), "The visual encoder of the DEADiff file")
+    return tower
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -118,4 +118,5 @@ def _fill(model: Any, assign: bool, weights: Weights, shapes: checkpoint.Shapes,
     expected = {theirs: needed[ours] for theirs, ours in names.items() if ours in needed}
     known = comfy.utils.unet_to_diffusers(model.model_config.unet_config)
     checkpoint.check(shapes, expected, name, lambda key: key in known)
+    checkpoint.require_floats({key: weights[key] for key in expected}, name)
     model.load_model_weights({names[key]: weights.pop(key) for key in expected}, assign=assign)

@@ -1,0 +1,94 @@
+"""Every loader on files that are wrong in every way: one clear sentence, nothing run, no hang, little memory.
+
+`REFATTENTION_FUZZ_FILES` says how many files each loader gets; `make fuzz` gives 2000.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tryon
+from messages import is_clear
+from mutations import MUTATIONS, Weights, trace_of_code, write
+from refattention.core.models import checkpoint, deadiff
+from refattention.core.models.leffa.loader import from_state_dict
+from refattention_demo.deadiff_layout import DEMO_SIZE, random_weights
+
+FILES = int(os.environ.get("REFATTENTION_FUZZ_FILES", "60"))
+SECONDS = 20
+MEBIBYTES = 600
+
+
+def deadiff_weights() -> Weights:
+    return random_weights(replace(DEMO_SIZE, layers=2, vision_layers=2))
+
+
+def load_deadiff(path: Path) -> Any:
+    return deadiff.load(checkpoint.load(path))
+
+
+def load_leffa(path: Path) -> Any:
+    return from_state_dict(checkpoint.load(path), path.name)
+
+
+LOADERS: dict[str, tuple[Callable[[], Weights], Callable[[Path], Any]]] = {
+    "deadiff": (deadiff_weights, load_deadiff),
+    "leffa": (tryon.weights, load_leffa),
+}
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Fails what takes longer, even in compiled code that returns now and then."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"took more than {seconds} s")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.timeout(0 if FILES > 100 else 600)
+@pytest.mark.parametrize("name", LOADERS)
+def test_wrong_files(name: str, tmp_path: Path) -> None:
+    make, load = LOADERS[name]
+    weights = make()
+    for suffix in (".pth", ".safetensors"):
+        write(weights, tmp_path / f"right{suffix}")
+        load(tmp_path / f"right{suffix}")
+    before, outcomes = peak_bytes(), Counter[str]()
+    for case in range(FILES):
+        mutate = MUTATIONS[case % len(MUTATIONS)]
+        path = tmp_path / f"model{('.pth', '.safetensors')[case // len(MUTATIONS) % 2]}"
+        mutate(weights, path, random.Random(case))
+        try:
+            with time_limit(SECONDS):
+                load(path)
+            outcomes[f"{mutate.__name__}: loaded"] += 1
+        except (ValueError, RuntimeError) as error:
+            assert is_clear(str(error)), f"case {case}, {mutate.__name__}: {error}"
+            outcomes[f"{mutate.__name__}: refused"] += 1
+        assert not trace_of_code(path).exists(), f"case {case}"
+    print(dict(outcomes))
+    for never in ("truncated", "huge_header", "code", "other_content", "noise"):
+        assert not outcomes[f"{never}: loaded"], outcomes
+    assert peak_bytes() - before < MEBIBYTES << 20

@@ -1,0 +1,24 @@
+"""What the pack's error messages have in common."""
+
+from __future__ import annotations
+
+import re
+
+# What a library or the interpreter says when nobody looked at the input first
+RAW = re.compile(
+    r"shape mismatch|size mismatch|must match the size|NoneType|has no attribute|KeyError|Traceback|"
+    r"mat1 and mat2|not subscriptable|object is not|Expected all tensors|state_dict for|invalid load key",
+    re.IGNORECASE,
+)
+
+
+def is_clear(message: str) -> bool:
+    """One or two sentences of English that end with a full stop and are no one else's complaint."""
+    sentences = [part for part in re.split(r"(?<=[.!?])\s+(?=[A-Z])", message.strip()) if part]
+    return (
+        1 <= len(sentences) <= 2
+        and len(message) > 30
+        and message.strip()[-1] in ".!?"
+        and "\n" not in message.strip()
+        and not RAW.search(message)
+    )
