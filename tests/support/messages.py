@@ -17,7 +17,7 @@ def is_clear(message: str) -> bool:
     sentences = [part for part in re.split(r"(?<=[.!?])\s+(?=[A-Z])", message.strip()) if part]
     return (
         1 <= len(sentences) <= 2
-        and len(message) > 30
+        and len(message) > 20
         and message.strip()[-1] in ".!?"
         and "\n" not in message.strip()
         and not RAW.search(message)
