@@ -1,0 +1,61 @@
+"""The `comfy` command line accepts the pack and its workflow files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from host import ROOT, HeadlessHost
+
+pytestmark = pytest.mark.e2e
+FILES = sorted((ROOT / "workflows").rglob("*.json"))
+Comfy = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
+    """Runs a command in this process: starting Python for each would take minutes. Its settings go elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HOME", "XDG_CONFIG_HOME"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("home")))
+        patch.setenv("DO_NOT_TRACK", "1")
+        patch.chdir(ROOT)
+        from comfy_cli.cmdline import app
+        from typer.testing import CliRunner
+
+        yield lambda *arguments: CliRunner().invoke(app, ["--skip-prompt", *map(str, arguments)])
+
+
+def at(host: HeadlessHost) -> list[str]:
+    return ["--host", "127.0.0.1", "--port", str(host.port)]
+
+
+def test_pack_passes_the_registrys_checks(comfy: Comfy) -> None:
+    result = comfy("node", "validate")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: str(path.relative_to(ROOT / "workflows")))
+def test_validate(host: HeadlessHost, comfy: Comfy, file: Path) -> None:
+    result = comfy("workflow", "validate", "--workflow", file, *at(host))
+    assert result.exit_code == 0 and '"valid": true' in result.output, result.output
+
+
+def test_validate_sees_a_mistake(
+    host: HeadlessHost, comfy: Comfy, small_workflow: dict[str, Any], tmp_path: Path
+) -> None:
+    for node in small_workflow.values():
+        if node["class_type"] == "RefDropApply":
+            del node["inputs"]["model"]
+    (tmp_path / "workflow.json").write_text(json.dumps(small_workflow), encoding="utf-8")
+    assert comfy("workflow", "validate", "--workflow", tmp_path / "workflow.json", *at(host)).exit_code != 0
+
+
+def test_run(host: HeadlessHost, comfy: Comfy, small_workflow: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "workflow.json").write_text(json.dumps(small_workflow), encoding="utf-8")
+    result = comfy("run", "--workflow", tmp_path / "workflow.json", "--wait", *at(host))
+    assert result.exit_code == 0, result.output
