@@ -8,7 +8,7 @@ LOCK_WITHOUT := api assets-01 image other video
 export COMFYUI_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test lint bench serve lock clean
+.PHONY: help setup browser demo test soak fuzz lint bench serve lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,12 @@ test: setup browser ## run all tests; a test that was skipped fails the run
 	@mkdir -p out
 	$(BIN)/pytest --junitxml=out/pytest.xml $(PYTEST_ARGS)
 	@$(BIN)/python tools/check_skips.py out/pytest.xml
+
+soak: setup ## 200 workflows of all methods through one server, some of them cancelled
+	REFATTENTION_SOAK_RUNS=200 $(BIN)/pytest -s tests/e2e/test_soak.py
+
+fuzz: setup ## every loader on 2000 wrong files, every node on random values
+	REFATTENTION_FUZZ_FILES=2000 REFATTENTION_FUZZ_PROMPTS=1000 $(BIN)/pytest -s tests/fuzz tests/e2e/test_random_widgets.py
 
 lint: setup ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

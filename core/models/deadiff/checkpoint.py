@@ -35,10 +35,6 @@ OTHER_KINDS = {
 }
 
 
-class WrongFileError(ValueError):
-    """The file is no DEADiff file, or not a complete and consistent one."""
-
-
 @contextmanager
 def reading(part: str) -> Iterator[None]:
     """Turns what goes wrong when weights of impossible shapes are put together into one sentence.
@@ -47,16 +43,14 @@ def reading(part: str) -> Iterator[None]:
         part: of the file, for the sentence.
 
     Raises:
-        WrongFileError: a tensor is missing, or its shape contradicts the others.
+        ValueError: a tensor is missing, or its shape contradicts the others.
     """
     try:
         yield
-    except WrongFileError:
-        raise
     except KeyError as error:
-        raise WrongFileError(f"The DEADiff file is incomplete: its {part} lacks {error}. Get it again.") from error
+        raise ValueError(f"The DEADiff file is incomplete: its {part} lacks {error}. Get it again.") from error
     except (ValueError, TypeError, IndexError, ZeroDivisionError, RuntimeError) as error:
-        raise WrongFileError(
+        raise ValueError(
             f"The DEADiff file does not fit together: the shapes in its {part} contradict each other. Get it again."
         ) from error
 
@@ -65,13 +59,13 @@ def require_deadiff(weights: Weights) -> None:
     """Checks by content that a file is a DEADiff file.
 
     Raises:
-        WrongFileError: it is another kind of file; says what it looks like.
+        ValueError: it is another kind of file; says what it looks like.
     """
     if "style_blip.query_tokens" in weights or any(".attn2.i_to_k." in key for key in weights):
         return
     kinds = (kind for mark, kind in OTHER_KINDS.items() if any(mark in key for key in weights))
     looks = next(kinds, f"something else (its first tensor is '{next(iter(weights), 'none at all')}')")
-    raise WrongFileError(
+    raise ValueError(
         f"The file is not a DEADiff checkpoint: it looks like {looks}. "
         "Choose deadiff_v1.ckpt, or the file that DEADiffExtract made from it."
     )
@@ -103,7 +97,7 @@ def instruction(weights: Weights, branch: str) -> Tensor:
     """The embeddings of the word that instructs a branch: (3, H) float32.
 
     Raises:
-        WrongFileError: the file has neither them nor all words' embeddings.
+        ValueError: the file has neither them nor all words' embeddings.
     """
     ready = weights.get(f"{branch}_blip.instruction")
     if ready is not None:
@@ -118,7 +112,7 @@ def fill(network: nn.Module, weights: Weights) -> None:
     """Puts a file's tensors, with the types they have there, into a network that lies on the meta device.
 
     Raises:
-        WrongFileError: tensors are missing or have another shape; names some of them.
+        ValueError: tensors are missing or have another shape; names some of them.
         RuntimeError: tensors hold no floating-point numbers.
     """
     prefixes = [prefix for _, prefix in attention_layers(weights)]
@@ -133,7 +127,7 @@ def fill(network: nn.Module, weights: Weights) -> None:
         if tensor is None:
             missing.append(key)
         elif tensor.shape != wanted.shape:
-            raise WrongFileError(
+            raise ValueError(
                 f"The DEADiff file does not fit together: {key} has the shape {tuple(tensor.shape)}, but the "
                 f"other tensors need {tuple(wanted.shape)}."
             )
@@ -141,9 +135,7 @@ def fill(network: nn.Module, weights: Weights) -> None:
             filled[name] = tensor
     if missing:
         named = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
-        raise WrongFileError(
-            f"The DEADiff file is incomplete: it lacks {len(missing)} tensors ({named}). Get it again."
-        )
+        raise ValueError(f"The DEADiff file is incomplete: it lacks {len(missing)} tensors ({named}). Get it again.")
     checkpoint.require_floats(filled, "The DEADiff file")
     network.load_state_dict(filled, assign=True)
     network.requires_grad_(False).eval()

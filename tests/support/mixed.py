@@ -1,0 +1,90 @@
+"""All published workflows, made small, and changed at random."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+
+from demo_host import API_WORKFLOWS, load_workflow
+from host import HeadlessHost
+
+Workflow = dict[str, Any]
+NAMES = sorted(path.stem for path in API_WORKFLOWS.glob("*.json"))
+PICTURES = 4  # times smaller
+SMALL: dict[str, Any] = {"width": 128, "height": 96, "steps": 2, "megapixels": 0.02, "epochs": 1}
+
+
+def write_small_pictures(host: HeadlessHost) -> None:
+    """Puts a small copy of each input picture beside it."""
+    folder = host.base / "input"
+    for path in [*folder.glob("*.jpg"), *folder.glob("*.png")]:
+        if not path.name.startswith("small_"):
+            with Image.open(path) as picture:
+                # Maps of labels have no colours in between.
+                way = Image.Resampling.NEAREST if path.suffix == ".png" else Image.Resampling.BOX
+                size = picture.width // PICTURES, picture.height // PICTURES
+                picture.resize(size, way).save(folder / f"small_{path.name}")
+
+
+def small(name: str) -> Workflow:
+    """A published workflow that takes a second or two."""
+    workflow = load_workflow(name)
+    for node in workflow.values():
+        inputs = node["inputs"]
+        inputs |= {key: value for key, value in SMALL.items() if isinstance(inputs.get(key), (int, float))}
+        if node["class_type"] == "LoadImage":
+            inputs["image"] = f"small_{inputs['image']}"
+        for key in ("positive_coords", "negative_coords"):
+            if isinstance(inputs.get(key), str):
+                points = json.loads(inputs[key] or "[]")
+                inputs[key] = json.dumps([{"x": p["x"] // PICTURES, "y": p["y"] // PICTURES} for p in points])
+    return workflow
+
+
+def with_seed(workflow: Workflow, seed: int) -> Workflow:
+    """Other seeds, so that the host has to sample again."""
+    for node in workflow.values():
+        for key in node["inputs"]:
+            if key in ("seed", "noise_seed"):
+                node["inputs"][key] = seed
+    return workflow
+
+
+def with_random_widgets(
+    workflow: Workflow, object_info: Mapping[str, Any], own: set[str], chance: random.Random
+) -> Workflow:
+    """Random values, some of them not allowed, on one to four widgets of the pack's nodes (`own`)."""
+    widgets = [
+        (node["inputs"], key, spec)
+        for node in workflow.values()
+        if node["class_type"] in own
+        for section in object_info[node["class_type"]]["input"].values()
+        for key, spec in section.items()
+        if key in node["inputs"] and not isinstance(node["inputs"][key], list)
+    ]
+    for inputs, key, (kind, *rest) in chance.sample(widgets, min(len(widgets), chance.randint(1, 4))):
+        options = rest[0] if rest else {}
+        inputs[key] = _random_value(kind, options, chance)
+    return workflow
+
+
+def _random_value(kind: Any, options: Mapping[str, Any], chance: random.Random) -> Any:
+    choices = kind if isinstance(kind, list) else options.get("options") or []
+    low, high = options.get("min", -10), options.get("max", 10)
+    strange = [0, -1, 1e30, "", "nonsense", "[]", '[{"x": 1}]', "input.4,output", None, True, [], {"a": 1}, "\u2028é"]
+    if chance.random() < 0.1:
+        return chance.choice(strange)
+    if kind == "BOOLEAN":
+        return chance.random() < 0.5
+    if kind == "INT":
+        # Large counts are allowed and only slow.
+        return chance.choice([low, chance.randint(int(low), int(min(high, low + 40)))])
+    if kind == "FLOAT":
+        return chance.choice([low, high, round(chance.uniform(low, high), 3)])
+    if choices:
+        return chance.choice(list(choices))
+    return chance.choice([value for value in strange if isinstance(value, str)])
