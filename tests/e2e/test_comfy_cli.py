@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,3 +62,21 @@ def test_run(host: HeadlessHost, comfy: Comfy, small_workflow: dict[str, Any], t
     (tmp_path / "workflow.json").write_text(json.dumps(small_workflow), encoding="utf-8")
     result = comfy("run", "--workflow", tmp_path / "workflow.json", "--wait", *at(host))
     assert result.exit_code == 0, result.output
+
+
+def test_archive_holds_what_users_need(comfy: Comfy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["git", "clone", "--quiet", "--depth=1", ROOT.as_uri(), str(tmp_path / "clone")], check=True)
+    monkeypatch.chdir(tmp_path / "clone")
+    assert comfy("node", "pack").exit_code == 0
+    with zipfile.ZipFile(tmp_path / "clone" / "node.zip") as archive:
+        files = {info.filename: info.file_size for info in archive.infolist()}
+    assert {"__init__.py", "pyproject.toml", "LICENSE", "README.md", "requirements.txt"} <= files.keys()
+    assert {"tools/run_workflow.py", "tools/batch/run.py", "tools/host_process.py", "tools/workflow.py"} <= files.keys()
+    assert {"workflows/refdrop.json", "workflows/refdrop.jpg", "web/docs/RefDropApply.md"} <= files.keys()
+    assert not [name for name in files if name.split("/")[0] in ("tests", "demo", "bench", "requirements", ".host")]
+    assert max(files.values()) < 1 << 20 and sum(files.values()) < 5 << 20
+    program = tmp_path / "unpacked"
+    with zipfile.ZipFile(tmp_path / "clone" / "node.zip") as archive:
+        archive.extractall(program)
+    command = [sys.executable, str(program / "tools" / "run_workflow.py"), "--help"]
+    assert "node.input" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
