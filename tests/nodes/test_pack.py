@@ -17,6 +17,8 @@ NODE_IDS = {
     "RefDropApply",
     "PointMask",
     "P3SInject",
+    "P3SSave",
+    "P3SLoad",
     "DEADiffLoader",
     "DEADiffStyle",
     "DEADiffSampler",
