@@ -129,7 +129,7 @@ def test_a_full_disk_loses_nothing(folder: Path, trained: TrainedAdapter) -> Non
 
 def test_a_folder_that_cannot_be_written_is_named(folder: Path, trained: TrainedAdapter) -> None:
     (folder / "file").write_text("")
-    with pytest.raises(RuntimeError, match="The folder of 'file/dog' in .* cannot be used"):
+    with pytest.raises(RuntimeError, match=r"The folder of 'file/dog' in .* cannot be used"):
         P3SSave.execute(trained, "file/dog")
     with pytest.raises(RuntimeError, match=os.strerror(errno.ENOENT)):
         save_adapter(trained, folder / "missing" / "dog.safetensors")
@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_written_is_named(folder: Path, trained: Trained
 
 def test_other_files_are_no_adapters(folder: Path) -> None:
     save_file({"weight": torch.zeros(1)}, folder / "other.safetensors")
-    with pytest.raises(RuntimeError, match="other.safetensors is no P3S adapter"):
+    with pytest.raises(RuntimeError, match=r"other.safetensors is no P3S adapter"):
         load_adapter(folder / "other.safetensors")
     with pytest.raises(FileNotFoundError, match=r"no file 'none.safetensors' in models/model_patches"):
         P3SLoad.execute("none.safetensors")

@@ -17,6 +17,7 @@ NODE_IDS = {
     "RefDropApply",
     "PointMask",
     "P3SInject",
+    "P3STrain",
     "P3SSave",
     "P3SLoad",
     "DEADiffLoader",

@@ -138,4 +138,3 @@ def initialise(network: P3SNetwork, frozen: dict[str, Tensor], seed: int) -> Non
                 weight.copy_(torch.randn(weight.shape, generator=generator) * weight.shape[1] ** -0.5)
             else:
                 weight.zero_()
-
