@@ -113,7 +113,7 @@ class P3STrain(io.ComfyNode):
             mixed_precision=mixed_precision,
             seed=seed,
         )
-        words = identifier, class_word, _text(prompt, identifier, class_word)
+        words = identifier.strip(), class_word.strip(), _text(prompt, identifier.strip(), class_word.strip())
         subject = _subject(model, (clip, vae, clip_vision), _few(images), masks, words[-1])
         width = subject.vision.shape[-1]
         origin = Origin(family(model), fingerprint(model), width, *words, dataclasses.asdict(settings))
@@ -135,6 +135,9 @@ def _subject(
     )
 
 
+# The host runs nodes in a mode whose tensors take no part in gradients.
+@torch.enable_grad()
+@torch.inference_mode(False)
 def _train(
     model: Any, vae: Any, subject: Subject, settings: Settings, origin: Origin, preview_every: int
 ) -> tuple[TrainedAdapter, list[tuple[float, float]]]:
@@ -155,11 +158,10 @@ def _train(
         name = save_numbered(adapter(), INTERRUPTED)
         logging.getLogger(__name__).warning("Training was cancelled; P3S Load has what there is so far as %s.", name)
 
-    with torch.inference_mode(False), torch.enable_grad():
-        samples = model.model.process_latent_in(subject.samples)
-        texts = (encode(model, text, samples[:1]) for text in (subject.positive, subject.negative))
-        trainer = Trainer(model, network, Pictures(samples, subject.vision, subject.masks, *texts), settings)
-        history = train(trainer, Watch(preview, preview_every, keep))
+    samples = model.model.process_latent_in(subject.samples)
+    texts = (encode(model, text, samples[:1]) for text in (subject.positive, subject.negative))
+    trainer = Trainer(model, network, Pictures(samples, subject.vision, subject.masks, *texts), settings)
+    history = train(trainer, Watch(preview, preview_every, keep))
     return adapter(), history
 
 
@@ -176,11 +178,11 @@ def _text(prompt: str, identifier: str, class_word: str) -> str:
         ValueError: one of the three leaves the subject without a name.
     """
     for name, value in {"identifier": identifier, "class_word": class_word}.items():
-        if not value.strip():
+        if not value:
             raise ValueError(f"{name} is empty. Prompts need it to name the subject, as in 'a photo of sks dog'.")
         if f"{{{name}}}" not in prompt:
             raise ValueError(f"prompt is '{prompt}', but must contain {{{name}}}, in whose place the word is put.")
-    return prompt.replace("{identifier}", identifier.strip()).replace("{class_word}", class_word.strip())
+    return prompt.replace("{identifier}", identifier).replace("{class_word}", class_word)
 
 
 def _one_for_each(masks: torch.Tensor | None, count: int) -> torch.Tensor | None:
