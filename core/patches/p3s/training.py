@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -243,6 +244,7 @@ def train(trainer: Trainer, watch: Watch) -> list[tuple[float, float]]:
     settings, history = trainer.settings, list[tuple[float, float]]()
     generator = torch.Generator().manual_seed(settings.seed)
     total = steps_of(trainer.pictures, settings)
+    logging.getLogger(__name__).info("Training an adapter: %d steps.", total)
     progress = comfy.utils.ProgressBar(total)
     try:
         for _ in range(settings.epochs):
