@@ -146,10 +146,12 @@ def _train(
     def adapter() -> TrainedAdapter:
         return TrainedAdapter(trained_weights(network, model), origin)
 
+    @torch.inference_mode()
     def preview() -> Any:
         part = Adapter(for_model(adapter(), model, origin.family), subject.vision[:1])
         mask = None if subject.masks is None else subject.masks[:1]
-        injection = Injection(Reference(subject.samples[:1], None, settings.seed), part, mask)
+        reference = Reference(subject.samples[:1], None, settings.seed)
+        injection = Injection(reference, part, mask, value_strength=settings.value_strength)
         patched = add_injection(model, injection)
         latent = sample_preview(patched, subject.positive, subject.negative, subject.samples, settings.seed)
         return "JPEG", to_pillow(vae.decode(latent)[0]), PREVIEW_SIDE
@@ -207,8 +209,8 @@ def _conditioning(clip: Any, text: str) -> list[Any]:
 def _main_inputs() -> list[io.Input]:
     return [
         io.Model.Input("model", tooltip="SD1.5, SD2 or SDXL model to train for. It is not changed."),
-        io.Clip.Input("clip", tooltip="Text encoder of the model."),
-        io.Vae.Input("vae", tooltip="VAE of the model."),
+        io.Clip.Input("clip", tooltip="Text encoder of the model, for the prompt."),
+        io.Vae.Input("vae", tooltip="VAE of the model, which encodes the pictures."),
         io.ClipVision.Input("clip_vision", tooltip="CLIP ViT-L/14 in the paper; P3S Inject will need the same."),
         io.Image.Input(
             "images",

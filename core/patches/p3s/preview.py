@@ -18,6 +18,5 @@ def sample_preview(model: ModelPatcher, positive: list[Any], negative: list[Any]
     """Samples one latent (1, c, h, w) of the size of another, in few steps."""
     noise = torch.randn(like[:1].shape, generator=torch.Generator().manual_seed(seed))
     settings = (STEPS, CFG, "ddim", "ddim_uniform")
-    with torch.inference_mode():
-        empty = torch.zeros_like(noise)
-        return comfy.sample.sample(model, noise, *settings, positive, negative, empty, seed=seed, disable_pbar=True)
+    empty = torch.zeros_like(noise)
+    return comfy.sample.sample(model, noise, *settings, positive, negative, empty, seed=seed, disable_pbar=True)

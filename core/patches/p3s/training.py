@@ -120,6 +120,8 @@ class Trainer:
     """
 
     def __init__(self, model: ModelPatcher, network: nn.Module, pictures: Pictures, settings: Settings) -> None:
+        # Weights, gradients, and the two moments of the optimiser, in float32.
+        comfy.model_management.free_memory(16 * sum(w.numel() for w in network.parameters()), model.load_device)
         self.network = network.to(model.load_device)
         self.settings = settings
         self.pictures = len(pictures.latents)
