@@ -51,8 +51,8 @@ def encode(model: ModelPatcher, conditioning: list[Any], latent: Tensor) -> Prom
     entries = {"positive": comfy.sampler_helpers.convert_cond(conditioning)}
     device = model.load_device
     encoded = comfy.samplers.process_conds(model.model, latent, entries, device, latent)["positive"][0]["model_conds"]
-    context, y = (encoded[name].cond if name in encoded else None for name in ("c_crossattn", "y"))
-    return Prompt(plain(context.to(device)), None if y is None else plain(y.to(device)))
+    y = plain(encoded["y"].cond.to(device)) if "y" in encoded else None
+    return Prompt(plain(encoded["c_crossattn"].cond.to(device)), y)
 
 
 def plain(tensor: Tensor) -> Tensor:

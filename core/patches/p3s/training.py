@@ -12,7 +12,7 @@ import comfy.model_management
 import comfy.utils
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...kernels.p3s import MEAN, attention_consistency
@@ -114,20 +114,20 @@ class Trainer:
 
     Args:
         model: the base model; it is not touched.
-        network: reads the reference; its weights are changed in place.
+        network: a P3SNetwork in float32; its weights are changed in place.
         pictures: what to learn from.
         settings: how.
     """
 
-    def __init__(self, model: ModelPatcher, network: nn.Module, pictures: Pictures, settings: Settings) -> None:
+    def __init__(self, model: ModelPatcher, network: Any, pictures: Pictures, settings: Settings) -> None:
         # Weights, gradients, and the two moments of the optimiser, in float32.
         comfy.model_management.free_memory(16 * sum(w.numel() for w in network.parameters()), model.load_device)
         self.network = network.to(model.load_device)
         self.settings = settings
         self.pictures = len(pictures.latents)
         self._pictures = replace(pictures, latents=plain(pictures.latents), vision=plain(pictures.vision))
-        masks = [None] * self.pictures if pictures.masks is None else pictures.masks.split(1)
-        self._subjects = [Subject(mask) for mask in masks]
+        masks = pictures.masks
+        self._subjects = [Subject(None if masks is None else masks[at : at + 1]) for at in range(self.pictures)]
         self._device = model.load_device
         self._dtype = torch.bfloat16 if settings.mixed_precision else torch.float32
         self._sampling = model.get_model_object("model_sampling")
@@ -228,6 +228,10 @@ class Watch:
     every: int = 0
     interrupted: Callable[[], None] = lambda: None
 
+    def picture(self, step: int) -> Any:
+        """The preview after a step, if one is due."""
+        return None if self.preview is None or not self.every or step % self.every else self.preview()
+
 
 def steps_of(pictures: int, settings: Settings) -> int:
     """How many steps a training takes."""
@@ -253,8 +257,7 @@ def train(trainer: Trainer, watch: Watch) -> list[tuple[float, float]]:
             for targets in torch.randperm(trainer.pictures, generator=generator).split(settings.batch_size):
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 history.append(_checked(trainer.step(trainer.draw(targets, generator)), len(history)))
-                is_due = watch.preview is not None and watch.every > 0 and len(history) % watch.every == 0
-                progress.update_absolute(len(history), total, watch.preview() if is_due else None)
+                progress.update_absolute(len(history), total, watch.picture(len(history)))
     except comfy.model_management.InterruptProcessingException:
         watch.interrupted()
         raise
