@@ -58,5 +58,5 @@ def _panel(
 
     for step, value in enumerate(values):
         x, y = place(step, value)
-        draw.ellipse((x - 1, y - 1, x + 1, y + 1), PALE, "#BBBBBB")
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), "#BBBBBB")
     draw.line([place(step, value) for step, value in enumerate(smoothed(values))], colour, 3, "curve")
