@@ -227,7 +227,7 @@ def test_l_ac_falls_just_when_it_counts(gamma: float, falls: bool) -> None:
 
 
 # The subjects: two discs of one scene, on the background that also paints over the one that is not selected.
-SIDE, STEPS, SEEDS = 64, 100, 8
+SIDE, STEPS, SEEDS = 64, 75, 8
 BACKGROUND = torch.tensor([0.5, 0.55, 0.5])
 PALETTES = {"orange": torch.tensor([0.85, 0.25, 0.1]), "blue": torch.tensor([0.1, 0.3, 0.85])}
 
@@ -277,7 +277,7 @@ class Learnt:
         adapter = Adapter(managed(self.patcher, self.trainer.network), self.vision)
         patched = add_injection(self.patcher, Injection(Reference(self.samples, None, 0), adapter, self.mask))
         noise = latent(SEEDS, *self.samples.shape[1:], seed=11)
-        return self.vae.decode(sample(patched, noise, *self.texts, steps=6, cfg=2.0))
+        return self.vae.decode(sample(patched, noise, *self.texts, steps=8, cfg=1.0))
 
 
 @pytest.fixture(scope="module")
@@ -294,12 +294,8 @@ def test_training_lowers_the_denoising_loss_below_the_frozen_models(learnt: dict
 
 @pytest.mark.parametrize("selected", PALETTES)
 def test_the_selected_subjects_colours_come_out(learnt: dict[str, Learnt], selected: str) -> None:
-    """Each seed is nearer to the palette that was selected, compared with the pictures of the other adapter."""
+    """With every seed, what is painted where the subject was is clearly nearer to its palette than to the other's."""
     (other,) = PALETTES.keys() - {selected}
-
-    def distances(pictures: Tensor, palette: str) -> Tensor:
-        return (pictures - PALETTES[palette]).norm(dim=-1).mean((1, 2))
-
-    mine, others = learnt[selected].pictures, learnt[other].pictures
-    assert (distances(mine, selected) < distances(others, selected)).all()
-    assert distances(mine, selected).mean() < distances(mine, other).mean() - 0.05
+    painted = learnt[selected].pictures[:, learnt[selected].mask[0].bool()]
+    mine, others = ((painted - PALETTES[name]).norm(dim=-1).mean(1) for name in (selected, other))
+    assert (mine < 0.8 * others).all(), (mine, others)
