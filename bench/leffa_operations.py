@@ -12,7 +12,7 @@ from refattention.core.models.leffa.unet import LeffaUNet, ReferenceUNet
 from refattention.core.patches.leffa.run import Attending
 from refattention.core.patches.leffa.tokens import ReferenceTokens
 from refattention.core.patches.self_attention import route_self_attention
-from refdrop import operations
+from steps import operations
 
 STEPS = 50
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from models import random_model, sampler_step
+from models import random_model
 from refattention.core.blocks import CHOICES, select
 from refattention.core.patches.refdrop import Guide, Reference, add_guide
 from refattention.core.patches.unet import self_attention_blocks
-from timing import alternate
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from steps import step_row
 
 
 def rows(family: str, sizes: list[int], dtype: torch.dtype, repeats: int) -> dict[str, dict[str, Any]]:
@@ -25,30 +23,4 @@ def _row(model: Any, family: str, pixels: int, repeats: int) -> dict[str, Any]:
     # The node's default: all blocks but the first after the middle.
     blocks = select(CHOICES[0], "", list(self_attention_blocks(model.model.diffusion_model)), family)
     patched = add_guide(model, Guide(0.3, blocks, Reference(samples, None, 0)))
-    plain_run, refdrop_run = (sampler_step(each, family, pixels) for each in (model, patched))
-
-    def measure(plain: Callable[[], Any], refdrop: Callable[[], Any]) -> dict[str, Any]:
-        flops = [operations(each) for each in (plain, refdrop)]
-        times = alternate(plain, refdrop, repeats)
-        detail = {"a": "plain CFG step", "b": "the same step with one reference", **times.detail()}
-        return {
-            "value": round(times.ratio, 4),
-            "unit": "times a plain CFG step",
-            "bound": round(flops[1] / flops[0], 4),
-            "detail": {**detail, "a_TFLOP": flops[0] / 1e12, "b_TFLOP": flops[1] / 1e12, "repeats": repeats},
-        }
-
-    return plain_run(lambda plain: refdrop_run(lambda refdrop: measure(plain, refdrop)))
-
-
-def operations(evaluate: Callable[[], Any]) -> int:
-    """Floating-point operations of an evaluation as torch counts them: matrix products, convolutions, attention."""
-    on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations}
-    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
-        evaluate()
-    return counter.get_total_flops()
-
-
-def _attention_operations(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
-    # torch counts the GPU's fused attention kernels, but not the CPU's.
-    return sdpa_flop_count(q, k, v)
+    return step_row(model, patched, family, pixels, repeats, "one reference")

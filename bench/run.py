@@ -42,6 +42,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
     import deadiff
     import imports
     import leffa_speed
+    import p3s
     import point_mask
     import refdrop
     import torch
@@ -51,6 +52,8 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
         "point_mask": lambda: point_mask.rows(repeats),
         "refdrop": lambda: refdrop.rows("sd15", [256, 512], torch.float32, repeats),
         "deadiff": lambda: deadiff.rows([256, 512], torch.float32, repeats),
+        "p3s": lambda: p3s.rows([512], torch.float32, repeats),
+        "p3s_training": p3s.memory,
         "leffa": lambda: leffa_speed.rows(repeats),
         "import": imports.rows,
     }

@@ -9,6 +9,8 @@ from .leffa import LeffaLoader, LeffaPoseTransfer, LeffaTryOn
 from .leffa_flow import LeffaFlow
 from .leffa_mask import LeffaMask, LeffaRepaint
 from .p3s import P3SInject
+from .p3s_files import P3SLoad, P3SSave
+from .p3s_train import P3STrain
 from .point_mask import PointMask
 from .refdrop import RefDropApply
 
@@ -19,7 +21,7 @@ class RefAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
         return [
-            *(RefDropApply, PointMask, P3SInject),
+            *(RefDropApply, PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
         ]

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.patches.p3s import NODE, SCHEDULES, Injection, Schedule, add_injection
+from ..core.models.p3s import TrainedAdapter, for_model
+from ..core.patches.p3s import NODE, SCHEDULES, Adapter, Injection, Schedule, add_injection
 from ..core.patches.reference_pass import Reference
-from ..core.patches.unet import require_image_unet
+from ..core.patches.unet import family, require_image_unet
+from .p3s_files import P3SAdapterIO
 from .shared import mask_batch, range_inputs, reference_seed_input, require_latent_of
 
 
@@ -21,15 +23,16 @@ class P3SInject(io.ComfyNode):
         """Describes the node to the host."""
         return io.Schema(
             node_id=NODE,
-            display_name="P3S Inject (training-free)",
+            display_name="P3S Inject",
             category="model/patch/reference",
             description=(
-                "Puts the subject that Point Mask selected into new scenes. Training-free mode: the model itself reads "
-                "the cleaned, masked reference and its hidden states are injected, strongest late in sampling. Not the "
-                "quality of the paper, which trains a network for each subject."
+                "Puts the subject that Point Mask selected into new scenes: hidden states read from the reference are "
+                "injected into every self-attention, strongest late in sampling. With an adapter from P3S Train the "
+                "trained network reads them, as in the paper; without one the model itself does (training-free), "
+                "which is below the paper's quality."
             ),
             search_aliases=["p3s", "subject", "selected subject", "personalization", "reference", "subject-driven"],
-            inputs=[*_main_inputs(), *_reference_inputs(), *_advanced_inputs()],
+            inputs=[*_main_inputs(), *_reference_inputs(), *_advanced_inputs(), *_adapter_inputs()],
             outputs=[
                 io.Model.Output(tooltip="The model with the injection. The connected model itself is not changed.")
             ],
@@ -52,12 +55,16 @@ class P3SInject(io.ComfyNode):
         vae: Any | None = None,
         reference_latent: dict[str, Any] | None = None,
         subject_mask: torch.Tensor | None = None,
+        adapter: TrainedAdapter | None = None,
+        clip_vision: Any | None = None,
+        identity_at_zero: bool = True,
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
         require_image_unet(model, cls.__name__)
         samples = _samples(model, reference_image, vae, reference_latent)
         injection = Injection(
             reference=Reference(samples, None, reference_seed),
+            adapter=_adapter(model, adapter, clip_vision, reference_image, identity_at_zero),
             subject_mask=mask_batch(subject_mask),
             strength=strength,
             value_strength=value_strength,
@@ -81,6 +88,37 @@ def _samples(model: Any, image: torch.Tensor | None, vae: Any | None, latent: di
     else:
         samples = vae.encode(image[..., :3])
     return require_latent_of(model, samples, "The latent of the reference")
+
+
+def _adapter(
+    model: Any,
+    trained: TrainedAdapter | None,
+    clip_vision: Any | None,
+    image: torch.Tensor | None,
+    identity_at_zero: bool,
+) -> Adapter | None:
+    """The trained part with what the vision encoder sees of the reference; None for the training-free mode."""
+    if trained is None:
+        return None
+    if clip_vision is None or image is None:
+        missing = "reference_image" if clip_vision is not None else "clip_vision"
+        raise ValueError(
+            f"An adapter is connected, but {missing} is not. The adapter reads the reference as a picture, through the "
+            "vision encoder it was trained with."
+        )
+    vision = vision_tokens(clip_vision, image)
+    width = trained.origin.vision_width
+    if vision.shape[-1] != width:
+        raise ValueError(
+            f"clip_vision gives tokens of width {vision.shape[-1]}, but the adapter was trained with {width}. Connect "
+            "the encoder it was trained with."
+        )
+    return Adapter(for_model(trained, model, family(model)), vision, identity_at_zero)
+
+
+def vision_tokens(clip_vision: Any, images: torch.Tensor) -> torch.Tensor:
+    """(B, L, width): the last hidden states of a vision encoder for whole pictures, squeezed to its square."""
+    return clip_vision.encode_image(images[..., :3], crop=False)["last_hidden_state"].float().cpu()
 
 
 def _main_inputs() -> list[io.Input]:
@@ -144,6 +182,28 @@ def _advanced_inputs() -> list[io.Input]:
         _number("exponent", 2.0, 0.1, 8.0, "Schedules paper, increasing, decreasing: k, how late the weight changes."),
         *range_inputs(),
         reference_seed_input(),
+    ]
+
+
+def _adapter_inputs() -> list[io.Input]:
+    return [
+        P3SAdapterIO.Input(
+            "adapter",
+            optional=True,
+            tooltip="A subject trained by P3S Train, or from P3S Load. Needs reference_image and clip_vision. "
+            "Unconnected: the model itself reads the reference.",
+        ),
+        io.ClipVision.Input(
+            "clip_vision", optional=True, tooltip="The vision encoder that the adapter was trained with."
+        ),
+        io.Boolean.Input(
+            "identity_at_zero",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip="Leaves features of an adapter that are exactly zero out of the attention, so that an untrained "
+            "adapter changes nothing. Off: they are among the keys, as the paper's equation has it.",
+        ),
     ]
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import demo_deadiff
 import demo_leffa
+import demo_p3s
 import demo_point_mask
 import demo_refdrop
 from demo_host import demo_host
 from host import ROOT, HostError, WorkflowError
 
 OUT = ROOT / "out" / "demo"
-DEMOS = (demo_point_mask.run, demo_refdrop.run, demo_deadiff.run, demo_leffa.run)
+DEMOS = (demo_point_mask.run, demo_refdrop.run, demo_p3s.run, demo_deadiff.run, demo_leffa.run)
 
 
 def run_demos(folder: Path) -> list[Path]:

@@ -1,13 +1,16 @@
-"""Reading checkpoint files: safely, and with one sentence that says what is wrong with a file."""
+"""Reading and writing checkpoint files: safely, and with one sentence that says what is wrong."""
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import comfy.utils
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -43,6 +46,34 @@ def load(path: str | Path) -> dict[str, Tensor]:
     if odd := [key for key, value in state_dict.items() if not isinstance(value, Tensor)]:
         raise RuntimeError(f"{name} is no checkpoint of weights: its entry '{odd[0]}' is not a tensor.")
     return state_dict
+
+
+def load_metadata(path: str | Path) -> dict[str, str]:
+    """The texts that a safetensors file holds beside its tensors; none in any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError:
+        return {}
+
+
+def save(weights: Mapping[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
+    """Writes a safetensors file; under another name first, so that it is there completely or not at all.
+
+    Raises:
+        RuntimeError: the folder cannot be written to, or the disk is full.
+    """
+    target = Path(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            unfinished = Path(folder) / target.name
+            comfy.utils.save_torch_file(dict(weights), str(unfinished), metadata={"format": "pt", **metadata})
+            os.replace(unfinished, target)
+    except (OSError, SafetensorError) as error:
+        raise RuntimeError(
+            f"{target.name} could not be written to {target.parent}: {error}. Make room or choose another folder, "
+            "then run it again; no file has changed."
+        ) from error
 
 
 def _unreadable(name: str) -> RuntimeError:

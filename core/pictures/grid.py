@@ -53,3 +53,8 @@ def binary_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
         scaled = [image.resize((size[1], size[0]), Image.Resampling.BICUBIC) for image in images]
         mask = torch.stack([torch.from_numpy(numpy.asarray(image).copy()) for image in scaled]) / 255
     return (mask >= 0.5).float()
+
+
+def to_pillow(picture: Tensor) -> Image.Image:
+    """(H, W, 3) in [0, 1] as Pillow has it."""
+    return Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())

@@ -117,7 +117,8 @@ def test_schedule_parameters() -> None:
     assert injection_weight("decreasing", 0.5, exponent=3) == pytest.approx(1 - 1 / 8)
 
 
-def test_attention_consistency() -> None:
+@pytest.mark.parametrize("average", ["sum", "mean"])
+def test_attention_consistency(average: str) -> None:
     (q_copy, q), (k_copy, k) = tensors(*[(B, N, WIDTH)] * 2), tensors(*[(B, L, WIDTH)] * 2)
     want = 0.0
     for b in range(B):
@@ -127,12 +128,22 @@ def test_attention_consistency() -> None:
             squares += float(((copy - own) ** 2).sum())
             sums += float(copy.sum() + own.sum()) / 2
             entries += copy.numel()
-        want += squares / entries / sums / B
+        divisor = sums if average == "sum" else sums / entries
+        want += squares / entries / divisor / B
     maps = attention_map(q_copy, k_copy, HEADS), attention_map(q, k, HEADS)
-    assert float(attention_consistency(*maps)) == pytest.approx(want)
-    assert float(attention_consistency(maps[0], maps[0])) == 0
-    first = float(attention_consistency(maps[0][:1], maps[1][:1]))
-    assert float(attention_consistency(*(one[:1].repeat(3, 1, 1, 1) for one in maps))) == pytest.approx(first)
+    assert float(attention_consistency(*maps, average)) == pytest.approx(want)
+    assert float(attention_consistency(maps[0], maps[0], average)) == 0
+    first = float(attention_consistency(maps[0][:1], maps[1][:1], average))
+    assert float(attention_consistency(*(one[:1].repeat(3, 1, 1, 1) for one in maps), average)) == pytest.approx(first)
+
+
+def test_only_the_mean_leaves_the_loss_as_it_is_on_a_finer_grid() -> None:
+    maps = [attention_map(*tensors((B, N, WIDTH), (B, L, WIDTH)), HEADS), torch.full((B, HEADS, N, L), 1 / L).double()]
+    finer = [one.repeat(1, 1, 4, 1) for one in maps]
+    assert float(attention_consistency(*finer)) == pytest.approx(float(attention_consistency(*maps)))
+    literal = float(attention_consistency(*maps, "sum"))
+    assert float(attention_consistency(*finer, "sum")) == pytest.approx(literal / 4)
+    assert float(attention_consistency(*maps)) == pytest.approx(literal * HEADS * N * L)
 
 
 def test_gradients() -> None:

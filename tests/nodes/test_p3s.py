@@ -8,39 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from p3s_support import WIDGETS, Codec, picture
 from refattention.nodes.p3s import P3SInject
-from sampling import latent, model, prompt, sample
+from sampling import latent, model
 
-WIDGETS = {
-    "strength": 1.0,
-    "schedule": "paper",
-    "value_strength": 0.2,
-    "alpha": 0.5,
-    "beta": 0.2,
-    "exponent": 2.0,
-    "start_percent": 0.0,
-    "end_percent": 1.0,
-    "reference_seed": 0,
-}
 REFERENCE = {"samples": latent(1, 4, 9, 11, seed=3)}
-
-
-class Codec:
-    """Stands in for a VAE: 8 x 8 pixels become one, three colours four channels."""
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        assert pixels.shape[-1] == 3
-        colours = torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 8)
-        return torch.cat([colours, colours.mean(1, keepdim=True)], dim=1)
 
 
 def apply(**inputs: Any) -> Any:
     return P3SInject.execute(model("sd15"), **{**WIDGETS, **inputs})[0]
-
-
-def picture(patcher: Any) -> torch.Tensor:
-    # Three steps: at t / T = 1 and 0 alone, the exponent of the schedule would not show.
-    return sample(patcher, latent(1, 4, 16, 12), prompt("sd15", 1), prompt("sd15", 2), steps=3)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
-import comfy.utils
 import torch
 from torch import Tensor
 
+from ..checkpoint import save
 from .checkpoint import Weights, instruction
 from .deadiff import CONTENT, STYLE, load
 from .names import attention_layers, official
@@ -46,12 +43,8 @@ def extract(weights: Weights, visual_encoder: bool, half: bool) -> dict[str, Ten
 
 
 def write_file(weights: Mapping[str, Tensor], path: str) -> None:
-    """Writes a safetensors file; under another name first, so that it is there completely or not at all."""
-    target = Path(path)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        unfinished = Path(folder) / target.name
-        comfy.utils.save_torch_file(dict(weights), str(unfinished), metadata={"format": "pt", "about": ABOUT})
-        os.replace(unfinished, target)
+    """Writes a safetensors file that says what it is."""
+    save(weights, path, {"about": ABOUT})
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:

@@ -95,6 +95,12 @@ def fed_layers(config: Config) -> dict[Layer, Layer]:
     }
 
 
+def copied_layers(config: Config) -> list[Layer]:
+    """The transformer layers of the copy, in the order they run."""
+    depths = _depths(simplified(config))
+    return [(row.block, depth) for row in table(config) for depth in range(depths.get(row.block, 0))]
+
+
 def source_name(name: str, rows: list[CopiedBlock]) -> str:
     """The name in the frozen U-Net of the weight that a weight of the copy starts from."""
     side, number, *rest = name.split(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from ...kernels.p3s import biased_latent
 from ...p3s import Features, FeaturesOf, Layer
-from .layout import Config, fed_layers, simplified, source_name, table
+from .layout import Config, copied_layers, fed_layers, simplified, source_name, table
 
 ENCODER_WIDTH = 64  # d of Eq. 4; the paper is silent
 
@@ -33,15 +34,20 @@ class ReferenceEncoder(nn.Module):
         self.to_k = operations.Linear(vision_width, ENCODER_WIDTH, bias=False, **placed)
         self.to_v = operations.Linear(vision_width, channels, bias=False, **placed)
 
-    def forward(self, latent: Tensor, vision: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, vision: Tensor, options: dict[str, Any] | None = None) -> Tensor:
         """I''.
 
         Args:
             latent: I', (G, c, h, w).
             vision: c_s, (G, L, vision_width).
+            options: the host's transformer_options, for an override of its attention.
         """
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return optimized_attention(q, k, v, 1, transformer_options=options)
+
         q = self.to_q(self.zero(latent).flatten(2).transpose(1, 2))
-        return biased_latent(_attend_in_one_head, latent, q, self.to_k(vision), self.to_v(vision))
+        return biased_latent(attend, latent, q, self.to_k(vision), self.to_v(vision))
 
 
 class P3SNetwork(nn.Module):
@@ -64,10 +70,18 @@ class P3SNetwork(nn.Module):
         widths = [m.norm1.normalized_shape[0] for m in self.unet.modules() if isinstance(m, BasicTransformerBlock)]
         self.zero_hidden = nn.ModuleList([operations.Linear(width, width, **placed) for width in widths])
         self.zero_cross = nn.ModuleList([operations.Linear(width, width, **placed) for width in widths])
-        self._feeds = fed_layers(config)
+        self.feeds = fed_layers(config)
+        self._numbers = {layer: number for number, layer in enumerate(copied_layers(config))}
 
     def forward(
-        self, latent: Tensor, vision: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None = None
+        self,
+        latent: Tensor,
+        vision: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None = None,
+        options: dict[str, Any] | None = None,
+        evaluate: Callable[..., Tensor] | None = None,
     ) -> FeaturesOf:
         """Reads the reference, for each layer of the frozen U-Net.
 
@@ -77,23 +91,31 @@ class P3SNetwork(nn.Module):
             timesteps: (G,).
             context: (G, tokens, width), the text.
             y: (G, width), what some families add to the timestep.
+            options: transformer_options of the copy, for what else is to be seen there.
+            evaluate: (unet, x, timesteps, context, y, transformer_options), another way to pass it through the copy.
         """
-        hidden: list[Tensor] = []
+        hidden: dict[Layer, Tensor] = {}
         read: dict[Layer, Features] = {}
 
-        def record_hidden(n: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> tuple[Tensor, ...]:
-            hidden.append(self.zero_hidden[len(hidden)](n))
+        # By label and not by order: a block that is computed anew for its gradient goes through here again.
+        def record_hidden(n: Tensor, k: Tensor, v: Tensor, at: dict[str, Any]) -> tuple[Tensor, ...]:
+            layer = at["block"], at["block_index"]
+            hidden[layer] = self.zero_hidden[self._numbers[layer]](n)
             return n, k, v
 
-        def record_cross(n: Tensor, options: dict[str, Any]) -> Tensor:
-            height, width = options["activations_shape"][-2:]
-            cross = self.zero_cross[len(read)](n)
-            read[options["block"], options["block_index"]] = Features((height, width), hidden[-1], cross)
+        def record_cross(n: Tensor, at: dict[str, Any]) -> Tensor:
+            layer = at["block"], at["block_index"]
+            height, width = at["activations_shape"][-2:]
+            cross = self.zero_cross[self._numbers[layer]](n)
+            read[layer] = Features((height, width), hidden[layer], cross)
             return n
 
-        patches = {"attn1_patch": [record_hidden], "attn2_output_patch": [record_cross]}
-        self.unet(self.encoder(latent, vision), timesteps, context, y, transformer_options={"patches": patches})
-        return {frozen: read[copied] for frozen, copied in self._feeds.items()}
+        options = options or {}
+        patches = {"attn1_patch": [record_hidden], "attn2_output_patch": [record_cross], **options.get("patches", {})}
+        pass_through = evaluate or UNetModel.__call__
+        options = {**options, "patches": patches}
+        pass_through(self.unet, self.encoder(latent, vision, options), timesteps, context, y, None, options)
+        return {frozen: read[copied] for frozen, copied in self.feeds.items()}
 
 
 def initialise(network: P3SNetwork, frozen: dict[str, Tensor], seed: int) -> None:
@@ -116,7 +138,3 @@ def initialise(network: P3SNetwork, frozen: dict[str, Tensor], seed: int) -> Non
                 weight.copy_(torch.randn(weight.shape, generator=generator) * weight.shape[1] ** -0.5)
             else:
                 weight.zero_()
-
-
-def _attend_in_one_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return optimized_attention(q, k, v, 1)

@@ -30,7 +30,7 @@ class P3SRun:
         self._sampling = guider.model_patcher.get_model_object("model_sampling")
         self._layers: dict[Block, int] = self_attention_blocks(guider.model_patcher.model.diffusion_model)
         self._first, self._last = map(self._sampling.percent_to_sigma, (injection.start_percent, injection.end_percent))
-        self._subject: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
+        self._subject = Subject(injection.subject_mask)
 
     def epsilon(self, sigma: float) -> float:
         """Weight of the injection at a noise level; 0 where nothing is to be done."""
@@ -42,14 +42,29 @@ class P3SRun:
         """What a reference pass records into."""
         return Recording(frozenset(self._layers), self._layers, NODE)
 
-    def subject(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-        """Indices of the reference's tokens that belong to the subject; None is all of them."""
-        mask = self.injection.subject_mask
-        if mask is None:
+    def injecting(self, hidden: Hidden, epsilon: float) -> Injecting:
+        """What serves one evaluation at a weight other than 0."""
+        return Injecting(self._subject, hidden, epsilon, self.injection.value_strength)
+
+
+class Subject:
+    """Which tokens of the reference belong to the subject.
+
+    Args:
+        mask: (1, H, W); None is all of them.
+    """
+
+    def __init__(self, mask: Tensor | None) -> None:
+        self._mask = mask
+        self._tokens: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
+
+    def tokens(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """Their indices on a grid; None is all of them."""
+        if self._mask is None:
             return None
-        if (grid, device) not in self._subject:
-            self._subject[grid, device] = covered_tokens(mask[0].float(), grid).to(device)
-        return self._subject[grid, device]
+        if (grid, device) not in self._tokens:
+            self._tokens[grid, device] = covered_tokens(self._mask[0].float(), grid).to(device)
+        return self._tokens[grid, device]
 
 
 class Hidden(Protocol):
@@ -80,18 +95,26 @@ class Recorded:
 
 
 class Injecting:
-    """One evaluation of the sampler: every self-attention is given the hidden states of the subject."""
+    """One evaluation of the model: every self-attention is given the hidden states of the subject.
 
-    def __init__(self, run: P3SRun, hidden: Hidden, epsilon: float) -> None:
-        self._run = run
+    Args:
+        subject: which of them are given.
+        hidden: where they come from.
+        epsilon: weight of the injection.
+        value_strength: lambda.
+    """
+
+    def __init__(self, subject: Subject, hidden: Hidden, epsilon: float, value_strength: float) -> None:
+        self._subject = subject
         self._hidden = hidden
         self._epsilon = epsilon
+        self._value_strength = value_strength
 
     def handle(self, call: SelfAttentionCall) -> Tensor:
         """Computes one self-attention with the subject's keys and values beside the picture's own."""
         _check_tokens(call)
         f_keys, f_values, grid = self._hidden.keys_values(call)
-        subject, used = self._run.subject(grid, call.k.device), self._hidden.used(call)
+        subject, used = self._subject.tokens(grid, call.k.device), self._hidden.used(call)
         everywhere = f_values
         if subject is not None:
             everywhere = torch.zeros_like(f_values).index_copy(1, subject, f_values[:, subject])
@@ -106,7 +129,7 @@ class Injecting:
             f_values.unsqueeze(1),
             on_grid(everywhere, grid, call.grid).unsqueeze(1),
             self._epsilon,
-            self._run.injection.value_strength,
+            self._value_strength,
         )
         return call.attend(call.q, keys.flatten(0, 1), values.flatten(0, 1))
 

@@ -14,7 +14,7 @@ from ..reference_pass import forward_through
 from ..self_attention import Options, SelfAttentionCall
 from ..unet import self_attention_layers
 from .injection import Adapter
-from .run import Injecting, P3SRun
+from .run import P3SRun
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -77,12 +77,12 @@ class Reading:
         latent, vision = (t.to(x).expand(halves, *t.shape[1:]) for t in (self._latent, self._adapter.vision))
         features = self._network(latent, vision, timesteps[first], context[first], None if y is None else y[first])
         hidden = Trained(features, executor.class_obj, self._adapter.identity_at_zero)
-        injecting = Injecting(self._run, hidden, self._epsilon)
-        options = _with_cross(transformer_options, features, self._epsilon)
+        injecting = self._run.injecting(hidden, self._epsilon)
+        options = with_cross(transformer_options, features, self._epsilon)
         return forward_through(executor, injecting.handle)(x, timesteps, context, y, control, options, **kwargs)
 
 
-def _with_cross(options: Options, features: FeaturesOf, epsilon: float) -> Options:
+def with_cross(options: Options, features: FeaturesOf, epsilon: float) -> Options:
     """Copies `transformer_options` so that the copy's cross-attention features are added to each cross-attention."""
 
     def add(n: Tensor, extra_options: Options) -> Tensor:

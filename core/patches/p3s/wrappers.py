@@ -107,7 +107,7 @@ def _state(
         return Reading(run, model, adapter, network.model, epsilon)
     recording = run.recording()
     run.reference.run(executor, model, conds, sigma, _with_state(model_options, recording))
-    return Injecting(run, Recorded(recording.bank), epsilon)
+    return run.injecting(Recorded(recording.bank), epsilon)
 
 
 def _diffusion_model(

@@ -1,0 +1,60 @@
+"""The base model as training sees it: a copy of its U-Net, and its own view of a prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import comfy.ops
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+PREFIX = "diffusion_model."
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A text as the U-Net takes it.
+
+    Attributes:
+        context: (1, tokens, width).
+        y: (1, width), what some families add to the timestep.
+    """
+
+    context: Tensor
+    y: Tensor | None
+
+
+def frozen_copy(model: ModelPatcher, dtype: torch.dtype) -> UNetModel:
+    """A copy of a model's U-Net with its LoRAs, through which gradients pass; the model itself is not touched.
+
+    The weights that the host's loaders make take no part in gradients, so there is no doing without a copy.
+    """
+    comfy.model_management.unload_model_and_clones(model)
+    config = {**model.model.model_config.unet_config, "dtype": dtype, "device": model.load_device}
+    unet = UNetModel(**config, operations=comfy.ops.manual_cast)
+    with torch.no_grad():
+        for name, weight in unet.state_dict().items():
+            weight.copy_(model.patch_weight_to_device(PREFIX + name, model.load_device, return_weight=True))
+    return unet.eval().requires_grad_(False)
+
+
+def encode(model: ModelPatcher, conditioning: list[Any], latent: Tensor) -> Prompt:
+    """A conditioning of the host, for pictures of the size of a latent (1, c, h, w)."""
+    entries = {"positive": comfy.sampler_helpers.convert_cond(conditioning)}
+    device = model.load_device
+    encoded = comfy.samplers.process_conds(model.model, latent, entries, device, latent)["positive"][0]["model_conds"]
+    y = plain(encoded["y"].cond.to(device)) if "y" in encoded else None
+    return Prompt(plain(encoded["c_crossattn"].cond.to(device)), y)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A copy that can be part of a gradient's graph, which what the host's nodes make cannot."""
+    return tensor.detach().clone()

@@ -1,0 +1,108 @@
+"""Adapters of P3S as files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..core.models.p3s import TrainedAdapter, load_adapter, save_adapter
+from .files import model_names, model_path
+
+P3SAdapterIO = io.Custom("P3S_ADAPTER")
+FOLDERS = ("model_patches",)
+
+
+class P3SSave(io.ComfyNode):
+    """Writes a trained subject to a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id="P3SSave",
+            display_name="P3S Save",
+            category="model/patch/reference",
+            description=(
+                "Saves the adapter that P3S Train made as .safetensors in models/model_patches, with what it was "
+                "trained for beside the weights. No file is ever overwritten: each gets the next number."
+            ),
+            search_aliases=["p3s", "save adapter", "save subject", "export adapter"],
+            is_output_node=True,
+            inputs=[
+                P3SAdapterIO.Input("adapter", tooltip="The trained subject, from P3S Train."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="p3s/subject",
+                    tooltip="Folder below models/model_patches and beginning of the name; a number and .safetensors "
+                    "follow. %year%, %month% and %day% stand for the date.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="filename", tooltip="The file as P3S Load lists it.")],
+        )
+
+    @classmethod
+    def execute(cls, adapter: TrainedAdapter, filename_prefix: str) -> io.NodeOutput:
+        """Returns the name of the file that was written."""
+        return io.NodeOutput(save_numbered(adapter, filename_prefix))
+
+
+class P3SLoad(io.ComfyNode):
+    """Reads a trained subject from a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id="P3SLoad",
+            display_name="P3S Load",
+            category="model/patch/reference",
+            description="Loads an adapter that P3S Save wrote, for P3S Inject.",
+            search_aliases=["p3s", "load adapter", "load subject", "trained subject"],
+            inputs=[
+                io.Combo.Input(
+                    "adapter_name",
+                    options=model_names(FOLDERS),
+                    tooltip="A file of P3S Save in models/model_patches. Press R after saving to see new ones.",
+                )
+            ],
+            outputs=[
+                P3SAdapterIO.Output(display_name="adapter", tooltip="The trained subject, for P3S Inject."),
+                io.String.Output(
+                    display_name="prompt", tooltip="The text it was trained with; prompts name the subject like that."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, adapter_name: str) -> io.NodeOutput:
+        """Returns the adapter and its prompt."""
+        adapter = load_adapter(model_path(adapter_name, FOLDERS))
+        return io.NodeOutput(adapter, adapter.origin.prompt)
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter_name: str) -> Any:
+        """A file that was replaced is read again."""
+        return os.path.getmtime(model_path(adapter_name, FOLDERS))
+
+
+def save_numbered(adapter: TrainedAdapter, prefix: str) -> str:
+    """Saves an adapter under the next free number and returns the name that P3S Load lists.
+
+    Raises:
+        ValueError: the prefix leads out of models/model_patches.
+        RuntimeError: the folder cannot be written to, or the disk is full.
+    """
+    root = folder_paths.get_folder_paths(FOLDERS[0])[0]
+    wanted = os.path.abspath(os.path.join(root, prefix))
+    if not os.path.basename(prefix) or os.path.commonpath([os.path.abspath(root), wanted]) != os.path.abspath(root):
+        raise ValueError(f"filename_prefix must name a file below models/model_patches, but is '{prefix}'.")
+    try:
+        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+    except OSError as error:
+        raise RuntimeError(f"The folder of '{prefix}' in {root} cannot be used: {error}.") from error
+    target = f"{name}_{number:05}_.safetensors"
+    save_adapter(adapter, os.path.join(folder, target))
+    return os.path.join(subfolder, target)

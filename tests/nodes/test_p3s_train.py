@@ -1,0 +1,97 @@
+"""P3STrain: what the widgets become, what wrong input is told, and what a cancelled training leaves."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+import pytest
+import torch
+from comfy.model_management import InterruptProcessingException
+from p3s_support import IMAGE, Codec, Eye, inject, picture
+from refattention.core.models.p3s import load_adapter
+from refattention.core.patches.p3s import Settings, preview
+from refattention.nodes.p3s_train import P3STrain
+from sampling import distance, model, prompt
+
+DEFAULTS = {
+    item.id: item.default for item in P3STrain.GET_SCHEMA().inputs if getattr(item, "default", None) is not None
+}
+WIDGETS = {**DEFAULTS, "where": "last", "average": "mean", "epochs": 1, "learning_rate": 1e-3, "mixed_precision": False}
+
+
+class Clip:
+    """Stands in for a text encoder: noise for every text, by its length."""
+
+    def tokenize(self, text: str) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
+        return prompt("sd15", len(text))
+
+
+def run(**inputs: Any) -> tuple[Any, torch.Tensor]:
+    """The node as the host calls it."""
+    given = {"clip": Clip(), "vae": Codec(), "clip_vision": Eye(), "images": IMAGE, **WIDGETS, **inputs}
+    with torch.inference_mode():
+        return P3STrain.execute(model("sd15"), **given).args
+
+
+def test_what_comes_out_says_where_it_comes_from_and_injects() -> None:
+    adapter, curve = run(identifier=" xyz ", class_word="cup", masks=torch.eye(9))
+    origin = adapter.origin
+    assert (origin.family, origin.identifier, origin.prompt) == ("DemoSD15", "xyz", "a photo of xyz cup")
+    assert origin.settings == vars(Settings(epochs=1, learning_rate=1e-3))
+    assert curve.shape == (1, 512, 768, 3) and 0 <= curve.min() < curve.max() <= 1
+    assert distance(picture(inject(model("sd15"), adapter=adapter)), picture(model("sd15"))) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"images": IMAGE.expand(8, -1, -1, -1)}, "images is a batch of 8 pictures, but P3STrain takes 1 to 7"),
+        ({"masks": torch.ones(2, 9, 9)}, "masks holds 2 masks for 1 pictures"),
+        ({"masks": torch.zeros(1, 9, 9)}, "One of the masks is all black"),
+        ({"identifier": " "}, "identifier is empty"),
+        ({"class_word": ""}, "class_word is empty"),
+        ({"prompt": "a photo of {identifier}"}, r"prompt is 'a photo of {identifier}', but must contain {class_word}"),
+    ],
+)
+def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(**inputs)
+
+
+def test_another_architecture_is_named() -> None:
+    other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Identity()))
+    with pytest.raises(RuntimeError, match="P3STrain cannot patch the attention of"):
+        P3STrain.execute(other, None, None, None, IMAGE, **WIDGETS)
+
+
+def test_a_cancelled_training_leaves_a_file_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cancelled by the second preview, which is a sampling run of its own."""
+    monkeypatch.setattr(preview, "STEPS", 1)
+    paths = {**folder_paths.folder_names_and_paths, "model_patches": ([str(tmp_path)], {".safetensors"})}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", paths)
+    decoded = []
+
+    class Cancelling(Codec):
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            decoded.append(latents)
+            comfy.model_management.interrupt_current_processing(len(decoded) == 2)
+            return super().decode(latents)
+
+    with caplog.at_level(logging.WARNING), pytest.raises(InterruptProcessingException):
+        run(vae=Cancelling(), epochs=20, preview_every=1)
+    (path,) = (tmp_path / "p3s").iterdir()
+    assert len(decoded) == 2 and decoded[0].shape == (1, 4, 9, 11)
+    assert f"P3S Load has what there is so far as p3s/{path.name}" in caplog.text
+    adapter = load_adapter(path)
+    assert adapter.origin.class_word == "dog"
+    assert distance(picture(inject(model("sd15"), adapter=adapter)), picture(model("sd15"))) > 1e-4
