@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from . import regions
 from .kernels.points import rescale
 
+HEAT_SHARE = 0.65  # of the colours in the heat map's picture, the rest is the reference
+
 
 @dataclass(frozen=True)
 class Box:
@@ -112,3 +114,17 @@ def grown(box: Box, margin: float, size: tuple[int, int]) -> Box:
     x, y = max(box.x - pixels, 0), max(box.y - pixels, 0)
     right, bottom = min(box.x + box.width + pixels, size[1]), min(box.y + box.height + pixels, size[0])
     return Box(x, y, right - x, bottom - y)
+
+
+def heat_picture(heat: Tensor, reference: Tensor) -> Tensor:
+    """The heat over the reference.
+
+    Args:
+        heat: (H, W) in [0, 1].
+        reference: (1, H, W, 3).
+
+    Returns:
+        (1, H, W, 3).
+    """
+    colours = torch.from_numpy(regions.heat_map(heat.numpy()))
+    return torch.lerp(reference, colours.unsqueeze(0), HEAT_SHARE)

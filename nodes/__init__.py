@@ -11,6 +11,8 @@ from .leffa_mask import LeffaMask, LeffaRepaint
 from .p3s import P3SInject
 from .point_mask import PointMask
 from .refdrop import RefDropApply
+from .refine import RefineAlign, RefineRegion
+from .refine_by_align import RefineByAlign
 
 
 class RefAttentionExtension(ComfyExtension):
@@ -22,4 +24,5 @@ class RefAttentionExtension(ComfyExtension):
             *(RefDropApply, PointMask, P3SInject),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
+            *(RefineByAlign, RefineAlign, RefineRegion),
         ]

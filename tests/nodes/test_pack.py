@@ -27,6 +27,9 @@ NODE_IDS = {
     "LeffaMask",
     "LeffaRepaint",
     "LeffaFlow",
+    "RefineByAlign",
+    "RefineAlign",
+    "RefineRegion",
 }
 
 
