@@ -5,9 +5,7 @@ Loading is not counted: here both get their weights from this process.
 
 from __future__ import annotations
 
-import gc
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -21,6 +19,7 @@ bootstrap.prepare_host(exact=True)
 
 import leffa_models
 import torch
+from memory import forget_peak, peak_bytes
 
 
 def main(which: str) -> None:
@@ -36,14 +35,7 @@ def main(which: str) -> None:
             published = leffa_models.Published(leffa_models.random_weights())
             forget_peak()
             published.evaluate(inputs, 601, published.features(inputs, 601))
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    print(json.dumps(int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) * 1024))
-
-
-def forget_peak() -> None:
-    """From here on the peak counts anew (Linux)."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    print(json.dumps(peak_bytes()))
 
 
 if __name__ == "__main__":

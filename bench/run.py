@@ -39,6 +39,7 @@ def _cpu_info() -> list[str]:
 
 def on_cpu(repeats: int) -> dict[str, Measure]:
     """Float32, 2 threads, PyTorch's attention."""
+    import align
     import deadiff
     import imports
     import leffa_speed
@@ -52,6 +53,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
         "refdrop": lambda: refdrop.rows("sd15", [256, 512], torch.float32, repeats),
         "deadiff": lambda: deadiff.rows([256, 512], torch.float32, repeats),
         "leffa": lambda: leffa_speed.rows(repeats),
+        "align": lambda: align.rows(repeats),
         "import": imports.rows,
     }
 

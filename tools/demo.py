@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import demo_align
 import demo_deadiff
 import demo_leffa
 import demo_point_mask
@@ -14,7 +15,7 @@ from demo_host import demo_host
 from host import ROOT, HostError, WorkflowError
 
 OUT = ROOT / "out" / "demo"
-DEMOS = (demo_point_mask.run, demo_refdrop.run, demo_deadiff.run, demo_leffa.run)
+DEMOS = (demo_point_mask.run, demo_refdrop.run, demo_deadiff.run, demo_leffa.run, demo_align.run)
 
 
 def run_demos(folder: Path) -> list[Path]:

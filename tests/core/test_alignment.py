@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from boxes import overlap
 from refattention.core.alignment import Box, Finding, Match, bounding_box, find, grown
 from refattention.core.kernels.align import attention_to_reference, group_of_mask, mean_map
 from refattention.core.kernels.flow import AttentionLayer
@@ -14,18 +15,11 @@ TIGHT = Finding(margin=0.0)
 CELL = 8  # pixels of a token
 
 
-def iou(a: Box, b: Box) -> float:
-    across = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
-    down = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
-    common = max(across, 0) * max(down, 0)
-    return common / (a.width * a.height + b.width * b.height - common)
-
-
 def test_main_component_is_the_one_with_most_attention_not_the_largest() -> None:
     attention = torch.zeros(20, 30)
     attention[2:4, 2:14], attention[10:14, 20:25] = 1.0, 4.0
     found = find(attention, (160, 240), Finding(threshold=0.2, margin=0.0, smoothing=0.0))
-    assert iou(found.box, Box(160, 80, 40, 32)) > 0.75
+    assert overlap(found.box, Box(160, 80, 40, 32)) > 0.75
     assert found.is_match and found.contrast > 10
     assert not found.region[:40].any()
     assert found.heat.shape == found.region.shape == (160, 240)
@@ -90,7 +84,7 @@ def look(layers: list[AttentionLayer], mask: Tensor) -> Match:
 def test_known_correspondence_is_found(seed: int) -> None:
     layers, mask, place = scene(seed)
     found = look(layers, mask)
-    assert iou(found.box, place) >= 0.9, (found.box, place)
+    assert overlap(found.box, place) >= 0.9, (found.box, place)
     assert found.is_match
 
 
