@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+from pack import import_pack
+
 TIMESTEPS = range(21, 1000, 80)
 NAMES = ("image", "mask", "reference", "reference_mask")
 
@@ -109,13 +109,11 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--prompt", default="", help="one that fits all cases")
     parser.add_argument("--size", type=int, default=512, help="working size, 1024 for SDXL")
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("calibration"))
     arguments = parser.parse_args()
 
-    import bootstrap
-
-    bootstrap.name_packages()
-    bootstrap.prepare_host(cpu=False)
+    import_pack(cpu=arguments.cpu)
     import comfy.sd
 
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(arguments.checkpoint))
