@@ -88,6 +88,7 @@ def find(attention: Tensor, size: tuple[int, int], settings: Finding) -> Match:
     threshold = settings.threshold or _halfway(score)
     # Interpolated before the cut, so that the outline does not follow the cells.
     heat, mass = (F.interpolate(each[None, None], size, mode="bilinear")[0, 0] for each in (score, attention))
+    # Interpolation lowers the peak, perhaps below the threshold.
     region = regions.main_component((heat >= min(threshold, heat.max().item())).numpy(), heat.numpy())
     inside = torch.from_numpy(region)
     outside = mass[~inside].mean().item() if not region.all() else mass.mean().item()

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 
+SEEDS = 1 << 64
+
+
+def other_seed(seed: int) -> int:
+    """A seed for the noise of a second picture: equal noise at equal places would look alike."""
+    return (seed + 1) % SEEDS
+
+
 def evaluate_once(model: ModelPatcher, positive: list[Any], samples: Tensor, timestep: int, seed: int) -> None:
     """Noises finished latents to a timestep and passes them through the model once, without guidance.
 

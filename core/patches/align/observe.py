@@ -15,7 +15,7 @@ from ...blocks import Layer
 from ...kernels.align import attention_to_reference
 from ...kernels.flow import AttentionLayer
 from ...kernels.masks import covered_tokens
-from ..evaluation import evaluate_once
+from ..evaluation import evaluate_once, other_seed
 from ..reference_pass import IS_REFERENCE_PASS, PICTURE_KEYS, ReferenceRecorded, forward_through
 from ..self_attention import Handler, SelfAttentionCall
 from ..unet import require_image_unet, self_attention_layers
@@ -79,8 +79,7 @@ def observe(
             k, grid = keys.pop(place)
             see(timestep, place, AttentionLayer(call.q, k, layers[place].n_heads, call.grid, grid))
 
-        # Seeds differ, because equal noise at equal places would look alike.
-        for latent, seed, act in ((reference, look.seed + 1, record), (samples, look.seed, compare)):
+        for latent, seed, act in ((reference, other_seed(look.seed), record), (samples, look.seed, compare)):
             comfy.model_management.throw_exception_if_processing_interrupted()
             evaluate_once(_watched(model, _reading(wanted, act, node)), prompt, latent, timestep, seed)
 

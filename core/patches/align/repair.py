@@ -13,6 +13,7 @@ from ...alignment import Box, Finding, Match, find, heat_picture
 from ...blocks import SKIP_FIRST_OUTPUT, select
 from ...kernels.align import group_of_mask, mean_map
 from ...repair import Artifact, Work, artifacts, latent_mask, paste, scaled
+from ..evaluation import other_seed
 from ..refdrop import Guide, Reference, add_guide
 from ..sampling import Sampling, sampled
 from ..unet import family, require_image_unet, self_attention_blocks
@@ -83,7 +84,7 @@ class Repair:
         """
         window = scaled(artifact.window.cut(image), self.work.size)
         mask = latent_mask(artifact, window)
-        reference = Reference(self.encode(scaled(crop, self.work.size)), None, sampling.seed)
+        reference = Reference(self.encode(scaled(crop, self.work.size)), None, other_seed(sampling.seed))
         blocks = list(self_attention_blocks(require_image_unet(self.model, self.node)))
         chosen = select(SKIP_FIRST_OUTPUT, "", blocks, family(self.model))
         guided = add_guide(self.model, Guide(strength, chosen, reference, mask=mask[0]))
