@@ -12,14 +12,16 @@ from host import HeadlessHost
 
 # The demo's model compares colours, and only there; see demo/README.md.
 LAYERS = "output.10, output.11"
-STEPS = 12
+STEPS, SIZE = 8, 320
 CELL = (420, 240)
 
 
 def run(host: HeadlessHost, folder: Path) -> Path:
     """Runs the workflow and returns the path of its sheet."""
     started = time.monotonic()
-    workflow = set_inputs(load_workflow("refine_by_align"), "RefineByAlign", layers=LAYERS, steps=STEPS)
+    workflow = set_inputs(
+        load_workflow("refine_by_align"), "RefineByAlign", layers=LAYERS, steps=STEPS, working_size=SIZE
+    )
     entry = host.run(workflow)
     cells = [
         ("with artifact", host.base / "input" / "garbled_cup.png"),
