@@ -63,10 +63,12 @@ class Repair:
         """
         window = artifact.window
         mask = window.cut(artifact.region.unsqueeze(0))[0]
-        latents = [self.encode(scaled(each, self.work.size)) for each in (window.cut(image), reference)]
-        maps = attention_maps(
-            self.model, self.positive, *latents, look, lambda grid: group_of_mask(mask, grid), self.node, reference_mask
-        )
+        samples, other = (self.encode(scaled(each, self.work.size)) for each in (window.cut(image), reference))
+
+        def queries(grid: tuple[int, int]) -> Tensor:
+            return group_of_mask(mask, grid)
+
+        maps = attention_maps(self.model, self.positive, samples, other, look, queries, self.node, reference_mask)
         return find(mean_map(list(maps.values()))[0], (reference.shape[1], reference.shape[2]), finding)
 
     def refine(
