@@ -90,8 +90,9 @@ def plot(scores: Scores, target: Path) -> None:
     charts = [means(scores, part) for part in (0, 1)]
     sheet = Image.new("RGB", (sum(gap + bar * len(chart) for chart in charts) + gap, height + 130), "white")
     draw, left = ImageDraw.Draw(sheet), gap
-    for title, chart in zip(("mIoU by timestep", "mIoU by layer"), charts, strict=True):
-        draw.text((left, 8), title, fill="black")
+    for title, chart in zip(("timestep", "layer"), charts, strict=True):
+        draw.text((left, 8), f"mIoU by {title}; the line is 1", fill="black")
+        draw.line((left, 40, left + bar * len(chart), 40), fill="black")
         for column, (name, value) in enumerate(chart.items()):
             x, top = left + column * bar, 40 + round(height * (1 - value))
             draw.rectangle((x, top, x + bar - 6, 40 + height), fill="#0072B2")
@@ -105,12 +106,12 @@ def plot(scores: Scores, target: Path) -> None:
 def main() -> int:
     """Scores the set and writes both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", type=Path)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("set", type=Path, help="folder of cases")
+    parser.add_argument("checkpoint", type=Path, help="SD1.5, SD2 or SDXL file")
     parser.add_argument("--prompt", default="", help="one that fits all cases")
     parser.add_argument("--size", type=int, default=512, help="working size, 1024 for SDXL")
-    parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--output", type=Path, default=Path("calibration"))
+    parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
+    parser.add_argument("--output", type=Path, default=Path("calibration"), help="both files, without an ending")
     arguments = parser.parse_args()
 
     import_pack(cpu=arguments.cpu)
