@@ -68,13 +68,20 @@ def _artifact(region: regions.Region, work: Work) -> Artifact:
     weight = region.astype(np.float32)
     if work.feather:
         weight = np.clip(1 - np.maximum(regions.signed_distance(region), 0) / work.feather, 0, 1)
-    window = window_around(bounding_box(weight > 0), work.context, region.shape)
+    soft = bounding_box(weight > 0)
+    least = max(soft.width, soft.height, SHORTEST)
+    window = window_around(bounding_box(region), work.context, region.shape, least)
     return Artifact(torch.from_numpy(region).float(), torch.from_numpy(weight), window)
 
 
-def window_around(box: Box, context: float, size: tuple[int, ...]) -> Box:
-    """A square around a box, as far as a picture (H, W) allows; shifted rather than cut at the border."""
-    side = max(round(max(box.width, box.height) * (1 + 2 * context)), SHORTEST)
+def window_around(box: Box, context: float, size: tuple[int, ...], least: int) -> Box:
+    """A square around a box, as far as a picture (H, W) allows; shifted rather than cut at the border.
+
+    Args:
+        context: around the box on all sides, as a share of its longer side.
+        least: no smaller side.
+    """
+    side = max(round(max(box.width, box.height) * (1 + 2 * context)), least)
     height, width = min(side, size[0]), min(side, size[1])
     x = min(max(box.x + (box.width - width) // 2, 0), size[1] - width)
     y = min(max(box.y + (box.height - height) // 2, 0), size[0] - height)

@@ -51,7 +51,7 @@ def test_together_or_one_by_one() -> None:
     assert len(artifacts(mask, Work(), is_together=True)) == 1
     near, far = artifacts(mask, Work(), is_together=False)  # 10 pixels apart is one
     assert near.region.sum() == 200 and far.region.sum() == 800
-    assert far.window == Box(88, 0, 112, 100)
+    assert far.window == Box(120, 20, 80, 80)
     assert artifacts(torch.zeros(9, 9), Work(), is_together=False) == []
 
 
@@ -66,7 +66,16 @@ def test_together_or_one_by_one() -> None:
     ids=["middle", "corner", "not smaller than 64", "all of the picture"],
 )
 def test_window(box: Box, context: float, want: Box) -> None:
-    assert window_around(box, context, (100, 200)) == want
+    assert window_around(box, context, (100, 200), 64) == want
+
+
+@pytest.mark.parametrize("context", [0.0, 0.5])
+@pytest.mark.parametrize("seed", range(10))
+def test_window_holds_the_soft_edge(seed: int, context: float) -> None:
+    _, mask, _ = random_case(seed)
+    for one in artifacts(mask, Work(context, feather=11), is_together=False):
+        cut = one.window.cut(one.weight.unsqueeze(0)) > 0
+        assert cut.sum() == (one.weight > 0).sum() and cut.shape[1:] == (one.window.height, one.window.width)
 
 
 def test_working_size_is_made_of_cells() -> None:

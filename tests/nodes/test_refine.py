@@ -121,11 +121,12 @@ def test_one_by_one_is_one_after_the_other_and_together_is_not() -> None:
 
 
 def test_the_two_halves_are_the_whole() -> None:
-    whole = run(RefineByAlign)
-    heat, box, place, matched, _, crop = run(RefineAlign)
+    mask = {"mask": disc_mask(101, 133, (50, 60, 25))}
+    whole = run(RefineByAlign, **mask)
+    heat, box, place, matched, _, crop = run(RefineAlign, **mask)
     assert torch.equal(heat, whole[1]) and [box] == whole[2] and torch.equal(place, whole[3]) and matched
     assert crop.shape == (1, box["height"], box["width"], 3)
-    assert torch.equal(run(RefineRegion, reference_image=crop)[0], whole[0])
+    assert torch.equal(run(RefineRegion, reference_image=crop, **mask)[0], whole[0])
 
 
 def test_constant_colour_has_no_seam() -> None:
