@@ -19,7 +19,7 @@ bootstrap.prepare_host(exact=True)
 
 import leffa_models
 import torch
-from memory import forget_peak, peak
+from memory import forget_peak, peak_bytes
 
 
 def main(which: str) -> None:
@@ -35,7 +35,7 @@ def main(which: str) -> None:
             published = leffa_models.Published(leffa_models.random_weights())
             forget_peak()
             published.evaluate(inputs, 601, published.features(inputs, 601))
-    print(json.dumps(peak()))
+    print(json.dumps(peak_bytes()))
 
 
 if __name__ == "__main__":

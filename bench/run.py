@@ -39,6 +39,7 @@ def _cpu_info() -> list[str]:
 
 def on_cpu(repeats: int) -> dict[str, Measure]:
     """Float32, 2 threads, PyTorch's attention."""
+    import align
     import deadiff
     import imports
     import leffa_speed
@@ -55,6 +56,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
         "p3s": lambda: p3s.rows([512], torch.float32, repeats),
         "p3s_training": p3s.memory,
         "leffa": lambda: leffa_speed.rows(repeats),
+        "align": lambda: align.rows(repeats),
         "import": imports.rows,
     }
 

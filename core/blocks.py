@@ -44,6 +44,41 @@ def select(choice: str, custom: str, available: Sequence[Block], model_name: str
     return frozenset(block for name in names for block in _matching(name, available, model_name, known))
 
 
+def select_layers(text: str, available: Sequence[Layer], model_name: str) -> frozenset[Layer]:
+    """Turns a `layers` widget into transformer layers.
+
+    Args:
+        text: names such as "output.4, output.5.0"; a block means all of its layers, a side ("output") all of its
+            blocks. Empty: the decoder's first six blocks with attention, whose tokens cover 2 or 4 latent cells in
+            SD1.5, SD2 and SDXL: fine enough to locate a detail, deep enough to know what it is.
+        available: the model's self-attention layers in the order they run.
+        model_name: for the message.
+
+    Raises:
+        ValueError: a name the model does not have.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        decoder = dict.fromkeys(block for block, _ in available if block[0] == "output")
+        names = [name_of(block) for block in list(decoder)[:6]]
+    chosen = []
+    for name in names:
+        matching = [layer for layer in available if name in (layer[0][0], name_of(layer[0]), layer_name(layer))]
+        if not matching:
+            known = ", ".join(dict.fromkeys(name_of(block) for block, _ in available))
+            raise ValueError(
+                f"layers names '{name}', which has no self-attention in this {model_name} model. "
+                f"Its blocks are {known}."
+            )
+        chosen += matching
+    return frozenset(chosen)
+
+
+def layer_name(layer: Layer) -> str:
+    """(("input", 4), 0) -> "input.4.0"."""
+    return f"{name_of(layer[0])}.{layer[1]}"
+
+
 def name_of(block: Block) -> str:
     """("input", 4) -> "input.4"."""
     return f"{block[0]}.{block[1]}"

@@ -113,3 +113,16 @@ def heat_map(values: Map) -> Map:
     steps = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     colours = cv2.applyColorMap(steps, cv2.COLORMAP_VIRIDIS)
     return (cv2.cvtColor(colours, cv2.COLOR_BGR2RGB) / 255).astype(np.float32)
+
+
+def main_component(region: Region, values: Map) -> Region:
+    """The component of a region (8 neighbours) with the largest sum of values; none of an empty region."""
+    count, labels = cv2.connectedComponents(region.view(np.uint8))
+    sums = np.bincount(labels.ravel(), weights=values.ravel(), minlength=count)
+    return region & (labels == 1 + np.argmax(sums[1:])) if count > 1 else region
+
+
+def components(region: Region) -> list[Region]:
+    """The separate components of a region (8 neighbours), from top to bottom."""
+    count, labels = cv2.connectedComponents(region.view(np.uint8))
+    return [labels == label for label in range(1, count)]

@@ -13,6 +13,8 @@ from .p3s_files import P3SLoad, P3SSave
 from .p3s_train import P3STrain
 from .point_mask import PointMask
 from .refdrop import RefDropApply
+from .refine import RefineAlign, RefineRegion
+from .refine_by_align import RefineByAlign
 
 
 class RefAttentionExtension(ComfyExtension):
@@ -24,4 +26,5 @@ class RefAttentionExtension(ComfyExtension):
             *(RefDropApply, PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
+            *(RefineByAlign, RefineAlign, RefineRegion),
         ]

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..core import coordinates
 from ..core.models.vision import FITS, RESOLUTIONS, PatchEncoder
 from .previews import temporary
+from .shared import needing_opencv
 
 POSITIVE, NEGATIVE = coordinates.POSITIVE, coordinates.NEGATIVE
 
@@ -97,17 +98,8 @@ class PointMask(io.ComfyNode):
 
 
 def _methods() -> ModuleType:
-    """What the node runs; imported only then, because OpenCV would slow down the host's start."""
-    try:
-        from ..core.models import point_mask
-    except ModuleNotFoundError as error:
-        if error.name != "cv2":
-            raise
-        raise RuntimeError(
-            "PointMask needs OpenCV, which is not installed. Run `pip install opencv-python-headless` in ComfyUI's "
-            "Python environment."
-        ) from None
-    return point_mask
+    """What the node runs."""
+    return needing_opencv("..core.models.point_mask", "PointMask")
 
 
 def _read(text: str, name: str, image: torch.Tensor) -> list[coordinates.Points]:

@@ -11,27 +11,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from pathlib import Path
-from types import ModuleType
 
-PACK = Path(__file__).resolve().parent.parent
-
-
-def import_pack() -> None:
-    """Makes the host's modules and the pack's loaders importable."""
-    places = [os.environ.get("COMFYUI_DIR", ""), str(PACK.parent.parent), str(PACK / ".host" / "ComfyUI")]
-    host = next((Path(place) for place in places if place and (Path(place) / "main.py").is_file()), None)
-    if host is None:
-        sys.exit("No ComfyUI found: set COMFYUI_DIR to its folder.")
-    sys.path[:] = [str(host), *(path for path in sys.path if Path(path or ".").resolve() != PACK)]
-    package = ModuleType("refattention")
-    package.__path__ = [str(PACK)]
-    sys.modules["refattention"] = package
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
+from pack import import_pack
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import demo_align
 import demo_deadiff
 import demo_leffa
 import demo_p3s
@@ -15,7 +16,9 @@ from demo_host import demo_host
 from host import ROOT, HostError, WorkflowError
 
 OUT = ROOT / "out" / "demo"
-DEMOS = (demo_point_mask.run, demo_refdrop.run, demo_p3s.run, demo_deadiff.run, demo_leffa.run)
+DEMOS = (
+    demo_point_mask.run, demo_refdrop.run, demo_p3s.run, demo_deadiff.run, demo_leffa.run, demo_align.run
+)  # fmt: skip
 
 
 def run_demos(folder: Path) -> list[Path]:

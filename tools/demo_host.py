@@ -30,6 +30,7 @@ def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: in
     for photo in sorted(PHOTOS.glob("*.jpg")):
         host.put_input(photo)
     demo_module("tryon").write_pictures(host.base / "input")
+    demo_module("artifact").write_picture(host.base / "input")
     return host
 
 

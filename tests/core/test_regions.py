@@ -138,3 +138,22 @@ def test_heat_map_goes_from_dark_to_bright() -> None:
     assert colours.shape == (64, 3) and 0 <= colours.min() and colours.max() <= 1
     assert (np.diff(colours @ (0.2126, 0.7152, 0.0722)) >= -0.002).all()
     assert colours[0] @ (1, 1, 1) < 0.9 < 1.7 < colours[-1] @ (1, 1, 1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_components_and_the_main_one(seed: int) -> None:
+    region = random_region(seed, share=0.2)
+    values = np.random.default_rng(seed).random(region.shape).astype(np.float32)
+    parts = regions.components(region)
+    assert np.array_equal(np.sum(parts, axis=0), region.astype(int))
+    for part in parts:
+        first = np.zeros_like(region)
+        first[tuple(np.argwhere(part)[0])] = True
+        assert np.array_equal(part, flood(region, first))
+    largest = max(parts, key=lambda part: values[part].sum())
+    assert np.array_equal(regions.main_component(region, values), largest)
+
+
+def test_an_empty_region_has_no_components() -> None:
+    empty = np.zeros((5, 7), bool)
+    assert regions.components(empty) == [] and not regions.main_component(empty, np.ones((5, 7), np.float32)).any()

@@ -30,6 +30,9 @@ NODE_IDS = {
     "LeffaMask",
     "LeffaRepaint",
     "LeffaFlow",
+    "RefineByAlign",
+    "RefineAlign",
+    "RefineRegion",
 }
 
 

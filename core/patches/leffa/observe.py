@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from ...kernels.flow import AttentionLayer, attention_flow
 from ...leffa import REFERENCES
+from ..evaluation import evaluate_once
 from ..self_attention import SelfAttentionCall
 from .wrappers import OBSERVER
 
@@ -50,20 +50,9 @@ def learned_flow(
         fine = (samples.shape[-2], samples.shape[-1])
         flows.append(F.interpolate(flow, fine, mode="bilinear", align_corners=True).cpu())
 
-    def one_evaluation(denoise: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
-        return denoise(x, sigmas[:1].expand(len(x)), **extra_args)
-
     watched = model.clone()
     watched.model_options["transformer_options"][OBSERVER] = observe
-    sigma = watched.get_model_object("model_sampling").sigma(torch.tensor([float(timestep)]))
-    noise = torch.randn(samples.shape, generator=torch.Generator("cpu").manual_seed(seed))
-    sampler = comfy.samplers.KSAMPLER(one_evaluation)
-    sigmas = torch.cat([sigma, torch.zeros(1)])
-    options = watched.model_options
-    comfy.samplers.sample(
-        watched, noise, positive, positive, 1.0, watched.load_device, sampler, sigmas, options, latent_image=samples,
-        disable_pbar=True, seed=seed,
-    )  # fmt: skip
+    evaluate_once(watched, positive, samples, timestep, seed)
     return torch.stack(flows).mean(0).movedim(1, -1)
 
 

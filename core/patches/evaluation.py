@@ -1,0 +1,43 @@
+"""One evaluation of a model outside a sampler's loop, under the host's own loading and memory management."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import comfy.samplers
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+
+SEEDS = 1 << 64
+
+
+def other_seed(seed: int) -> int:
+    """A seed for the noise of a second picture: equal noise at equal places would look alike."""
+    return (seed + 1) % SEEDS
+
+
+def evaluate_once(model: ModelPatcher, positive: list[Any], samples: Tensor, timestep: int, seed: int) -> None:
+    """Noises finished latents to a timestep and passes them through the model once, without guidance.
+
+    Args:
+        positive: the conditioning, in the host's form.
+        samples: (B, C, h, w).
+        timestep: 0 to 999.
+        seed: of the noise.
+    """
+
+    def one_evaluation(denoise: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
+        return denoise(x, sigmas[:1].expand(len(x)), **extra_args)
+
+    sigma = model.get_model_object("model_sampling").sigma(torch.tensor([float(timestep)]))
+    noise = torch.randn(samples.shape, generator=torch.Generator("cpu").manual_seed(seed))
+    sampler = comfy.samplers.KSAMPLER(one_evaluation)
+    sigmas = torch.cat([sigma, torch.zeros(1)])
+    comfy.samplers.sample(
+        model, noise, positive, positive, 1.0, model.load_device, sampler, sigmas, model.model_options,
+        latent_image=samples, disable_pbar=True, seed=seed,
+    )  # fmt: skip

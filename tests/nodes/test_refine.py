@@ -1,0 +1,181 @@
+"""RefineAlign, RefineRegion and RefineByAlign: what comes out, and what wrong input is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from refattention.nodes.refine import RefineAlign, RefineRegion
+from refattention.nodes.refine_by_align import RefineByAlign
+from sampling import model, prompt
+from torch import Tensor
+from torch.nn import functional as F
+
+ALIGN = {"timesteps": "261", "layers": "", "threshold": 0.0, "margin": 0.1, "minimum_contrast": 0.0}
+WORK = {"context": 0.3, "working_size": 128}
+PAINT = {
+    "strength": 0.5,
+    "seed": 3,
+    "steps": 2,
+    "cfg": 3.0,
+    "denoise": 1.0,
+    "sampler_name": "euler",
+    "scheduler": "normal",
+    "feather": 4,
+    "areas": "one by one",
+}
+
+
+class Codec:
+    """A VAE that averages cells, with a shift of the colours on the way back."""
+
+    def __init__(self, shift: tuple[float, float, float] = (0.0, 0.0, 0.0), channels: int = 4) -> None:
+        self._shift, self._channels = torch.tensor(shift), channels
+
+    def encode(self, picture: Tensor) -> Tensor:
+        cells = F.avg_pool2d(picture.movedim(-1, 1), 8)
+        return F.pad(cells - 0.5, (0, 0, 0, 0, 0, self._channels - 3))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return F.interpolate(latent[:, :3] + 0.5, scale_factor=8, mode="nearest").movedim(1, -1) + self._shift
+
+
+def picture(height: int, width: int, seed: int) -> Tensor:
+    return torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def disc_mask(height: int, width: int, *discs: tuple[int, int, int]) -> Tensor:
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    inside = [(y - v) ** 2 + (x - u) ** 2 < radius**2 for v, u, radius in discs]
+    return torch.stack([torch.zeros(height, width, dtype=torch.bool), *inside]).any(0).float().unsqueeze(0)
+
+
+def run(node: Any, **inputs: Any) -> tuple[Any, ...]:
+    values = {
+        "model": model("sd15"),
+        "vae": Codec(),
+        "positive": prompt("sd15", 1),
+        "image": picture(101, 133, 1),
+        "mask": disc_mask(101, 133, (50, 60, 15)),
+        "reference_image": picture(90, 70, 2),
+        **WORK,
+    }
+    if node is not RefineRegion:
+        values |= ALIGN
+    if node is not RefineAlign:
+        values |= {"negative": prompt("sd15", 2), **PAINT}
+    else:
+        values["seed"] = 3
+    with torch.inference_mode():
+        return tuple(node.execute(**{**values, **inputs}))
+
+
+MASKS = {
+    "inside": disc_mask(101, 133, (50, 60, 15)),
+    "border": disc_mask(101, 133, (0, 5, 20)),
+    "several": disc_mask(101, 133, (20, 20, 8), (80, 110, 10)),
+    "full": torch.ones(1, 101, 133),
+    "other size": disc_mask(50, 66, (25, 30, 9)),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_only_mask_and_feather_change(name: str) -> None:
+    mask = MASKS[name]
+    image, heat, boxes, places, matched, warning = run(RefineByAlign, mask=mask)
+    before = picture(101, 133, 1)
+    changed = (image != before).any(-1)[0]
+    grown = F.max_pool2d(F.interpolate(mask.unsqueeze(1), (101, 133)), 13, 1, 6)[0, 0] > 0
+    assert not changed[~grown].any()
+    assert changed[F.interpolate(mask.unsqueeze(1), (101, 133))[0, 0] > 0].float().mean() > 0.9
+    assert len(boxes) == (2 if name == "several" else 1) and matched and not warning
+    assert heat.shape == (1, 90, 70, 3) and places.shape == (1, 90, 70) and set(places.unique().tolist()) <= {0, 1}
+
+
+def test_empty_mask_changes_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    image, _, boxes, places, matched, warning = run(RefineByAlign, mask=torch.zeros(1, 64, 64))
+    assert torch.equal(image, picture(101, 133, 1))
+    assert (boxes, places.sum(), matched) == ([], 0, False)
+    assert "mask is empty" in warning and warning in caplog.text
+    (image,) = run(RefineRegion, mask=torch.zeros(1, 64, 64))
+    assert torch.equal(image, picture(101, 133, 1))
+    _, box, _, matched, warning, crop = run(RefineAlign, mask=torch.zeros(1, 64, 64))
+    assert box == {"x": 0, "y": 0, "width": 70, "height": 90} and not matched and warning
+    assert torch.equal(crop, picture(90, 70, 2))
+
+
+def test_a_reference_without_a_match_leaves_the_picture_and_says_so() -> None:
+    image, _, boxes, _, matched, warning = run(RefineByAlign, mask=MASKS["several"], minimum_contrast=50.0)
+    assert torch.equal(image, picture(101, 133, 1))
+    assert len(boxes) == 2 and not matched
+    assert "no match for 2 of 2 areas (number 1, 2); the best gets 1." in warning
+
+
+def test_one_by_one_is_one_after_the_other_and_together_is_not() -> None:
+    both = run(RefineByAlign, mask=MASKS["several"])[0]
+    first = run(RefineByAlign, mask=disc_mask(101, 133, (20, 20, 8)))[0]
+    second = run(RefineByAlign, mask=disc_mask(101, 133, (80, 110, 10)), image=first)[0]
+    assert torch.equal(both, second)
+    assert not torch.equal(run(RefineByAlign, mask=MASKS["several"], areas="together")[0], both)
+
+
+def test_the_two_halves_are_the_whole() -> None:
+    mask = {"mask": disc_mask(101, 133, (50, 60, 25))}
+    whole = run(RefineByAlign, **mask)
+    heat, box, place, matched, _, crop = run(RefineAlign, **mask)
+    assert torch.equal(heat, whole[1]) and [box] == whole[2] and torch.equal(place, whole[3]) and matched
+    assert crop.shape == (1, box["height"], box["width"], 3)
+    assert torch.equal(run(RefineRegion, reference_image=crop, **mask)[0], whole[0])
+
+
+def test_constant_colour_has_no_seam() -> None:
+    constant = torch.tensor([0.25, 0.5, 0.625]).expand(1, 101, 133, 3).contiguous()
+    (image,) = run(RefineRegion, image=constant, vae=Codec((0.06, -0.05, 0.03)), denoise=0.0)
+    assert (image - constant).abs().max() < 1 / 512
+
+
+def test_reference_mask_limits_the_search() -> None:
+    where = torch.zeros(1, 90, 70)
+    where[:, :, 40:] = 1
+    _, box, place, _, _, _ = run(RefineAlign, reference_mask=where, margin=0.0)
+    assert box["x"] >= 40 - 8 and place[:, :, :32].sum() == 0
+
+
+def test_each_widget_has_its_effect() -> None:
+    base = run(RefineByAlign)[0]
+    for change in (
+        {"strength": 0.0},
+        {"seed": 4},
+        {"steps": 3},
+        {"cfg": 1.0},
+        {"denoise": 0.5},
+        {"sampler_name": "heun"},
+        {"scheduler": "karras"},
+        {"context": 1.0},
+        {"working_size": 192},
+        {"feather": 0},
+        {"timesteps": "700"},
+        {"layers": "input.1"},
+        {"threshold": 0.9},
+        {"margin": 0.5},
+    ):
+        assert not torch.equal(run(RefineByAlign, **change)[0], base), change
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"image": picture(20, 20, 1).expand(2, -1, -1, -1)}, "image holds 2 pictures, but one is needed"),
+        ({"reference_image": picture(20, 20, 1).expand(3, -1, -1, -1)}, "reference_image holds 3 pictures"),
+        ({"mask": torch.ones(2, 9, 9)}, "mask holds 2 masks for one picture"),
+        ({"reference_mask": torch.zeros(1, 9, 9)}, "reference_mask holds 1 masks, 0 of them not black"),
+        ({"timesteps": "1000"}, "timesteps is '1000', but needs whole numbers from 0 to 999"),
+        ({"timesteps": ""}, "timesteps is ''"),
+        ({"layers": "output.99"}, "layers names 'output.99', which has no self-attention in this DemoSD15 model"),
+        ({"vae": Codec(channels=16)}, r"What vae makes of a picture has the shape \(1, 16, "),
+    ],
+)
+def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(RefineByAlign, **inputs)

@@ -1,0 +1,53 @@
+"""The calibration: scores, what it calls best, and that the nodes accept it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import calibrate_align
+import numpy as np
+import pytest
+from PIL import Image
+from refattention.core.blocks import select_layers
+from refattention.core.patches.unet import self_attention_layers
+from refattention.nodes.align_inputs import look
+from refattention_demo.loading import load
+from sampling import prompt
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    """Noise with a patch that is elsewhere in the reference."""
+    rng = np.random.default_rng(0)
+    image, reference = (rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) for _ in range(2))
+    image[8:40, 8:40] = reference[48:80, 48:80] = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    masks = np.zeros((2, 96, 96, 3), np.uint8)
+    masks[0, 8:40, 8:40] = masks[1, 48:80, 48:80] = 255
+    folder = tmp_path / "case"
+    folder.mkdir()
+    for name, pixels in zip(calibrate_align.NAMES, (image, masks[0], reference, masks[1]), strict=True):
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return folder
+
+
+def test_scores_are_there_for_every_timestep_and_layer_and_give_inputs_of_the_node(case: Path, tmp_path: Path) -> None:
+    model, _, vae = load("sd15")
+    scores = calibrate_align.score([case], model, vae, prompt("sd15", 1), [100, 500], 128)
+    places = self_attention_layers(model.model.diffusion_model)
+    assert len(scores) == 2 * len(places)
+    assert all(len(values) == 1 and 0 <= values[0] <= 1 for values in scores.values())
+    chosen = json.loads(json.dumps(calibrate_align.best(scores)))
+    settings = look(model, chosen["timesteps"], chosen["layers"], 0, "Node")
+    assert settings.timesteps[0] in (100, 500) and len(settings.layers) == 4
+    assert settings.layers == select_layers(chosen["layers"], list(places), "SD15")
+    calibrate_align.plot(scores, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.size[0] > 400
+
+
+def test_best_is_the_best_timestep_and_the_best_layers_at_it() -> None:
+    scores = {(t, f"output.{n}.0"): [0.1 * n + 0.01 * t, 0.0] for t in (1, 5) for n in range(6)}
+    assert calibrate_align.means(scores, 0) == pytest.approx({1: 0.13, 5: 0.15})
+    assert calibrate_align.means(scores, 1)["output.2.0"] == pytest.approx(0.115)
+    assert calibrate_align.best(scores, 2) == {"timesteps": "5", "layers": "output.5.0, output.4.0"}

@@ -1,0 +1,137 @@
+"""Which timestep and layer of a model align best: Figure 5 of Refine-by-Align (arXiv 2412.00306) on a set of your own.
+
+The set is a folder with one folder per case, which holds image.png, mask.png, reference.png and reference_mask.png
+(white = the artifact, and the place that matches it). Run with ComfyUI's Python environment:
+
+    python tools/calibrate_align.py SET CHECKPOINT --output calibration
+
+writes calibration.json, whose entries are inputs of Refine by Align and Refine Align, and calibration.png, the plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pack import import_pack
+
+TIMESTEPS = range(21, 1000, 80)
+NAMES = ("image", "mask", "reference", "reference_mask")
+
+Scores = dict[tuple[int, str], list[float]]  # IoU of each case by timestep and layer
+
+
+def score(
+    cases: Iterable[Path], model: Any, vae: Any, positive: list[Any], timesteps: Iterable[int], size: int
+) -> Scores:
+    """IoU of found and true place for every case, timestep and layer."""
+    import torch
+    from refattention.core.alignment import Finding, find
+    from refattention.core.blocks import layer_name
+    from refattention.core.kernels.align import group_of_mask
+    from refattention.core.patches.align import Look, attention_maps
+    from refattention.core.patches.unet import require_image_unet, self_attention_layers
+    from refattention.core.repair import Work, artifacts, scaled
+
+    layers = frozenset(self_attention_layers(require_image_unet(model, "calibrate_align")))
+    scores: Scores = {}
+    for case in cases:
+        image, mask, reference, truth = (picture(case, name) for name in NAMES)
+        (area,) = artifacts((mask[0, ..., 0] > 0.5).float(), Work(feather=0), is_together=True)
+        inside = area.window.cut(area.region.unsqueeze(0))[0]
+        latents = [vae.encode(scaled(each, size)) for each in (area.window.cut(image), reference)]
+        groups: Callable[..., Any] = lambda grid, inside=inside: group_of_mask(inside, grid)  # noqa: E731
+        with torch.inference_mode():
+            maps = attention_maps(model, positive, *latents, Look(layers, tuple(timesteps)), groups, "calibrate_align")
+        for (timestep, layer), seen in maps.items():
+            region = find(seen[0], (truth.shape[1], truth.shape[2]), Finding()).region > 0
+            wanted = truth[0, ..., 0] > 0.5
+            iou = ((region & wanted).sum() / (region | wanted).sum()).item()
+            scores.setdefault((timestep, layer_name(layer)), []).append(iou)
+    return scores
+
+
+def picture(case: Path, name: str) -> Any:
+    """(1, H, W, 3) of one file of a case."""
+    import numpy
+    import torch
+    from PIL import Image
+
+    with Image.open(case / f"{name}.png") as file:
+        return torch.from_numpy(numpy.asarray(file.convert("RGB")) / numpy.float32(255)).unsqueeze(0)
+
+
+def means(scores: Scores, part: int) -> dict[Any, float]:
+    """mIoU by timestep (part 0) or by layer (part 1), over the other and all cases."""
+    groups: dict[Any, list[float]] = {}
+    for key, values in scores.items():
+        groups.setdefault(key[part], []).extend(values)
+    return {key: sum(values) / len(values) for key, values in groups.items()}
+
+
+def best(scores: Scores, most_layers: int = 4) -> dict[str, str]:
+    """Inputs of the nodes: the best timestep, and the best layers at it."""
+    by_timestep = means(scores, 0)
+    timestep = max(by_timestep, key=lambda key: by_timestep[key])
+    at_it = means({key: values for key, values in scores.items() if key[0] == timestep}, 1)
+    layers = sorted(at_it, key=lambda key: -at_it[key])[:most_layers]
+    return {"timesteps": str(timestep), "layers": ", ".join(layers)}
+
+
+def plot(scores: Scores, target: Path) -> None:
+    """Both curves side by side, as bars."""
+    from PIL import Image, ImageDraw
+
+    height, bar, gap = 240, 26, 60
+    charts = [means(scores, part) for part in (0, 1)]
+    sheet = Image.new("RGB", (sum(gap + bar * len(chart) for chart in charts) + gap, height + 130), "white")
+    draw, left = ImageDraw.Draw(sheet), gap
+    for title, chart in zip(("timestep", "layer"), charts, strict=True):
+        draw.text((left, 8), f"mIoU by {title}; the line is 1", fill="black")
+        draw.line((left, 40, left + bar * len(chart), 40), fill="black")
+        for column, (name, value) in enumerate(chart.items()):
+            x, top = left + column * bar, 40 + round(height * (1 - value))
+            draw.rectangle((x, top, x + bar - 6, 40 + height), fill="#0072B2")
+            label = Image.new("L", (80, 12), 0)
+            ImageDraw.Draw(label).text((0, 0), f"{name}", fill=255)
+            sheet.paste("black", (x + 4, 44 + height), label.rotate(-90, expand=True))
+        left += bar * len(chart) + gap
+    sheet.save(target)
+
+
+def main() -> int:
+    """Scores the set and writes both files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", type=Path, help="folder of cases")
+    parser.add_argument("checkpoint", type=Path, help="SD1.5, SD2 or SDXL file")
+    parser.add_argument("--prompt", default="", help="one that fits all cases")
+    parser.add_argument("--size", type=int, default=512, help="working size, 1024 for SDXL")
+    parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
+    parser.add_argument("--output", type=Path, default=Path("calibration"), help="both files, without an ending")
+    arguments = parser.parse_args()
+
+    import_pack(cpu=arguments.cpu)
+    import comfy.sd
+
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(arguments.checkpoint))
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize(arguments.prompt))
+    cases = sorted(path for path in arguments.set.iterdir() if path.is_dir())
+    if not cases:
+        parser.error(f"{arguments.set} holds no folders; each case is one, with {', '.join(NAMES)} as png")
+    scores = score(cases, model, vae, positive, TIMESTEPS, arguments.size)
+    for part, title in enumerate(("timestep", "layer")):
+        for key, value in means(scores, part).items():
+            print(f"{title} {key!s:14} mIoU {value:.3f}")
+    chosen = best(scores)
+    arguments.output.with_suffix(".json").write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+    plot(scores, arguments.output.with_suffix(".png"))
+    print(f"best: {chosen}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
