@@ -217,7 +217,7 @@ def sampling_inputs() -> list[io.Input]:
             step=0.01,
             tooltip="How much the repaired area follows the reference. 0 paints without it.",
         ),
-        seed_input("Seed of the noise."),
+        seed_input("Seed of the noise, as in KSampler."),
         io.Int.Input("steps", default=30, min=1, max=10000, tooltip="Steps of the sampler, as in KSampler."),
         io.Float.Input(
             "cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Strength of the prompt, as in KSampler."
