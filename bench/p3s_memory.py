@@ -19,7 +19,7 @@ bootstrap.name_packages()
 bootstrap.prepare_host(exact=True)
 
 import torch
-from memory import peak
+from memory import peak_bytes
 from models import prompt, random_model
 from refattention.core.models.p3s import trainable
 from refattention.core.patches.p3s import Pictures, Settings, Trainer, encode

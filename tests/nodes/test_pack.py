@@ -33,6 +33,7 @@ NODE_IDS = {
     "RefineByAlign",
     "RefineAlign",
     "RefineRegion",
+    "AttentionProbe",
 }
 
 
