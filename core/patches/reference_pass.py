@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..blocks import Block, Layer
 from ..kernels.masks import covered_tokens
-from .self_attention import Handler, SelfAttentionCall, route_self_attention
+from .self_attention import Handler, Options, SelfAttentionCall, route_self_attention
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -28,7 +29,8 @@ KeysValues = tuple[Tensor, Tensor]
 # Entries of a conditioning that belong to the generated picture, not to the prompt.
 PICTURE_KEYS = frozenset(
     {"area", "mask", "mask_strength", "set_area_to_bounds", "strength", "control", "control_apply_to_uncond", "gligen"}
-    | {"concat_latent_image", "concat_mask", "concat_image"}
+    | {"concat_latent_image", "concat_mask", "concat_image", "denoise_mask"}
+    | {"keyframe_idxs", "guide_attention_entries", "guiding_frame_index", "time_dim_concat"}
 )
 
 
@@ -37,7 +39,7 @@ class Reference:
     """Latents from outside the batch.
 
     Attributes:
-        samples: (R, C, H, W), R references of any size; on the CPU.
+        samples: (R, C, H, W) or (R, C, F, H, W), R references of any size; on the CPU.
         positive: their own conditioning in the host's form; None takes the sampler's.
         seed: seeds the noise that brings them to the noise level of each step.
     """
@@ -139,16 +141,21 @@ class Recording:
             self.bank.store((call.block, call.depth), Record(call.chunks, call.grid, pairs))
         if (call.block, call.depth) == self._last:
             raise ReferenceRecorded
-        return call.attend(call.q, call.k, call.v)
+        return call.plain()
 
 
 def select_tokens(mask: Tensor | None, grid: tuple[int, int], keys: Tensor, values: Tensor) -> list[KeysValues]:
-    """Splits (G, R, M, C) keys and values into R pairs of (G, m, C) with the tokens that a reference mask selects."""
+    """Splits (G, R, M, C) keys and values into R pairs of (G, m, C) with the tokens that a reference mask selects.
+
+    M may be several frames of h * w tokens; the mask is the same for all of them.
+    """
     pairs = list(zip(keys.unbind(1), values.unbind(1), strict=True))
     if mask is None:
         return pairs
     masks = mask.float().expand(len(pairs), -1, -1)
-    tokens = [covered_tokens(one, grid).to(keys.device) for one in masks]
+    frame_tokens = grid[0] * grid[1]
+    starts = torch.arange(0, keys.shape[2], frame_tokens, device=keys.device).unsqueeze(1)
+    tokens = [(starts + covered_tokens(one, grid).to(keys.device)).flatten() for one in masks]
     return [(k[:, index], v[:, index]) for (k, v), index in zip(pairs, tokens, strict=True)]
 
 
@@ -224,7 +231,12 @@ class ReferencePass:
         return self._encoded[role]
 
 
-def forward_through(executor: Callable[..., Tensor], handle: Handler) -> Callable[..., Tensor]:
+Route = Callable[[Options, Handler], Options]
+
+
+def forward_through(
+    executor: Callable[..., Tensor], handle: Handler, route: Route = route_self_attention
+) -> Callable[..., Tensor]:
     """A forward pass of the host with its self-attentions routed through a handler.
 
     A recording pass ends inside the handler; its prediction is of no use, so zeros stand for it.
@@ -232,12 +244,13 @@ def forward_through(executor: Callable[..., Tensor], handle: Handler) -> Callabl
     Args:
         executor: of an APPLY_MODEL or DIFFUSION_MODEL wrapper: both take x first and transformer_options sixth.
         handle: computes the self-attentions.
+        route: puts the handler into transformer_options, as the model's family needs it.
     """
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         *inputs, transformer_options = args
         try:
-            return executor(x, *inputs, route_self_attention(transformer_options, handle), **kwargs)
+            return executor(x, *inputs, route(transformer_options, handle), **kwargs)
         except ReferenceRecorded:
             return torch.zeros_like(x)
 
@@ -245,9 +258,9 @@ def forward_through(executor: Callable[..., Tensor], handle: Handler) -> Callabl
 
 
 def shape_with_references(noise_shape: Sequence[int], references: Iterable[Reference]) -> list[int]:
-    """(batch, channels, height, width) of a batch that takes as much memory as the pictures and references together."""
+    """Shape of a batch that takes as much memory as the pictures (B, C, ...) and the references together."""
     extra = sum(reference.samples[:, 0].numel() for reference in references)
-    return [noise_shape[0] + -(-extra // (noise_shape[-1] * noise_shape[-2])), *noise_shape[1:]]
+    return [noise_shape[0] + -(-extra // math.prod(noise_shape[2:])), *noise_shape[1:]]
 
 
 def _without_picture(entry: Cond) -> Cond:

@@ -30,6 +30,9 @@ class SelfAttentionCall:
         depth: number of the transformer layer inside the block.
         grid: (h, w) of the block's tokens.
         chunks: G pairs (index into the list of conditionings, uuid of the conditioning), in the order of dim 0.
+        frames: how many pictures of h x w tokens lie one after the other in N.
+        joint: where q, k, v are only a part of the tokens (image without text): computes this part, (G * B, N, C), of
+            the model's attention over all of them.
     """
 
     q: Tensor
@@ -40,6 +43,12 @@ class SelfAttentionCall:
     depth: int
     grid: tuple[int, int]
     chunks: list[tuple[int, object]]
+    frames: int = 1
+    joint: Callable[[], Tensor] | None = None
+
+    def plain(self) -> Tensor:
+        """The attention as the model would compute it without a handler."""
+        return self.attend(self.q, self.k, self.v) if self.joint is None else self.joint()
 
 
 Handler = Callable[[SelfAttentionCall], Tensor]
@@ -89,6 +98,11 @@ def route_self_attention(options: Options, handler: Handler) -> Options:
     }
 
 
+def chunks_of(options: Options) -> list[tuple[int, object]]:
+    """The chunks of a forward pass, as `SelfAttentionCall` has them."""
+    return list(zip(options["cond_or_uncond"], options["uuids"], strict=True))
+
+
 def _call(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: Options) -> SelfAttentionCall:
     height, width = options["activations_shape"][-2:]
     return SelfAttentionCall(
@@ -99,5 +113,5 @@ def _call(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: Options) -> 
         block=options["block"],
         depth=options["block_index"],
         grid=(height, width),
-        chunks=list(zip(options["cond_or_uncond"], options["uuids"], strict=True)),
+        chunks=chunks_of(options),
     )

@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from ..reference_pass import IS_REFERENCE_PASS, KeyValueBank, Recording, forward_through, shape_with_references
-from ..self_attention import Options
+from ..self_attention import Handler, Options
 from .guide import Guide, check_guide, check_total_strength
 from .run import Guiding, RefDropRun
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 KEY = "refattention.refdrop"
+ATTENTIONS = f"{KEY}.attentions"  # in transformer_options of an evaluation: the model's `Attentions`
 
 
 def add_guide(model: ModelPatcher, guide: Guide) -> ModelPatcher:
@@ -45,8 +46,9 @@ def add_guide(model: ModelPatcher, guide: Guide) -> ModelPatcher:
     return patched
 
 
-def _with_state(model_options: dict[str, Any], state: Recording | Guiding) -> dict[str, Any]:
-    return {**model_options, "transformer_options": {**model_options["transformer_options"], KEY: state}}
+def _with_state(model_options: dict[str, Any], run: RefDropRun, state: Recording | Guiding) -> dict[str, Any]:
+    added = {KEY: state, ATTENTIONS: run.attentions}
+    return {**model_options, "transformer_options": {**model_options["transformer_options"], **added}}
 
 
 def _outer_sample(executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -96,11 +98,11 @@ def _calc_cond_batch(
     banks: dict[Guide, KeyValueBank] = {}
     for guide in guides:
         if guide in run.passes:
-            recording = Recording(guide.blocks, run.layers, "RefDropApply", guide.reference_mask)
-            run.passes[guide].run(executor, model, conds, sigma, _with_state(model_options, recording))
+            recording = Recording(guide.blocks, run.attentions.layers, "RefDropApply", guide.reference_mask)
+            run.passes[guide].run(executor, model, conds, sigma, _with_state(model_options, run, recording))
             banks[guide] = recording.bank
     guiding = Guiding(run, guides, banks)
-    out = executor(model, conds, x, timestep, _with_state(model_options, guiding))
+    out = executor(model, conds, x, timestep, _with_state(model_options, run, guiding))
     guiding.check_effect()
     return out
 
@@ -121,7 +123,11 @@ def _apply_model(
         state.begin(x)
     elif not isinstance(state, Recording):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    forward = forward_through(executor, state.handle)
+
+    def route(options: Options, handler: Handler) -> Options:
+        return transformer_options[ATTENTIONS].route(x, kwargs, options, handler)
+
+    forward = forward_through(executor, state.handle, route)
     return forward(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
 
