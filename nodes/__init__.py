@@ -10,7 +10,7 @@ from .leffa_flow import LeffaFlow
 from .leffa_mask import LeffaMask, LeffaRepaint
 from .p3s import P3SInject
 from .point_mask import PointMask
-from .refdrop import RefDropApply
+from .refdrop import RefDropApply, RefDropVideo
 
 
 class RefAttentionExtension(ComfyExtension):
@@ -19,7 +19,7 @@ class RefAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
         return [
-            *(RefDropApply, PointMask, P3SInject),
+            *(RefDropApply, RefDropVideo, PointMask, P3SInject),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
         ]

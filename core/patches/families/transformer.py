@@ -149,7 +149,7 @@ class _Routed:
         first = _length(k, kwargs) - after - tokens
         if first < 0 or _length(q, kwargs) != _length(k, kwargs):
             raise RuntimeError(
-                f"RefDropApply: the picture has {self._frames} x {self._grid[0]} x {self._grid[1]} tokens, but an "
+                f"RefDrop: the picture has {self._frames} x {self._grid[0]} x {self._grid[1]} tokens, but an "
                 f"attention was given {_length(q, kwargs)} queries and {_length(k, kwargs)} keys. Remove what adds "
                 "or takes away tokens: guide frames, token merging, another patch."
             )

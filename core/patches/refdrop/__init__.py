@@ -1,4 +1,4 @@
-"""RefDrop (arXiv 2405.17661) on the host's U-Nets."""
+"""RefDrop (arXiv 2405.17661) on the host's U-Nets and transformers."""
 
 from ..reference_pass import Reference
 from .guide import Guide

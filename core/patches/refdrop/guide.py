@@ -1,4 +1,4 @@
-"""What one RefDropApply node asks for, and the rules on how several of them add up."""
+"""What one RefDrop node asks for, and the rules on how several of them add up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Guide:
     Attributes:
         strength: c of the RefDrop equation, for each reference.
         blocks: the blocks whose self-attention is guided.
-        reference: None takes the first `batch_references` samples of the batch itself.
+        reference: None takes the first `batch_references` samples of the batch itself, or frames of the video.
         mask: (1 or B, H, W), region of the generated picture; None is everywhere.
         reference_mask: (1 or R, H, W), what of the references may be attended to; None is all.
         concat: attend to [K_j; K] instead of K_j.

@@ -22,7 +22,7 @@ class RefDropRun:
     """One sampling run: the guides, and what is computed once for all steps."""
 
     def __init__(self, guides: tuple[Guide, ...], guider: CFGGuider, noise_shape: torch.Size) -> None:
-        self.attentions = attentions_of(guider.model_patcher, "RefDropApply")
+        self.attentions = attentions_of(guider.model_patcher, "RefDrop")
         # A video's frames are tokens of one sample where latents are (B, C, F, H, W).
         self.frames = noise_shape[2] if self.attentions.is_video and len(noise_shape) == 5 else 1
         _check_batch(guides, noise_shape[0], self.frames)
@@ -50,7 +50,7 @@ class RefDropRun:
             return guide.strength
         if call.q.shape[1] != call.frames * call.grid[0] * call.grid[1]:
             raise RuntimeError(
-                f"RefDropApply: the mask needs the {call.grid[0]} x {call.grid[1]} tokens of block {call.block}, but "
+                f"RefDrop: the mask needs the {call.grid[0]} x {call.grid[1]} tokens of block {call.block}, but "
                 f"another patch left {call.q.shape[1]} of them. Remove token merging or tiling, or the mask."
             )
         key = (guide, call.grid, call.q.device)
@@ -76,7 +76,7 @@ class Guiding:
         self._forward_passes += 1
         if tuple(x.shape[-2:]) != self._run.latent_size and any(guide.mask is not None for guide in self._guides):
             raise RuntimeError(
-                "RefDropApply: a mask cannot be combined with prompts that are limited to an area, because the model "
+                "RefDrop: a mask cannot be combined with prompts that are limited to an area, because the model "
                 "sees only a part of the picture. Limit the prompts with masks instead of areas."
             )
 
@@ -84,7 +84,7 @@ class Guiding:
         """Refuses to go on without effect. Later evaluations may be meant to lack the guided layers (PAG)."""
         if self._forward_passes and not self._run.has_guided:
             raise RuntimeError(
-                "RefDropApply had no effect: another patch of this model replaces the self-attention of all chosen "
+                "RefDrop had no effect: another patch of this model replaces the self-attention of all chosen "
                 "blocks. Remove that patch, or choose other blocks."
             )
 
@@ -105,7 +105,7 @@ class Guiding:
             weight = weight[first:]
         if (guide.reference is None or guide.concat) and call.q.shape[0] != call.k.shape[0]:
             raise RuntimeError(
-                "RefDropApply: another patch (HyperTile?) cuts the queries into tiles, which works only with a "
+                "RefDrop: another patch (HyperTile?) cuts the queries into tiles, which works only with a "
                 "reference_latent and in mode rfg. Remove that patch."
             )
         pairs = self._keys_values(guide, call)
@@ -127,15 +127,16 @@ class Guiding:
 
 
 def _check_batch(guides: tuple[Guide, ...], batch: int, frames: int) -> None:
+    there = f"a batch of {batch}" if frames == 1 else f"a video of {frames} frames"
     for guide in guides:
         if guide.reference is None and guide.batch_references >= (batch if frames == 1 else frames):
             raise ValueError(
-                f"RefDropApply has no reference: reference_latent is not connected, and with batch_references = "
-                f"{guide.batch_references} a batch of {batch} (video: {frames} frames) leaves nothing to guide. Connect "
-                f"reference_latent, or sample a batch or a video of at least {guide.batch_references + 1}."
+                f"RefDrop has no reference: reference_latent is not connected, and with batch_references = "
+                f"{guide.batch_references} {there} leaves nothing to guide. Connect reference_latent, or sample at least "
+                f"{guide.batch_references + 1}."
             )
         if guide.mask is not None and len(guide.mask) not in (1, batch):
             raise ValueError(
-                f"RefDropApply: mask holds {len(guide.mask)} masks for a batch of {batch}. "
+                f"RefDrop: mask holds {len(guide.mask)} masks for a batch of {batch}. "
                 "Give one mask for all samples, or one for each."
             )

@@ -90,7 +90,7 @@ def _calc_cond_batch(
         return executor(model, conds, x, timestep, model_options)
     run = transformer_options.get(KEY)
     if not isinstance(run, RefDropRun):
-        raise RuntimeError("RefDropApply works only inside a sampler that follows the host's guider; connect KSampler.")
+        raise RuntimeError("RefDrop works only inside a sampler that follows the host's guider; connect KSampler.")
     sigma = timestep[:1]
     guides = run.active(sigma.item())
     if not guides:
@@ -98,7 +98,7 @@ def _calc_cond_batch(
     banks: dict[Guide, KeyValueBank] = {}
     for guide in guides:
         if guide in run.passes:
-            recording = Recording(guide.blocks, run.attentions.layers, "RefDropApply", guide.reference_mask)
+            recording = Recording(guide.blocks, run.attentions.layers, "RefDrop", guide.reference_mask)
             run.passes[guide].run(executor, model, conds, sigma, _with_state(model_options, run, recording))
             banks[guide] = recording.bank
     guiding = Guiding(run, guides, banks)
