@@ -50,6 +50,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
     return {
         "point_mask": lambda: point_mask.rows(repeats),
         "refdrop": lambda: refdrop.rows("sd15", [256, 512], torch.float32, repeats),
+        "refdrop_cached": lambda: refdrop.cached_rows("sd15", [256, 512], torch.float32, repeats),
         "deadiff": lambda: deadiff.rows([256, 512], torch.float32, repeats),
         "leffa": lambda: leffa_speed.rows(repeats),
         "import": imports.rows,

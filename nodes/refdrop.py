@@ -9,9 +9,12 @@ from comfy_api.latest import io
 
 from ..core import blocks as block_choice
 from ..core.patches.families import NAMES, attentions_of
-from ..core.patches.refdrop import Guide, Reference, add_guide
+from ..core.patches.refdrop import Guide, Reference, ReferenceCache, add_guide
 from ..core.patches.unet import family
 from .shared import mask_batch, range_inputs, reference_seed_input, require_latent_of
+
+CACHE_MIB = 2048
+PRECISIONS = ["model", "float16"]
 
 
 class RefDropApply(io.ComfyNode):
@@ -59,6 +62,7 @@ class RefDropApply(io.ComfyNode):
                     tooltip="Without reference_latent: how many of the first pictures of the batch (of the first frames of "
                     "a video) are references.",
                 ),
+                *_economy_inputs(),
             ],
             outputs=[_output()],
         )
@@ -75,6 +79,10 @@ class RefDropApply(io.ComfyNode):
         end_percent: float,
         reference_seed: int,
         batch_references: int,
+        cache_mib: int = CACHE_MIB,
+        cache_precision: str = PRECISIONS[0],
+        reference_every: int = 1,
+        share_conditional: bool = False,
         reference_latent: dict[str, Any] | None = None,
         reference_positive: list[Any] | None = None,
         mask: torch.Tensor | None = None,
@@ -92,6 +100,9 @@ class RefDropApply(io.ComfyNode):
             concat=mode == "concat",
             start_percent=start_percent,
             end_percent=end_percent,
+            reference_every=reference_every,
+            share_halves=share_conditional,
+            cache=ReferenceCache(cache_mib * 2**20, cache_precision == PRECISIONS[1]) if cache_mib else None,
         )
         return io.NodeOutput(add_guide(model, guide))
 
@@ -120,6 +131,7 @@ class RefDropVideo(io.ComfyNode):
                 _blocks_input(),
                 *_reference_inputs(),
                 *_block_and_range_inputs(),
+                *_economy_inputs(),
             ],
             outputs=[_output()],
         )
@@ -134,6 +146,10 @@ class RefDropVideo(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         reference_seed: int,
+        cache_mib: int = CACHE_MIB,
+        cache_precision: str = PRECISIONS[0],
+        reference_every: int = 1,
+        share_conditional: bool = False,
         reference_latent: dict[str, Any] | None = None,
         reference_positive: list[Any] | None = None,
     ) -> io.NodeOutput:
@@ -152,6 +168,10 @@ class RefDropVideo(io.ComfyNode):
             end_percent=end_percent,
             reference_seed=reference_seed,
             batch_references=1,
+            cache_mib=cache_mib,
+            cache_precision=cache_precision,
+            reference_every=reference_every,
+            share_conditional=share_conditional,
             reference_latent=reference_latent,
             reference_positive=reference_positive,
         )
@@ -238,6 +258,49 @@ def _block_and_range_inputs() -> list[io.Input]:
         ),
         *range_inputs(),
         reference_seed_input(),
+    ]
+
+
+def _economy_inputs() -> list[io.Input]:
+    """How often a latent reference is passed through the model, and what is kept of it."""
+    return [
+        io.Int.Input(
+            "cache_mib",
+            default=CACHE_MIB,
+            min=0,
+            max=1 << 20,
+            optional=True,
+            advanced=True,
+            tooltip="Main memory, in MiB, for what the model sees in reference_latent, so that the next picture need not pass "
+            "it through the model again. What does not fit is passed again; the log tells the fill. 0 keeps nothing.",
+        ),
+        io.Combo.Input(
+            "cache_precision",
+            options=PRECISIONS,
+            default=PRECISIONS[0],
+            optional=True,
+            advanced=True,
+            tooltip="model keeps it as it is, without any difference to the picture. float16 halves the memory of a model "
+            "that computes in float32, with rounding errors.",
+        ),
+        io.Int.Input(
+            "reference_every",
+            default=1,
+            min=1,
+            max=1000,
+            optional=True,
+            advanced=True,
+            tooltip="Pass reference_latent through the model only every so many steps and use it for those in between. Not "
+            "part of the paper; 2 or 3 changes little.",
+        ),
+        io.Boolean.Input(
+            "share_conditional",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Let the unconditional half follow the reference's conditional pass too, which then is the only one. Halves "
+            "time and memory of the reference, unlike the paper.",
+        ),
     ]
 
 

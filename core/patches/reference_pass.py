@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +73,12 @@ class KeyValueBank:
 
     Args:
         node: for messages.
+        is_shared: whether a half without a recording of its own uses that of another.
     """
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, is_shared: bool = False) -> None:
         self._node = node
+        self._is_shared = is_shared
         self._records: dict[Layer, list[Record]] = {}
 
     def store(self, layer: Layer, record: Record) -> None:
@@ -87,16 +89,36 @@ class KeyValueBank:
         """(h, w) of a layer's tokens."""
         return self._records[layer][0].grid
 
-    def keys_values(self, layer: Layer, chunks: list[Chunk], device: torch.device) -> list[KeysValues]:
-        """(G, M, C) keys and values of each reference, for the chunks of a forward pass on a device."""
+    @property
+    def size(self) -> int:
+        """Bytes of all keys and values."""
+        records = (record for records in self._records.values() for record in records)
+        return sum(part.nbytes for record in records for pair in record.pairs for part in pair)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number."""
+        return next(iter(self._records.values()))[0].pairs[0][0].element_size()
+
+    def copied(self, move: Callable[[Tensor], Tensor], names: Mapping[object, object]) -> KeyValueBank:
+        """The bank with each tensor put through `move` and other names for the conditionings of the chunks."""
+        bank = KeyValueBank(self._node, self._is_shared)
+        for layer, records in self._records.items():
+            for record in records:
+                chunks = [(half, names.get(name, name)) for half, name in record.chunks]
+                bank.store(layer, Record(chunks, record.grid, [(move(k), move(v)) for k, v in record.pairs]))
+        return bank
+
+    def keys_values(self, layer: Layer, chunks: list[Chunk], like: Tensor) -> list[KeysValues]:
+        """(G, M, C) keys and values of each reference for the chunks of a forward pass, of device and dtype of `like`."""
         rows = [self._find(layer, chunk) for chunk in chunks]
         record = rows[0][0]
         if rows == [(record, row) for row in range(len(record.chunks))]:
             # the usual case: the same halves in the same order, nothing to copy
-            return [(keys.to(device), values.to(device)) for keys, values in record.pairs]
+            return [(keys.to(like), values.to(like)) for keys, values in record.pairs]
 
         def gather(reference: int, part: int) -> Tensor:
-            return torch.stack([source.pairs[reference][part][row].to(device) for source, row in rows])
+            return torch.stack([source.pairs[reference][part][row].to(like) for source, row in rows])
 
         return [(gather(reference, 0), gather(reference, 1)) for reference in range(len(record.pairs))]
 
@@ -105,6 +127,8 @@ class KeyValueBank:
         # conditioning that the host makes for an area, does not: then the half it belongs to decides.
         places = [(record, row) for record in self._records.get(layer, []) for row in range(len(record.chunks))]
         half = [place for place in places if place[0].chunks[place[1]][0] == chunk[0]]
+        if self._is_shared:
+            half = half or places
         same = [place for place in half if place[0].chunks[place[1]] == chunk]
         if not half:
             raise RuntimeError(
@@ -122,12 +146,18 @@ class Recording:
         layers: the model's self-attention blocks in the order they run.
         node: for messages.
         mask: (1 or R, H, W), what of the references is recorded; None is all.
+        is_shared: whether all halves will use what is recorded.
     """
 
     def __init__(
-        self, blocks: frozenset[Block], layers: dict[Block, int], node: str, mask: Tensor | None = None
+        self,
+        blocks: frozenset[Block],
+        layers: dict[Block, int],
+        node: str,
+        mask: Tensor | None = None,
+        is_shared: bool = False,
     ) -> None:
-        self.bank = KeyValueBank(node)
+        self.bank = KeyValueBank(node, is_shared)
         self._blocks = blocks
         self._mask = mask
         wanted = [block for block in layers if block in blocks]
@@ -181,6 +211,16 @@ class ReferencePass:
         """The references' own conditioning; what it carries (a ControlNet, say) must be loaded with the model."""
         return self._prompts["positive"] if self.reference.positive is not None else []
 
+    @property
+    def prompts(self) -> dict[str, list[Cond]]:
+        """What the references are read with, by role."""
+        return self._prompts
+
+    def roles(self, conds: Sequence[list[Cond] | None]) -> list[str | None]:
+        """The roles of the conditionings of an evaluation; None for one that is off or was made for this call."""
+        # The first entry tells the role: what the host adds comes later.
+        return [self._role_of_uuid.get(entries[0]["uuid"]) if entries else None for entries in conds]
+
     def close(self) -> None:
         """Lets go of what the references' own conditioning holds on the device; the host does so for the sampler's."""
         comfy.sampler_helpers.cleanup_models({"positive": self.own_prompts}, [])
@@ -222,8 +262,7 @@ class ReferencePass:
         def encode(prompts: list[Cond], kind: str) -> list[Cond]:
             return comfy.samplers.process_conds(model, noise, {kind: prompts}, noise.device, latent)[kind]
 
-        # The first entry tells the role: what the host adds comes later.
-        role = self._role_of_uuid.get(entries[0]["uuid"]) if entries else None
+        (role,) = self.roles([entries])
         if role is None:  # made by another node for this call: its text, whatever it is
             return encode([_without_picture(entry) for entry in entries], "positive")
         if role not in self._encoded:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from families import VIDEO, tiny_latent, tiny_model, tiny_prompt
 from refattention.nodes.refdrop import RefDropApply, RefDropVideo
-from sampling import latent, model, prompt, sample
+from sampling import distance, latent, model, prompt, sample
 
 WIDGETS = {
     "strength": 0.3,
@@ -164,6 +164,19 @@ def test_strength_0_does_not_patch_at_all() -> None:
     assert patched.model_options == model("sd15").model_options
 
 
+def test_the_second_picture_comes_from_the_cache() -> None:
+    noise, prompts = latent(1, 4, 16, 12), (prompt("sd15", 1), prompt("sd15", 2))
+    pictures = {}
+    for precision in ("model", "float16"):
+        patched = apply(model("sd15"), reference_latent=reference(), cache_precision=precision)
+        first = sample(patched, noise, *prompts)
+        pictures[precision] = sample(patched, noise, *prompts)
+        assert torch.equal(pictures[precision], first) == (precision == "model")
+    uncached = sample(apply(model("sd15"), reference_latent=reference(), cache_mib=0), noise, *prompts)
+    assert torch.equal(pictures["model"], uncached)
+    assert distance(pictures["float16"], uncached) < 1e-3
+
+
 def test_each_widget_has_its_effect() -> None:
     """Every setting changes the picture, and each in its own way."""
     noise, prompts = latent(2, 4, 16, 12), (prompt("sd15", 1), prompt("sd15", 2))
@@ -181,6 +194,8 @@ def test_each_widget_has_its_effect() -> None:
         {"reference_positive": prompt("sd15", 3)},
         {"mask": torch.eye(16)},
         {"reference_mask": torch.eye(9)},
+        {"reference_every": 3},
+        {"share_conditional": True},
     ]
     pictures = [sample(apply(model("sd15"), **{**base, **variant}), noise, *prompts) for variant in variants]
     pictures.append(sample(model("sd15"), noise, *prompts))

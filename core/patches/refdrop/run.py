@@ -10,18 +10,26 @@ from torch import Tensor
 from ...kernels.attention import Branch, reference_feature_guidance
 from ...kernels.masks import token_weights
 from ..families import attentions_of
-from ..reference_pass import KeyValueBank, ReferencePass, select_tokens
+from ..reference_pass import KeyValueBank, select_tokens
 from ..self_attention import SelfAttentionCall
 from .guide import Guide
+from .reading import ReferenceReading
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
 
 class RefDropRun:
-    """One sampling run: the guides, and what is computed once for all steps."""
+    """One sampling run: the guides, and what is computed once for all steps.
 
-    def __init__(self, guides: tuple[Guide, ...], guider: CFGGuider, noise_shape: torch.Size) -> None:
+    Args:
+        guider, noise_shape, sigmas: of the run.
+        own: key of the method in transformer_options.
+    """
+
+    def __init__(
+        self, guides: tuple[Guide, ...], guider: CFGGuider, noise_shape: torch.Size, sigmas: Tensor, own: str
+    ) -> None:
         self.attentions = attentions_of(guider.model_patcher, "RefDrop")
         # A video's frames are tokens of one sample where latents are (B, C, F, H, W).
         self.frames = noise_shape[2] if self.attentions.is_video and len(noise_shape) == 5 else 1
@@ -33,8 +41,10 @@ class RefDropRun:
             guide: (sampling.percent_to_sigma(guide.start_percent), sampling.percent_to_sigma(guide.end_percent))
             for guide in guides
         }
-        self.passes = {
-            guide: ReferencePass(guide.reference, guider.conds) for guide in guides if guide.reference is not None
+        self.readings = {
+            guide: ReferenceReading(guide, guider, sigmas, self.attentions, own)
+            for guide in guides
+            if guide.reference is not None
         }
         self.has_guided = False
         self._weights: dict[tuple[Guide, tuple[int, int], torch.device], Tensor] = {}
@@ -116,7 +126,7 @@ class Guiding:
     def _keys_values(self, guide: Guide, call: SelfAttentionCall) -> list[tuple[Tensor, Tensor]]:
         """(G, M, C) keys and values of each reference, on the device of the call; (G, B, M, C) of a video's frames."""
         if guide in self._banks:
-            return self._banks[guide].keys_values((call.block, call.depth), call.chunks, call.k.device)
+            return self._banks[guide].keys_values((call.block, call.depth), call.chunks, call.k)
         chunks, references = len(call.chunks), guide.batch_references
         if self._run.frames == 1:
             keys, values = (t.unflatten(0, (chunks, -1))[:, :references] for t in (call.k, call.v))

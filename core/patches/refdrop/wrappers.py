@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ..reference_pass import IS_REFERENCE_PASS, KeyValueBank, Recording, forward_through, shape_with_references
+from ..reference_pass import IS_REFERENCE_PASS, Recording, forward_through, shape_with_references
 from ..self_attention import Handler, Options
 from .guide import Guide, check_guide, check_total_strength
 from .run import Guiding, RefDropRun
@@ -51,18 +51,20 @@ def _with_state(model_options: dict[str, Any], run: RefDropRun, state: Recording
     return {**model_options, "transformer_options": {**model_options["transformer_options"], **added}}
 
 
-def _outer_sample(executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _outer_sample(
+    executor: WrapperExecutor, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
     """Opens a run for one call of the sampler and drops it, with all its tensors, whatever happens."""
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]
     guides = options[KEY]
-    options[KEY] = run = RefDropRun(guides, guider, noise.shape)
+    options[KEY] = run = RefDropRun(guides, guider, noise.shape, sigmas, KEY)
     try:
-        return executor(noise, *args, **kwargs)
+        return executor(noise, latent, sampler, sigmas, *args, **kwargs)
     finally:
         options[KEY] = guides
-        for reference in run.passes.values():
-            reference.close()
+        for reading in run.readings.values():
+            reading.close()
 
 
 def _prepare_sampling(
@@ -75,8 +77,9 @@ def _prepare_sampling(
 ) -> tuple[Any, ...]:
     """Reserves memory for the references and loads what their conditioning brings along."""
     run = model_options["transformer_options"][KEY]
-    prompts = [entry for reference in run.passes.values() for entry in reference.own_prompts]
-    shape = shape_with_references(noise_shape, [reference.reference for reference in run.passes.values()])
+    passes = [reading.passes for reading in run.readings.values()]
+    prompts = [entry for each in passes for entry in each.own_prompts]
+    shape = shape_with_references(noise_shape, [each.reference for each in passes])
     real_model, _, models = executor(model, shape, {**conds, KEY: prompts}, model_options=model_options, **kwargs)
     return real_model, conds, models
 
@@ -95,12 +98,12 @@ def _calc_cond_batch(
     guides = run.active(sigma.item())
     if not guides:
         return executor(model, conds, x, timestep, model_options)
-    banks: dict[Guide, KeyValueBank] = {}
-    for guide in guides:
-        if guide in run.passes:
-            recording = Recording(guide.blocks, run.attentions.layers, "RefDrop", guide.reference_mask)
-            run.passes[guide].run(executor, model, conds, sigma, _with_state(model_options, run, recording))
-            banks[guide] = recording.bank
+
+    def recorded(recording: Recording) -> Options:
+        return _with_state(model_options, run, recording)
+
+    readings = {guide: run.readings[guide] for guide in guides if guide in run.readings}
+    banks = {guide: each.look(executor, model, conds, sigma, recorded) for guide, each in readings.items()}
     guiding = Guiding(run, guides, banks)
     out = executor(model, conds, x, timestep, _with_state(model_options, run, guiding))
     guiding.check_effect()
