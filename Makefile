@@ -8,7 +8,7 @@ LOCK_WITHOUT := api assets-01 image other video
 export COMFYUI_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test lint bench serve lock clean
+.PHONY: help setup browser demo test fuzz lint bench serve lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ test: setup browser ## run all tests; a test that was skipped fails the run
 	@mkdir -p out
 	$(BIN)/pytest --junitxml=out/pytest.xml $(PYTEST_ARGS)
 	@$(BIN)/python tools/check_skips.py out/pytest.xml
+
+fuzz: setup ## compare RefDrop with the oracle on 1,000 random cases
+	REFATTENTION_FUZZ=1000 $(BIN)/pytest tests/patches/test_refdrop_fuzz.py -q $(PYTEST_ARGS)
 
 lint: setup ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -7,10 +7,12 @@ before a self-attention, `attn2_patch` before a cross-attention of the same bloc
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..blocks import Block
@@ -89,13 +91,23 @@ def route_self_attention(options: Options, handler: Handler) -> Options:
     patches = options.get("patches", {})
     return {
         **options,
-        "optimized_attention_override": override,
+        "optimized_attention_override": opaque(override),
         "patches": {
             **patches,
-            "attn1_patch": [*patches.get("attn1_patch", []), enter_self_attention],
-            "attn2_patch": [*patches.get("attn2_patch", []), enter_cross_attention],
+            "attn1_patch": [*patches.get("attn1_patch", []), opaque(enter_self_attention)],
+            "attn2_patch": [*patches.get("attn2_patch", []), opaque(enter_cross_attention)],
         },
     }
+
+
+def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps torch.compile out of a function in `transformer_options`.
+
+    The host compiles models without a check that these options are still the same, so that compiled code would go on with
+    the functions of an earlier pass.
+    """
+    # Whoever compiles has imported this; it takes a second and is not needed otherwise.
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
 
 
 def chunks_of(options: Options) -> list[tuple[int, object]]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 from families import FAMILIES, VIDEO, tiny_latent, tiny_model, tiny_prompt
 from naive_families import NaiveFamilyRefDrop
 from refattention.core.patches.families import attentions_of
@@ -172,6 +174,18 @@ def test_added_or_missing_tokens_are_refused() -> None:
     tokens = torch.randn(1, 3, 8)
     with pytest.raises(RuntimeError, match="the picture has 3 x 4 x 6 tokens, but an attention was given 3 queries"):
         override(None, tokens, tokens, tokens, heads=2, transformer_options=options)
+
+
+@pytest.mark.parametrize("family", ["sd15", "wan21"])
+def test_compiled_models_give_the_same(family: str) -> None:
+    """Compiled as the host's node does it, without a check that transformer_options are still the same."""
+    one_block = {"blocks": frozenset({("middle", 0), ("double", 0)})}
+    for strength in (0.5, -0.3):
+        compiled = guided(family, strength, **one_block)
+        options = {"guard_filter_fn": skip_torch_compile_dict}
+        set_torch_compile_wrapper(compiled, backend="eager", options=options)
+        want = run(family, guided(family, strength, **one_block), steps=1, cfg=1.0)
+        assert distance(run(family, compiled, steps=1, cfg=1.0), want) < 1e-5
 
 
 def test_a_family_that_is_not_in_the_table_is_refused_by_name() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...blocks import Block, Layer
 from ...kernels.attention import Attend
-from ..self_attention import Handler, Options, SelfAttentionCall, chunks_of
+from ..self_attention import Handler, Options, SelfAttentionCall, chunks_of, opaque
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TransformerAttentions:
         routed.padding = self._layout.padding(self._module, frames * height * width)
         # A label that an earlier pass left would make what runs before the first block look like a part of it.
         fresh = {name: value for name, value in options.items() if name not in ("block_type", "block_index")}
-        fresh["optimized_attention_override"] = routed
+        fresh["optimized_attention_override"] = opaque(routed.attention)
         if not self._layout.names_blocks:
             replacements = options.get("patches_replace", {})
             fresh["patches_replace"] = {**replacements, "dit": self._naming(replacements.get("dit", {}))}
@@ -100,7 +100,7 @@ class _Routed:
         self._previous = previous
         self._latest: Layer = (("", 0), -1)
 
-    def __call__(
+    def attention(
         self, func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
         def whole() -> Tensor:
