@@ -59,8 +59,8 @@ class RefDropApply(io.ComfyNode):
                     min=1,
                     max=64,
                     advanced=True,
-                    tooltip="Without reference_latent: how many of the first pictures of the batch (of the first frames of "
-                    "a video) are references.",
+                    tooltip="Without reference_latent: how many of the first pictures of the batch (first frames "
+                    "of a video) are references.",
                 ),
                 *_economy_inputs(),
             ],
@@ -118,16 +118,17 @@ class RefDropVideo(io.ComfyNode):
             display_name="RefDrop Video",
             category="model/patch/reference",
             description=(
-                "Keeps a video consistent without training: the attention of every frame also looks at the first frame, or "
-                "at the picture connected to reference_latent."
+                "Keeps a video consistent without training: the attention of every frame also looks at the first "
+                "frame, or at the picture connected to reference_latent."
             ),
             search_aliases=["refdrop", "RFG", "consistent video", "temporal consistency", "flicker", "reference frame"],
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Video model to patch: SVD, Wan, LTXV or HunyuanVideo. The connected model itself is not changed.",
+                    tooltip="Video model to patch: SVD, Wan, LTXV or HunyuanVideo. The connected model itself is not "
+                    "changed.",
                 ),
-                _strength_input(0.2, "0.2 is the value the paper uses for videos; higher means steadier and less motion."),
+                _strength_input(0.2, "0.2 is the paper's value for videos; higher means steadier and less motion."),
                 _blocks_input(),
                 *_reference_inputs(),
                 *_block_and_range_inputs(),
@@ -156,7 +157,8 @@ class RefDropVideo(io.ComfyNode):
         """Returns a patched clone of the model."""
         if not attentions_of(model, cls.__name__).is_video:
             raise RuntimeError(
-                f"{cls.__name__} needs a video model, but this is a {family(model)} model. Use RefDropApply for pictures."
+                f"{cls.__name__} needs a video model, but this is a {family(model)} model. "
+                "Use RefDropApply for pictures."
             )
         return RefDropApply.execute(
             model,
@@ -198,8 +200,9 @@ def _blocks_input() -> io.Input:
         "blocks",
         options=block_choice.CHOICES,
         default=block_choice.SKIP_FIRST_OUTPUT,
-        tooltip="Which attention blocks look at the reference. Skipping the first output block, as the paper does, keeps "
-        "the pose and layout of the reference out; transformers (SD3, Flux, Wan, ...) have none, so all act there.",
+        tooltip="Which attention blocks look at the reference. Skipping the first output block, as the paper "
+        "does, keeps the pose and layout of the reference out; transformers (SD3, Flux, Wan, ...) have none, so all "
+        "act there.",
     )
 
 
@@ -253,8 +256,8 @@ def _block_and_range_inputs() -> list[io.Input]:
             "custom_blocks",
             default="",
             advanced=True,
-            tooltip="Blocks to use when blocks is 'custom', for example: input.4, middle.0, output.5; double.3, single.7 "
-            "in transformers (or a whole kind: output).",
+            tooltip="Blocks to use when blocks is 'custom', for example: input.4, middle.0, output.5; double.3, "
+            "single.7 in transformers (or a whole kind: output).",
         ),
         *range_inputs(),
         reference_seed_input(),
@@ -271,8 +274,9 @@ def _economy_inputs() -> list[io.Input]:
             max=1 << 20,
             optional=True,
             advanced=True,
-            tooltip="Main memory, in MiB, for what the model sees in reference_latent, so that the next picture need not pass "
-            "it through the model again. What does not fit is passed again; the log tells the fill. 0 keeps nothing.",
+            tooltip="Main memory, in MiB, for what the model sees in reference_latent, so that the next picture need "
+            "not pass it through the model again. What does not fit is passed again; the log tells the fill. 0 "
+            "keeps nothing.",
         ),
         io.Combo.Input(
             "cache_precision",
@@ -280,8 +284,8 @@ def _economy_inputs() -> list[io.Input]:
             default=PRECISIONS[0],
             optional=True,
             advanced=True,
-            tooltip="model keeps it as it is, without any difference to the picture. float16 halves the memory of a model "
-            "that computes in float32, with rounding errors.",
+            tooltip="model keeps it as it is, without any difference to the picture. float16 halves the memory of a "
+            "model that computes in float32, with rounding errors.",
         ),
         io.Int.Input(
             "reference_every",
@@ -290,16 +294,16 @@ def _economy_inputs() -> list[io.Input]:
             max=1000,
             optional=True,
             advanced=True,
-            tooltip="Pass reference_latent through the model only every so many steps and use it for those in between. Not "
-            "part of the paper; 2 or 3 changes little.",
+            tooltip="Pass reference_latent through the model only every so many steps and use it for those in between. "
+            "1, every step, is the paper's way.",
         ),
         io.Boolean.Input(
             "share_conditional",
             default=False,
             optional=True,
             advanced=True,
-            tooltip="Let the unconditional half follow the reference's conditional pass too, which then is the only one. Halves "
-            "time and memory of the reference, unlike the paper.",
+            tooltip="Let the unconditional half follow the reference's conditional pass too, which then is the only "
+            "one. Halves time and memory of the reference, unlike the paper.",
         ),
     ]
 

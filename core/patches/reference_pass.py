@@ -110,7 +110,7 @@ class KeyValueBank:
         return bank
 
     def keys_values(self, layer: Layer, chunks: list[Chunk], like: Tensor) -> list[KeysValues]:
-        """(G, M, C) keys and values of each reference for the chunks of a forward pass, of device and dtype of `like`."""
+        """(G, M, C) keys and values of each reference for the chunks of a pass, of `like`'s device and dtype."""
         rows = [self._find(layer, chunk) for chunk in chunks]
         record = rows[0][0]
         if rows == [(record, row) for row in range(len(record.chunks))]:

@@ -103,8 +103,8 @@ def route_self_attention(options: Options, handler: Handler) -> Options:
 def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
     """Keeps torch.compile out of a function in `transformer_options`.
 
-    The host compiles models without a check that these options are still the same, so that compiled code would go on with
-    the functions of an earlier pass.
+    The host compiles models without a check that these options are still the same, so that compiled code would go on
+    with the functions of an earlier pass.
     """
     # Whoever compiles has imported this; it takes a second and is not needed otherwise.
     return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function

@@ -21,6 +21,8 @@ WIDGETS = {
     "reference_seed": 0,
     "batch_references": 1,
 }
+
+
 def apply(patcher: Any, **inputs: Any) -> Any:
     return RefDropApply.execute(patcher, **{**WIDGETS, **inputs})[0]
 
@@ -106,11 +108,12 @@ def test_transformers_take_the_same_widgets() -> None:
 def test_a_picture_is_a_reference_for_a_model_of_videos() -> None:
     frame = tiny_latent("wan21", seed=3, frames=1)
     pictures = []
+    prompts = tiny_prompt("wan21", 1), tiny_prompt("wan21", 2)
     for samples in (frame, frame.squeeze(2)):
         patched = video(tiny_model("wan21"), reference_latent={"samples": samples})
-        pictures.append(sample(patched, tiny_latent("wan21"), tiny_prompt("wan21", 1), tiny_prompt("wan21", 2), steps=1))
+        pictures.append(sample(patched, tiny_latent("wan21"), *prompts, steps=1))
     assert torch.equal(*pictures)
-    with pytest.raises(ValueError, match=r"reference_latent has the shape \(1, 4, 9, 11\).*\(batch, 16, frames, height"):
+    with pytest.raises(ValueError, match=r"has the shape \(1, 4, 9, 11\).*\(batch, 16, frames, height"):
         video(tiny_model("wan21"), reference_latent=reference())
 
 
@@ -130,7 +133,8 @@ def test_the_video_node_refuses_models_of_pictures() -> None:
 
 def test_a_family_that_cannot_be_patched_is_named() -> None:
     patcher = tiny_model("flux")
-    patcher.model = type("Model", (), {"diffusion_model": torch.nn.Linear(1, 1), "model_config": type("Aura", (), {})()})()
+    parts = {"diffusion_model": torch.nn.Linear(1, 1), "model_config": type("Aura", (), {})()}
+    patcher.model = type("Model", (), parts)()
     with pytest.raises(RuntimeError, match=r"RefDropApply cannot patch the attention of a Aura model\. Connect SD1\.5"):
         apply(patcher)
 

@@ -1,7 +1,7 @@
 """Random combinations of family, batch, sizes, masks, references, halves and sampler against the oracle.
 
-`make fuzz` runs a thousand of them; REFATTENTION_FUZZ=<number> as many as wanted. A case is its number, so that one that
-failed can be run alone.
+`make fuzz` runs a thousand of them; REFATTENTION_FUZZ=<number> as many as wanted. A case is its number, so that one
+that failed can be run alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A tiny random model of every family, as the host makes it, with prompts and latents that fit.
 
-The smallest models with the true structure: two blocks of each kind. `TinyFamily` says how the host's class is called and
-what its detection would have found in a file; `FAMILIES` is the list to parametrise tests with.
+The smallest models with the true structure: two blocks of each kind. `TinyFamily` says how the host's class is called
+and what its detection would have found in a file; `FAMILIES` is the list to parametrise tests with.
 """
 
 from __future__ import annotations
@@ -136,7 +136,11 @@ FAMILIES: dict[str, TinyFamily] = {
     "chroma": TinyFamily(
         "Chroma",
         {
-            **{key: value for key, value in FLUX.items() if key not in ("guidance_embed", "in_channels", "out_channels")},
+            **{
+                key: value
+                for key, value in FLUX.items()
+                if key not in ("guidance_embed", "in_channels", "out_channels")
+            },
             **{"image_model": "chroma", "in_channels": 64, "out_channels": 64, "in_dim": 64, "out_dim": 64},
             **{"hidden_dim": 32, "n_layers": 1, "vec_in_dim": 16},
         },
@@ -153,7 +157,15 @@ FAMILIES: dict[str, TinyFamily] = {
     "lumina2": TinyFamily("Lumina2", LUMINA, (16, 8, 12)),
     "zimage": TinyFamily(
         "ZImage",
-        {**LUMINA, "dim": 256, "n_heads": 16, "n_kv_heads": 16, "z_image_modulation": True, "pad_tokens_multiple": 32, "time_scale": 1000.0},
+        {
+            **LUMINA,
+            "dim": 256,
+            "n_heads": 16,
+            "n_kv_heads": 16,
+            "z_image_modulation": True,
+            "pad_tokens_multiple": 32,
+            "time_scale": 1000.0,
+        },
         (16, 8, 10),
         cfg=1.0,
     ),
@@ -233,7 +245,9 @@ def tiny_prompt(name: str, seed: int, tokens: int = 5) -> list[Any]:
     return [[text, {**pooled, **family.extra}]]
 
 
-def tiny_latent(name: str, batch: int = 1, seed: int = 0, size: tuple[int, int] | None = None, frames: int = 0) -> Tensor:
+def tiny_latent(
+    name: str, batch: int = 1, seed: int = 0, size: tuple[int, int] | None = None, frames: int = 0
+) -> Tensor:
     """Random latents: the frames of one video for SVD."""
     shape = list(FAMILIES[name].size)
     if size:

@@ -28,7 +28,7 @@ class NaiveFamilyRefDrop:
     Attributes:
         family: name in `families.FAMILIES`.
         strength: c.
-        references: (latent as VAEEncode gives it, noise) of each reference; empty takes the first of the batch or video.
+        references: (latent as VAEEncode gives it, noise) of each; empty takes the first of the batch or video.
         leading: how many of the batch, or of the frames, are references then.
         mask, reference_mask: (h, w) of any size.
     """

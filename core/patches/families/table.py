@@ -38,9 +38,7 @@ TRANSFORMERS: dict[type[nn.Module], Layout] = {
         {"double": "layers"}, padding=lambda module, tokens: -tokens % (module.pad_tokens_multiple or 1)
     ),
     WanModel: Layout({"double": "blocks"}, is_video=True, patch=lambda module: module.patch_size[-2:]),
-    LTXVModel: Layout(
-        {"double": "transformer_blocks"}, is_video=True, names_blocks=False, patch=lambda module: (1, 1)
-    ),
+    LTXVModel: Layout({"double": "transformer_blocks"}, is_video=True, names_blocks=False, patch=lambda module: (1, 1)),
     HunyuanVideo: Layout(_TWO_KINDS, is_video=True, patch=lambda module: module.patch_size[-2:]),
 }
 NAMES = "SD1.5, SD2, SDXL, SD3, Flux, Chroma, Qwen-Image, Lumina 2, Z-Image, SVD, Wan, LTXV or HunyuanVideo"

@@ -113,7 +113,7 @@ class _Routed:
         heads = args[0] if args else kwargs["heads"]
         plain = {name: value for name, value in kwargs.items() if name not in ("heads", "mask", "skip_reshape")}
         tokens = [_tokens(t, image, kwargs.get("skip_reshape", False)) for t in (q, k, v)]
-        is_masked = kwargs.get("mask") is not None or len(args) > 1 and args[1] is not None
+        is_masked = kwargs.get("mask") is not None or (len(args) > 1 and args[1] is not None)
         joint = _Joint(whole, image) if is_masked or image != slice(0, _length(q, kwargs)) else None
         out = self._handler(
             SelfAttentionCall(

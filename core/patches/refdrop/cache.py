@@ -1,4 +1,4 @@
-"""Keys and values of references that outlive a sampling run, so that the next run need not pass the references again."""
+"""Keys and values of references that outlive a sampling run, so that the next run need not read them again."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PLAIN = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
 class ReferenceCache:
     """What the references of one guide gave at each noise level, on the CPU, up to a budget.
 
-    A guide has one cache, so the reference, its seed, its mask and the blocks are the same for all that is in it. All else
-    that a pass depends on is its key; of another key nothing is kept. When the budget is spent the cache keeps what it
-    has, because a run asks for the noise levels in the same order each time; the others are passed again.
+    A guide has one cache, so the reference, its seed, its mask and the blocks are the same for all that is in it. All
+    else that a pass depends on is its key; of another key nothing is kept. When the budget is spent the cache keeps
+    what it has, because a run asks for the noise levels in the same order each time; the others are passed again.
 
     Args:
         budget: bytes.
@@ -67,14 +67,14 @@ class ReferenceCache:
 
     def report(self) -> None:
         """Tells the log how full the cache is."""
-        fill = f"{self.size / MIB:.0f} of {self.budget / MIB:.0f} MiB"
-        log.info("RefDrop: %d reference passes kept in %s, %d of them reused so far.", len(self._banks), fill, self.hits)
+        fill, kept = f"{self.size / MIB:.0f} of {self.budget / MIB:.0f} MiB", len(self._banks)
+        log.info("RefDrop: %d reference passes kept in %s, %d of them reused so far.", kept, fill, self.hits)
 
     def _kept(self, tensor: Tensor) -> Tensor:
         dtype = torch.float16 if self.is_half and tensor.element_size() > 2 else tensor.dtype
         kept = tensor.to("cpu", dtype)
-        # A part of a larger tensor would keep all of it in memory.
-        return kept if kept.untyped_storage().nbytes() == kept.nbytes else kept.clone(memory_format=torch.contiguous_format)
+        is_part = kept.untyped_storage().nbytes() != kept.nbytes  # which would keep the whole in memory
+        return kept.clone(memory_format=torch.contiguous_format) if is_part else kept
 
 
 class Identity:

@@ -142,8 +142,8 @@ def _check_batch(guides: tuple[Guide, ...], batch: int, frames: int) -> None:
         if guide.reference is None and guide.batch_references >= (batch if frames == 1 else frames):
             raise ValueError(
                 f"RefDrop has no reference: reference_latent is not connected, and with batch_references = "
-                f"{guide.batch_references} {there} leaves nothing to guide. Connect reference_latent, or sample at least "
-                f"{guide.batch_references + 1}."
+                f"{guide.batch_references} {there} leaves nothing to guide. Connect reference_latent, or sample at "
+                f"least {guide.batch_references + 1}."
             )
         if guide.mask is not None and len(guide.mask) not in (1, batch):
             raise ValueError(
