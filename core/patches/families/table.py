@@ -53,7 +53,7 @@ def attentions_of(model: ModelPatcher, node: str) -> Attentions:
     module = getattr(model.model, "diffusion_model", None)
     if isinstance(module, UNetModel):
         return UNetAttentions(module)
-    layout = TRANSFORMERS.get(type(module))
-    if layout is None:
+    layout = TRANSFORMERS.get(type(module)) if isinstance(module, nn.Module) else None
+    if module is None or layout is None:
         raise RuntimeError(f"{node} cannot patch the attention of a {family(model)} model. Connect {NAMES}.")
     return TransformerAttentions(module, layout)

@@ -112,12 +112,14 @@ class _Routed:
         image = self._image_tokens(q, k, kwargs)
         heads = args[0] if args else kwargs["heads"]
         plain = {name: value for name, value in kwargs.items() if name not in ("heads", "mask", "skip_reshape")}
-        tokens = [_tokens(t, image, kwargs.get("skip_reshape", False)) for t in (q, k, v)]
+        heads_first = kwargs.get("skip_reshape", False)
         is_masked = kwargs.get("mask") is not None or (len(args) > 1 and args[1] is not None)
         joint = _Joint(whole, image) if is_masked or image != slice(0, _length(q, kwargs)) else None
         out = self._handler(
             SelfAttentionCall(
-                *tokens,
+                q=_tokens(q, image, heads_first),
+                k=_tokens(k, image, heads_first),
+                v=_tokens(v, image, heads_first),
                 attend=self._attend(func, heads, plain),
                 block=layer[0],
                 depth=layer[1],
@@ -137,7 +139,7 @@ class _Routed:
 
     def _layer(self, options: Options) -> Layer | None:
         """Block and number of a self-attention inside it; None for any other attention."""
-        block = (options.get("block_type"), options.get("block_index"))
+        block: Block = (options.get("block_type", ""), options.get("block_index", -1))
         if block not in self._layers:
             return None
         self._latest = (block, self._latest[1] + 1 if block == self._latest[0] else 0)
@@ -165,16 +167,20 @@ class _Joint:
         self._out: Tensor | None = None
 
     def __call__(self) -> Tensor:
+        """The image tokens' part of the output."""
+        return self._whole()[:, self._image]
+
+    def _whole(self) -> Tensor:
         if self._out is None:
             self._out = self._attention()
-        return self._out[:, self._image]
+        return self._out
 
     def with_image(self, image: Tensor) -> Tensor:
         """The whole output with (G * B, N, C) as its image tokens."""
         own = self()
         if image.data_ptr() != own.data_ptr():
             own.copy_(image)
-        return self._out
+        return self._whole()
 
 
 def _length(t: Tensor, kwargs: Mapping[str, Any]) -> int:

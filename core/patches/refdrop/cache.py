@@ -124,7 +124,7 @@ def _content(value: Any) -> Hashable:
     """A conditioning by its content."""
     if isinstance(value, Tensor):
         content = value.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy()
-        return tuple(value.shape), value.dtype, hashlib.sha256(content).digest()
+        return tuple(value.shape), value.dtype, hashlib.sha256(content.data).digest()
     if isinstance(value, Mapping):
         return tuple((key, _content(each)) for key, each in sorted(value.items()) if key != "uuid")
     if isinstance(value, (list, tuple)):

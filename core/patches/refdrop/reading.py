@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..families import Attentions
-from ..reference_pass import Cond, KeyValueBank, Recording, ReferencePass
+from ..reference_pass import Cond, KeyValueBank, Recording, Reference, ReferencePass
 from .cache import run_key
 
 if TYPE_CHECKING:
@@ -25,25 +25,34 @@ class ReferenceReading:
     """What one run sees of a guide's reference.
 
     Args:
-        guide: has a reference.
+        guide: whose reference it is.
+        reference: of the guide.
         guider: of the run.
         sigmas: the schedule.
         attentions: of the model.
         own: key of the method in transformer_options.
     """
 
-    def __init__(self, guide: Guide, guider: CFGGuider, sigmas: Tensor, attentions: Attentions, own: str) -> None:
-        self.passes = ReferencePass(guide.reference, guider.conds)
+    def __init__(
+        self,
+        guide: Guide,
+        reference: Reference,
+        guider: CFGGuider,
+        sigmas: Tensor,
+        attentions: Attentions,
+        own: str,
+    ) -> None:
+        self.passes = ReferencePass(reference, guider.conds)
         self._guide = guide
         self._sigmas = sigmas.cpu()
         self._attentions = attentions
         # Conditionings have a new name in each run; their place in the prompts stays the same.
-        self._places = {
+        self._places: dict[object, object] = {
             entry["uuid"]: (role, place)
             for role, entries in guider.conds.items()
             for place, entry in enumerate(entries)
         }
-        self._names = {place: name for name, place in self._places.items()}
+        self._names: dict[object, object] = {place: name for name, place in self._places.items()}
         self._key: Hashable = None
         if guide.cache is not None:
             self._key = run_key(guider.model_patcher, guider.model_options, sigmas, self.passes.prompts, own)

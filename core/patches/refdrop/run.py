@@ -42,7 +42,7 @@ class RefDropRun:
             for guide in guides
         }
         self.readings = {
-            guide: ReferenceReading(guide, guider, sigmas, self.attentions, own)
+            guide: ReferenceReading(guide, guide.reference, guider, sigmas, self.attentions, own)
             for guide in guides
             if guide.reference is not None
         }
@@ -120,7 +120,8 @@ class Guiding:
             )
         pairs = self._keys_values(guide, call)
         if guide.concat:
-            pairs = [tuple(torch.cat(tokens, dim=-2) for tokens in zip(*pairs, strict=True))]
+            keys, values = (torch.cat(tokens, dim=-2) for tokens in zip(*pairs, strict=True))
+            pairs = [(keys, values)]
         return [Branch(weight, keys, values, first, guide.concat) for keys, values in pairs]
 
     def _keys_values(self, guide: Guide, call: SelfAttentionCall) -> list[tuple[Tensor, Tensor]]:
