@@ -188,6 +188,13 @@ def test_compiled_models_give_the_same(family: str) -> None:
         assert distance(run(family, compiled, steps=1, cfg=1.0), want) < 1e-5
 
 
+def test_frames_that_the_prompt_brings_are_refused() -> None:
+    text, options = tiny_prompt("wan21", 1)[0]
+    prompts = [[text, {**options, "time_dim_concat": tiny_latent("wan21", frames=1)}]], tiny_prompt("wan21", 2)
+    with pytest.raises(RuntimeError, match=r"the prompt brings frames of its own \(time_dim_concat\)"):
+        sample(guided("wan21", source="batch"), tiny_latent("wan21"), *prompts, steps=1)
+
+
 def test_a_family_that_is_not_in_the_table_is_refused_by_name() -> None:
     patcher = tiny_model("flux")
     patcher.model = type("Model", (), {"diffusion_model": torch.nn.Linear(1, 1)})()

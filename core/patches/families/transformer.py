@@ -13,6 +13,8 @@ from ...blocks import Block, Layer
 from ...kernels.attention import Attend
 from ..self_attention import Handler, Options, SelfAttentionCall, chunks_of, opaque
 
+APPENDED = ("time_dim_concat", "context_latents")  # inputs of Wan whose tokens the host puts behind the video's
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -49,7 +51,17 @@ class TransformerAttentions:
         self._layout = layout
 
     def route(self, x: Tensor, inputs: Mapping[str, Any], options: Options, handler: Handler) -> Options:
-        """Routes one forward pass."""
+        """Routes one forward pass.
+
+        Raises:
+            RuntimeError: the pass brings frames of its own, which come after those of the video.
+        """
+        for name in APPENDED:
+            if inputs.get(name) is not None:
+                raise RuntimeError(
+                    f"RefDrop: the prompt brings frames of its own ({name}), which cannot be told from those of the "
+                    "video. Remove the node that adds them."
+                )
         height, width = (-(-size // patch) for size, patch in zip(x.shape[-2:], self._patch(), strict=True))
         frames = x.shape[2] if x.ndim == 5 else 1
         routed = _Routed(handler, self.layers, (height, width), frames, options.get("optimized_attention_override"))
