@@ -76,9 +76,12 @@ class ReferenceReading:
         guide, cache = self._guide, self._guide.cache
         roles = self.passes.roles(conds)
         place = (self._interval(sigma.item()), tuple(roles))
-        seen_at, bank = self._latest.get(sigma.device, (None, None))
-        if bank is not None and guide.reference_every > 1 and seen_at == place:
+        # Taken out: the next pass must not find the memory of the last one occupied.
+        seen_at, bank = self._latest.pop(sigma.device, (None, None))
+        if bank is not None and seen_at == place:
+            self._latest[sigma.device] = place, bank
             return bank
+        del bank
         # What another node made for this evaluation has no role, and nothing tells whether it will be the same again.
         is_known = all((role is None) == (entries is None) for role, entries in zip(roles, conds, strict=True))
         bank = cache.get(self._key, place, self._names) if cache and self._key is not None and is_known else None
@@ -89,7 +92,8 @@ class ReferenceReading:
             bank = recording.bank
             if cache and self._key is not None and is_known:
                 cache.put(self._key, place, bank, self._places)
-        self._latest[sigma.device] = place, bank
+        if guide.reference_every > 1:
+            self._latest[sigma.device] = place, bank
         return bank
 
     def close(self) -> None:
