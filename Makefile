@@ -30,8 +30,9 @@ test: setup browser ## run all tests; a test that was skipped fails the run
 soak: setup ## 200 workflows of all methods through one server, some of them cancelled
 	REFATTENTION_SOAK_RUNS=200 $(BIN)/pytest -s tests/e2e/test_soak.py
 
-fuzz: setup ## every loader on 2000 wrong files, every node on random values
-	REFATTENTION_FUZZ_FILES=2000 REFATTENTION_FUZZ_PROMPTS=1000 $(BIN)/pytest -s tests/fuzz tests/e2e/test_random_widgets.py
+fuzz: setup ## loaders on 2000 wrong files, nodes on random values, RefDrop against its oracle on 1000 random cases
+	REFATTENTION_FUZZ_FILES=2000 REFATTENTION_FUZZ_PROMPTS=1000 REFATTENTION_FUZZ=1000 \
+		$(BIN)/pytest -s tests/fuzz tests/e2e/test_random_widgets.py tests/patches/test_refdrop_fuzz.py
 
 lint: setup ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -69,13 +69,15 @@ def prompt(family: str, seed: int) -> list[Any]:
     return [[text, {"pooled_output": torch.randn(1, 1280, generator=generator)}]]
 
 
-def sampler_step(patcher: CoreModelPatcher, family: str, pixels: int) -> Callable[[Callable[..., Any]], Any]:
+def sampler_step(
+    patcher: CoreModelPatcher, family: str, pixels: int, batch: int = 1
+) -> Callable[[Callable[..., Any]], Any]:
     """Prepares one evaluation with CFG.
 
     The returned function opens a sampling run, calls its argument with the evaluation, to be repeated at will while the
     run is open, and returns what that returns.
     """
-    noise = torch.randn(1, 4, pixels // 8, pixels // 8, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(batch, 4, pixels // 8, pixels // 8, generator=torch.Generator().manual_seed(1))
     guider = comfy.samplers.CFGGuider(patcher)
     guider.set_conds(prompt(family, 2), prompt(family, 3))
     guider.set_cfg(7.5)

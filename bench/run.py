@@ -52,6 +52,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
     return {
         "point_mask": lambda: point_mask.rows(repeats),
         "refdrop": lambda: refdrop.rows("sd15", [256, 512], torch.float32, repeats),
+        "refdrop_cached": lambda: refdrop.cached_rows("sd15", [256, 512], torch.float32, repeats),
         "deadiff": lambda: deadiff.rows([256, 512], torch.float32, repeats),
         "p3s": lambda: p3s.rows([512], torch.float32, repeats),
         "p3s_training": p3s.memory,

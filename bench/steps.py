@@ -11,11 +11,14 @@ from timing import alternate
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
-def step_row(model: Any, patched: Any, family: str, pixels: int, repeats: int, what: str) -> dict[str, Any]:
+def step_row(
+    model: Any, patched: Any, family: str, pixels: int, repeats: int, what: str, batch: int = 1
+) -> dict[str, Any]:
     """The row of a CFG step; its bound is the ratio of the operations."""
-    plain_run, patched_run = (sampler_step(each, family, pixels) for each in (model, patched))
+    plain_run, patched_run = (sampler_step(each, family, pixels, batch) for each in (model, patched))
 
     def measure(plain: Callable[[], Any], patched: Callable[[], Any]) -> dict[str, Any]:
+        patched()  # fills what is kept from one picture to the next
         flops = [operations(each) for each in (plain, patched)]
         times = alternate(plain, patched, repeats)
         detail = {"a": "plain CFG step", "b": f"the same step with {what}", **times.detail()}

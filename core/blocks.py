@@ -1,10 +1,11 @@
-"""Choice of the U-Net blocks that a method acts on."""
+"""Choice of the blocks of a model that a method acts on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-Block = tuple[str, int]  # ("input" | "middle" | "output", number), as the host labels them
+# (kind, number) as the host labels them: "input", "middle", "output" in a U-Net, "double", "single" in a transformer
+Block = tuple[str, int]
 Layer = tuple[Block, int]  # block and number of the transformer layer inside it
 
 ALL = "all"
@@ -18,7 +19,7 @@ def select(choice: str, custom: str, available: Sequence[Block], model_name: str
 
     Args:
         choice: one of `CHOICES`.
-        custom: names such as "input.4, output.3"; a bare side ("output") means all of its blocks.
+        custom: names such as "input.4, output.3"; a bare kind ("output") means all of its blocks.
         available: the model's attention blocks in the order they run.
         model_name: for the message.
 
@@ -28,6 +29,7 @@ def select(choice: str, custom: str, available: Sequence[Block], model_name: str
     Note:
         RefDrop (arXiv 2405.17661) leaves out the first transformer after the middle block, which carries pose
         and layout. That is the first output block that has attention, whatever its number in the family.
+        Transformers have no output blocks, so nothing is left out there.
     """
     if choice == ALL:
         return frozenset(available)

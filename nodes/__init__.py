@@ -13,7 +13,7 @@ from .p3s import P3SInject
 from .p3s_files import P3SLoad, P3SSave
 from .p3s_train import P3STrain
 from .point_mask import PointMask
-from .refdrop import RefDropApply
+from .refdrop import RefDropApply, RefDropVideo
 from .refine import RefineAlign, RefineRegion
 from .refine_by_align import RefineByAlign
 
@@ -24,7 +24,7 @@ class RefAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
         return [
-            *(RefDropApply, PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
+            *(RefDropApply, RefDropVideo, PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
             *(RefineByAlign, RefineAlign, RefineRegion, AttentionProbe),

@@ -69,10 +69,13 @@ def require_latent_of(model: Any, samples: torch.Tensor, name: str) -> torch.Ten
     Raises:
         ValueError: it has not the channels of the model's latents.
     """
-    channels = model.model.latent_format.latent_channels
-    if samples.ndim != 4 or samples.shape[1] != channels:
+    channels, dimensions = model.model.latent_format.latent_channels, model.model.latent_format.latent_dimensions
+    if dimensions == 3 and samples.ndim == 4 and samples.shape[1] == channels:
+        samples = samples.unsqueeze(2)  # a picture where the model takes videos
+    if samples.ndim != 2 + dimensions or samples.shape[1] != channels:
+        frames = "frames, " if dimensions == 3 else ""
         raise ValueError(
             f"{name} has the shape {tuple(samples.shape)}, but this {family(model)} model needs "
-            f"(batch, {channels}, height, width). Encode the reference with the VAE that belongs to the model."
+            f"(batch, {channels}, {frames}height, width). Encode the reference with the VAE that belongs to the model."
         )
     return samples.cpu()

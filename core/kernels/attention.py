@@ -22,7 +22,7 @@ class Branch:
 
     Attributes:
         weight: `c_j M_j`; a float, or (1 or B, N, 1) where a mask varies it over the tokens.
-        keys, values: (G, M, C), one reference for all samples of a chunk.
+        keys, values: (G, M, C), one reference for all samples of a chunk; or (G, B, M, C), one for each sample.
         first: index of the first sample of a chunk that is guided; those before it are left alone.
         with_own: attend to [K_j; K] instead of K_j alone ("concat").
     """
@@ -37,16 +37,18 @@ class Branch:
 def attend_to_reference(attend: Attend, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """`Att(Q, K_j, V_j)` for every sample of a chunk, without copying the reference once per sample.
 
-    All samples of a chunk share the reference and attention treats queries independently, so the samples
-    are laid end to end as one long query sequence.
+    Where all samples of a chunk share the reference they are laid end to end as one long query sequence, because
+    attention treats queries independently.
 
     Args:
         q: (G, B, N, C).
-        keys, values: (G, M, C).
+        keys, values: (G, M, C) or (G, B, M, C).
 
     Returns:
         (G, B, N, C).
     """
+    if keys.ndim == q.ndim:
+        return attend(q.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)).reshape(q.shape)
     return attend(q.flatten(1, 2), keys, values).reshape(q.shape)
 
 
@@ -55,7 +57,7 @@ def attend_to_both(attend: Attend, q: Tensor, k: Tensor, v: Tensor, keys: Tensor
 
     Args:
         q, k, v: (G, B, N, C), the samples' own.
-        keys, values: (G, M, C), the reference's.
+        keys, values: (G, M, C) or (G, B, M, C), the reference's.
 
     Returns:
         (G, B, N, C).
@@ -63,27 +65,39 @@ def attend_to_both(attend: Attend, q: Tensor, k: Tensor, v: Tensor, keys: Tensor
     samples = q.shape[1]
 
     def joined(reference: Tensor, own: Tensor) -> Tensor:
-        shared = reference.unsqueeze(1).expand(-1, samples, -1, -1)
-        return torch.cat([shared, own], dim=2).flatten(0, 1)
+        each = reference if reference.ndim == own.ndim else reference.unsqueeze(1).expand(-1, samples, -1, -1)
+        return torch.cat([each, own], dim=2).flatten(0, 1)
 
     return attend(q.flatten(0, 1), joined(keys, k), joined(values, v)).reshape(q.shape)
 
 
 def reference_feature_guidance(
-    attend: Attend, q: Tensor, k: Tensor, v: Tensor, chunks: int, branches: Sequence[Branch]
+    attend: Attend,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    chunks: int,
+    branches: Sequence[Branch],
+    joint: Tensor | None = None,
 ) -> Tensor:
     """Reference feature guidance, RefDrop (arXiv 2405.17661):
 
         out = sum_j c_j M_j * Att(Q, K_j, V_j) + (1 - sum_j c_j M_j) * Att(Q, K, V)
+
+    In models whose image tokens attend to text in the same softmax, Q, K and V are those of the image tokens, X is
+    what the model computes for them, and the difference between the two attentions is added (equation 15):
+
+        out = X + sum_j c_j M_j * (Att(Q, K_j, V_j) - Att(Q, K, V))
 
     Args:
         attend: computes Att for (batch, tokens, C) tensors.
         q, k, v: (G * B, N, C).
         chunks: G, how many chunks dim 0 holds.
         branches: the reference terms j.
+        joint: (G * B, N, C), X; changed in place. None for models without text in the attention.
 
     Returns:
-        (G * B, N, C). Tokens and samples whose weights are 0 equal `Att(Q, K, V)` to the bit.
+        (G * B, N, C). Tokens and samples whose weights are 0 equal `Att(Q, K, V)`, or X, to the bit.
 
     Note:
         The paper has one reference and one scalar; several references, token masks and the concatenated
@@ -92,7 +106,11 @@ def reference_feature_guidance(
     """
     own_q, own_k, own_v = (t.unflatten(0, (chunks, -1)) for t in (q, k, v))
     total = _total_weight(own_q, branches)
-    if isinstance(total, float) and total == 1.0:
+    if joint is not None:
+        out = joint.unflatten(0, (chunks, -1))
+        if isinstance(total, Tensor) or total != 0:
+            out -= attend(q, k, v).unflatten(0, (chunks, -1)).mul_(total)
+    elif isinstance(total, float) and total == 1.0:
         out = torch.zeros_like(own_q)  # the samples' own attention would be multiplied by 0
     else:
         out = attend(q, k, v).unflatten(0, (chunks, -1)) * (1 - total)

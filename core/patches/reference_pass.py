@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..blocks import Block, Layer
 from ..kernels.masks import covered_tokens
-from .self_attention import Handler, SelfAttentionCall, route_self_attention
+from .self_attention import Handler, Options, SelfAttentionCall, route_self_attention
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -28,7 +29,8 @@ KeysValues = tuple[Tensor, Tensor]
 # Entries of a conditioning that belong to the generated picture, not to the prompt.
 PICTURE_KEYS = frozenset(
     {"area", "mask", "mask_strength", "set_area_to_bounds", "strength", "control", "control_apply_to_uncond", "gligen"}
-    | {"concat_latent_image", "concat_mask", "concat_image"}
+    | {"concat_latent_image", "concat_mask", "concat_image", "denoise_mask"}
+    | {"keyframe_idxs", "guide_attention_entries", "guiding_frame_index", "time_dim_concat"}
 )
 
 
@@ -37,7 +39,7 @@ class Reference:
     """Latents from outside the batch.
 
     Attributes:
-        samples: (R, C, H, W), R references of any size; on the CPU.
+        samples: (R, C, H, W) or (R, C, F, H, W), R references of any size; on the CPU.
         positive: their own conditioning in the host's form; None takes the sampler's.
         seed: seeds the noise that brings them to the noise level of each step.
     """
@@ -71,10 +73,12 @@ class KeyValueBank:
 
     Args:
         node: for messages.
+        is_shared: whether a half without a recording of its own uses that of another.
     """
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, is_shared: bool = False) -> None:
         self._node = node
+        self._is_shared = is_shared
         self._records: dict[Layer, list[Record]] = {}
 
     def store(self, layer: Layer, record: Record) -> None:
@@ -85,16 +89,36 @@ class KeyValueBank:
         """(h, w) of a layer's tokens."""
         return self._records[layer][0].grid
 
-    def keys_values(self, layer: Layer, chunks: list[Chunk], device: torch.device) -> list[KeysValues]:
-        """(G, M, C) keys and values of each reference, for the chunks of a forward pass on a device."""
+    @property
+    def size(self) -> int:
+        """Bytes of all keys and values."""
+        records = (record for records in self._records.values() for record in records)
+        return sum(part.nbytes for record in records for pair in record.pairs for part in pair)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number."""
+        return next(iter(self._records.values()))[0].pairs[0][0].element_size()
+
+    def copied(self, move: Callable[[Tensor], Tensor], names: Mapping[object, object]) -> KeyValueBank:
+        """The bank with each tensor put through `move` and other names for the conditionings of the chunks."""
+        bank = KeyValueBank(self._node, self._is_shared)
+        for layer, records in self._records.items():
+            for record in records:
+                chunks = [(half, names.get(name, name)) for half, name in record.chunks]
+                bank.store(layer, Record(chunks, record.grid, [(move(k), move(v)) for k, v in record.pairs]))
+        return bank
+
+    def keys_values(self, layer: Layer, chunks: list[Chunk], like: Tensor) -> list[KeysValues]:
+        """(G, M, C) keys and values of each reference for the chunks of a pass, of `like`'s device and dtype."""
         rows = [self._find(layer, chunk) for chunk in chunks]
         record = rows[0][0]
         if rows == [(record, row) for row in range(len(record.chunks))]:
             # the usual case: the same halves in the same order, nothing to copy
-            return [(keys.to(device), values.to(device)) for keys, values in record.pairs]
+            return [(keys.to(like), values.to(like)) for keys, values in record.pairs]
 
         def gather(reference: int, part: int) -> Tensor:
-            return torch.stack([source.pairs[reference][part][row].to(device) for source, row in rows])
+            return torch.stack([source.pairs[reference][part][row].to(like) for source, row in rows])
 
         return [(gather(reference, 0), gather(reference, 1)) for reference in range(len(record.pairs))]
 
@@ -103,6 +127,8 @@ class KeyValueBank:
         # conditioning that the host makes for an area, does not: then the half it belongs to decides.
         places = [(record, row) for record in self._records.get(layer, []) for row in range(len(record.chunks))]
         half = [place for place in places if place[0].chunks[place[1]][0] == chunk[0]]
+        if self._is_shared:
+            half = half or places
         same = [place for place in half if place[0].chunks[place[1]] == chunk]
         if not half:
             raise RuntimeError(
@@ -120,12 +146,18 @@ class Recording:
         layers: the model's self-attention blocks in the order they run.
         node: for messages.
         mask: (1 or R, H, W), what of the references is recorded; None is all.
+        is_shared: whether all halves will use what is recorded.
     """
 
     def __init__(
-        self, blocks: frozenset[Block], layers: dict[Block, int], node: str, mask: Tensor | None = None
+        self,
+        blocks: frozenset[Block],
+        layers: dict[Block, int],
+        node: str,
+        mask: Tensor | None = None,
+        is_shared: bool = False,
     ) -> None:
-        self.bank = KeyValueBank(node)
+        self.bank = KeyValueBank(node, is_shared)
         self._blocks = blocks
         self._mask = mask
         wanted = [block for block in layers if block in blocks]
@@ -139,16 +171,21 @@ class Recording:
             self.bank.store((call.block, call.depth), Record(call.chunks, call.grid, pairs))
         if (call.block, call.depth) == self._last:
             raise ReferenceRecorded
-        return call.attend(call.q, call.k, call.v)
+        return call.plain()
 
 
 def select_tokens(mask: Tensor | None, grid: tuple[int, int], keys: Tensor, values: Tensor) -> list[KeysValues]:
-    """Splits (G, R, M, C) keys and values into R pairs of (G, m, C) with the tokens that a reference mask selects."""
+    """Splits (G, R, M, C) keys and values into R pairs of (G, m, C) with the tokens that a reference mask selects.
+
+    M may be several frames of h * w tokens; the mask is the same for all of them.
+    """
     pairs = list(zip(keys.unbind(1), values.unbind(1), strict=True))
     if mask is None:
         return pairs
     masks = mask.float().expand(len(pairs), -1, -1)
-    tokens = [covered_tokens(one, grid).to(keys.device) for one in masks]
+    frame_tokens = grid[0] * grid[1]
+    starts = torch.arange(0, keys.shape[2], frame_tokens, device=keys.device).unsqueeze(1)
+    tokens = [(starts + covered_tokens(one, grid).to(keys.device)).flatten() for one in masks]
     return [(k[:, index], v[:, index]) for (k, v), index in zip(pairs, tokens, strict=True)]
 
 
@@ -173,6 +210,16 @@ class ReferencePass:
     def own_prompts(self) -> list[Cond]:
         """The references' own conditioning; what it carries (a ControlNet, say) must be loaded with the model."""
         return self._prompts["positive"] if self.reference.positive is not None else []
+
+    @property
+    def prompts(self) -> dict[str, list[Cond]]:
+        """What the references are read with, by role."""
+        return self._prompts
+
+    def roles(self, conds: Sequence[list[Cond] | None]) -> list[str | None]:
+        """The roles of the conditionings of an evaluation; None for one that is off or was made for this call."""
+        # The first entry tells the role: what the host adds comes later.
+        return [self._role_of_uuid.get(entries[0]["uuid"]) if entries else None for entries in conds]
 
     def close(self) -> None:
         """Lets go of what the references' own conditioning holds on the device; the host does so for the sampler's."""
@@ -215,8 +262,7 @@ class ReferencePass:
         def encode(prompts: list[Cond], kind: str) -> list[Cond]:
             return comfy.samplers.process_conds(model, noise, {kind: prompts}, noise.device, latent)[kind]
 
-        # The first entry tells the role: what the host adds comes later.
-        role = self._role_of_uuid.get(entries[0]["uuid"]) if entries else None
+        (role,) = self.roles([entries])
         if role is None:  # made by another node for this call: its text, whatever it is
             return encode([_without_picture(entry) for entry in entries], "positive")
         if role not in self._encoded:
@@ -224,7 +270,12 @@ class ReferencePass:
         return self._encoded[role]
 
 
-def forward_through(executor: Callable[..., Tensor], handle: Handler) -> Callable[..., Tensor]:
+Route = Callable[[Options, Handler], Options]
+
+
+def forward_through(
+    executor: Callable[..., Tensor], handle: Handler, route: Route = route_self_attention
+) -> Callable[..., Tensor]:
     """A forward pass of the host with its self-attentions routed through a handler.
 
     A recording pass ends inside the handler; its prediction is of no use, so zeros stand for it.
@@ -232,12 +283,13 @@ def forward_through(executor: Callable[..., Tensor], handle: Handler) -> Callabl
     Args:
         executor: of an APPLY_MODEL or DIFFUSION_MODEL wrapper: both take x first and transformer_options sixth.
         handle: computes the self-attentions.
+        route: puts the handler into transformer_options, as the model's family needs it.
     """
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         *inputs, transformer_options = args
         try:
-            return executor(x, *inputs, route_self_attention(transformer_options, handle), **kwargs)
+            return executor(x, *inputs, route(transformer_options, handle), **kwargs)
         except ReferenceRecorded:
             return torch.zeros_like(x)
 
@@ -245,9 +297,9 @@ def forward_through(executor: Callable[..., Tensor], handle: Handler) -> Callabl
 
 
 def shape_with_references(noise_shape: Sequence[int], references: Iterable[Reference]) -> list[int]:
-    """(batch, channels, height, width) of a batch that takes as much memory as the pictures and references together."""
+    """Shape of a batch that takes as much memory as the pictures (B, C, ...) and the references together."""
     extra = sum(reference.samples[:, 0].numel() for reference in references)
-    return [noise_shape[0] + -(-extra // (noise_shape[-1] * noise_shape[-2])), *noise_shape[1:]]
+    return [noise_shape[0] + -(-extra // math.prod(noise_shape[2:])), *noise_shape[1:]]
 
 
 def _without_picture(entry: Cond) -> Cond:

@@ -7,10 +7,12 @@ before a self-attention, `attn2_patch` before a cross-attention of the same bloc
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..blocks import Block
@@ -30,6 +32,9 @@ class SelfAttentionCall:
         depth: number of the transformer layer inside the block.
         grid: (h, w) of the block's tokens.
         chunks: G pairs (index into the list of conditionings, uuid of the conditioning), in the order of dim 0.
+        frames: how many pictures of h x w tokens lie one after the other in N.
+        joint: where q, k, v are only a part of the tokens (image without text): computes this part, (G * B, N, C), of
+            the model's attention over all of them.
     """
 
     q: Tensor
@@ -40,6 +45,12 @@ class SelfAttentionCall:
     depth: int
     grid: tuple[int, int]
     chunks: list[tuple[int, object]]
+    frames: int = 1
+    joint: Callable[[], Tensor] | None = None
+
+    def plain(self) -> Tensor:
+        """The attention as the model would compute it without a handler."""
+        return self.attend(self.q, self.k, self.v) if self.joint is None else self.joint()
 
 
 Handler = Callable[[SelfAttentionCall], Tensor]
@@ -80,13 +91,28 @@ def route_self_attention(options: Options, handler: Handler) -> Options:
     patches = options.get("patches", {})
     return {
         **options,
-        "optimized_attention_override": override,
+        "optimized_attention_override": opaque(override),
         "patches": {
             **patches,
-            "attn1_patch": [*patches.get("attn1_patch", []), enter_self_attention],
-            "attn2_patch": [*patches.get("attn2_patch", []), enter_cross_attention],
+            "attn1_patch": [*patches.get("attn1_patch", []), opaque(enter_self_attention)],
+            "attn2_patch": [*patches.get("attn2_patch", []), opaque(enter_cross_attention)],
         },
     }
+
+
+def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps torch.compile out of a function in `transformer_options`.
+
+    The host compiles models without a check that these options are still the same, so that compiled code would go on
+    with the functions of an earlier pass.
+    """
+    # Whoever compiles has imported this; it takes a second and is not needed otherwise.
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
+
+
+def chunks_of(options: Options) -> list[tuple[int, object]]:
+    """The chunks of a forward pass, as `SelfAttentionCall` has them."""
+    return list(zip(options["cond_or_uncond"], options["uuids"], strict=True))
 
 
 def _call(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: Options) -> SelfAttentionCall:
@@ -99,5 +125,5 @@ def _call(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: Options) -> 
         block=options["block"],
         depth=options["block_index"],
         grid=(height, width),
-        chunks=list(zip(options["cond_or_uncond"], options["uuids"], strict=True)),
+        chunks=chunks_of(options),
     )

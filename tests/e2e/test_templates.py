@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,3 +42,20 @@ def test_links_are_consistent(name: str) -> None:
         assert link in output["links"] and target_input["link"] == link
         assert output["type"] == target_input["type"] == kind
     assert template["last_node_id"] == max(nodes)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows" / "api" / "families").glob("*.json")), ids=lambda p: p.stem)
+def test_workflows_of_other_families_fit_the_hosts_nodes(host: HeadlessHost, path: Path) -> None:
+    """Models of these families are not at hand to run them: nodes, inputs, choices and types of links are checked."""
+    workflow, info = json.loads(path.read_text(encoding="utf-8")), host.object_info()
+    for node in workflow.values():
+        accepted = info[node["class_type"]]["input"]
+        specs = {**accepted["required"], **accepted.get("optional", {})}
+        assert set(accepted["required"]) <= set(node["inputs"]) <= set(specs)
+        for name, value in node["inputs"].items():
+            kind, *options = specs[name]
+            if isinstance(value, list):
+                source, slot = value
+                assert info[workflow[source]["class_type"]]["output"][slot] == kind
+            elif name in ("type", "sampler_name", "scheduler", "blocks"):
+                assert value in (kind if isinstance(kind, list) else options[0]["options"])

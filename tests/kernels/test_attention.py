@@ -123,3 +123,31 @@ def test_half_precision(own: list[Tensor], dtype: torch.dtype, tolerance: float)
     out = reference_feature_guidance(attend, *own, G, [Branch(0.3, *reference)])
     assert out.dtype == dtype
     assert (out - expected(own, [reference], [torch.full((B, N, 1), 0.3)])).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("strength", [-1.0, 0.4, 1.0])
+def test_image_tokens_of_a_joint_attention(own: list[Tensor], strength: float) -> None:
+    """The difference of the two attentions is added to what the model computes for the image tokens."""
+    reference = tuple(tensors(1, *[(G, M, C)] * 2))
+    (joint,) = tensors(2, (G * B, N, C))
+    out = reference_feature_guidance(attend, *own, G, [Branch(strength, *reference)], joint.clone())
+    change = expected(own, [reference], [torch.full((B, N, 1), strength)]) - oracle.batched(*own, HEADS)
+    assert (out - joint - change).abs().max() < 1e-5
+
+
+def test_tokens_of_weight_0_keep_the_joint_attention_to_the_bit(own: list[Tensor]) -> None:
+    reference = tuple(tensors(1, *[(G, M, C)] * 2))
+    (joint,) = tensors(2, (G * B, N, C))
+    weight = torch.zeros(1, N, 1)
+    weight[:, 7:] = 0.5
+    out = reference_feature_guidance(attend, *own, G, [Branch(weight, *reference)], joint.clone())
+    assert torch.equal(out[:, :7], joint[:, :7])
+    assert (out - joint)[:, 7:].abs().min() > 0
+
+
+@pytest.mark.parametrize("with_own", [False, True])
+def test_a_reference_for_each_sample(own: list[Tensor], with_own: bool) -> None:
+    keys, values = tensors(1, *[(G, B, M, C)] * 2)
+    out = reference_feature_guidance(attend, *own, G, [Branch(0.4, keys, values, with_own=with_own)])
+    alone = Branch(0.4, keys.flatten(0, 1), values.flatten(0, 1), with_own=with_own)
+    assert (out - reference_feature_guidance(attend, *own, G * B, [alone])).abs().max() < 1e-6

@@ -15,6 +15,7 @@ from bootstrap import HOST, ROOT
 
 NODE_IDS = {
     "RefDropApply",
+    "RefDropVideo",
     "PointMask",
     "P3SInject",
     "P3STrain",

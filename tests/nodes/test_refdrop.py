@@ -1,16 +1,15 @@
-"""RefDropApply: what the widgets become, and what wrong input is told."""
+"""RefDrop: what the widgets become, and what wrong input is told."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import comfy.supported_models
 import pytest
 import torch
-from comfy.model_patcher import CoreModelPatcher
-from refattention.nodes.refdrop import RefDropApply
-from sampling import latent, model, prompt, sample
+from families import VIDEO, tiny_latent, tiny_model, tiny_prompt
+from refattention.nodes.refdrop import RefDropApply, RefDropVideo
+from sampling import distance, latent, model, prompt, sample
 
 WIDGETS = {
     "strength": 0.3,
@@ -22,65 +21,20 @@ WIDGETS = {
     "reference_seed": 0,
     "batch_references": 1,
 }
-FLUX = {
-    "image_model": "flux",
-    "in_channels": 16,
-    "out_channels": 16,
-    "patch_size": 2,
-    "hidden_size": 128,
-    "num_heads": 1,
-    "depth": 1,
-    "depth_single_blocks": 1,
-    "axes_dim": [16, 56, 56],
-    "theta": 10000,
-    "qkv_bias": True,
-    "guidance_embed": True,
-    "vec_in_dim": 768,
-    "context_in_dim": 64,
-    "mlp_ratio": 4.0,
-    "txt_ids_dims": [],
-}
-SVD = {
-    "image_size": 32,
-    "in_channels": 8,
-    "out_channels": 4,
-    "model_channels": 64,
-    "channel_mult": [1, 1],
-    "num_res_blocks": [1, 1],
-    "transformer_depth": [1, 1],
-    "transformer_depth_output": [1, 1, 1, 1],
-    "transformer_depth_middle": 1,
-    "context_dim": 64,
-    "adm_in_channels": 768,
-    "num_classes": "sequential",
-    "use_spatial_transformer": True,
-    "legacy": False,
-    "use_linear_in_transformer": True,
-    "use_temporal_attention": True,
-    "use_temporal_resblock": True,
-    "video_kernel_size": [3, 1, 1],
-    "use_spatial_context": True,
-    "extra_ff_mix_layer": True,
-    "merge_strategy": "learned_with_images",
-    "merge_factor": 0.0,
-}
 
 
 def apply(patcher: Any, **inputs: Any) -> Any:
     return RefDropApply.execute(patcher, **{**WIDGETS, **inputs})[0]
 
 
+def video(patcher: Any, **inputs: Any) -> Any:
+    unused = ("mode", "batch_references")
+    widgets = {**WIDGETS, "strength": 0.2, **inputs}
+    return RefDropVideo.execute(patcher, **{name: value for name, value in widgets.items() if name not in unused})[0]
+
+
 def reference(*shape: int) -> dict[str, Any]:
     return {"samples": latent(*(shape or (1, 4, 9, 11)))}
-
-
-def other_family(name: str, config: dict[str, Any]) -> CoreModelPatcher:
-    settings = getattr(comfy.supported_models, name)(dict(config))
-    settings.set_inference_dtype(torch.float32, None)
-    cpu = torch.device("cpu")
-    return CoreModelPatcher(
-        settings.get_model({}, "", device=torch.device("meta")), load_device=cpu, offload_device=cpu
-    )
 
 
 @pytest.mark.parametrize(
@@ -136,12 +90,53 @@ def test_wrong_input_that_only_sampling_can_see(inputs: dict[str, Any], message:
         sample(apply(model("sd15"), **inputs), latent(1, 4, 16, 12), prompt("sd15", 1), prompt("sd15", 2))
 
 
-@pytest.mark.parametrize(("name", "config"), [("Flux", FLUX), ("SVD_img2vid", SVD)])
-def test_a_family_that_cannot_be_patched_is_named(name: str, config: dict[str, Any]) -> None:
-    with pytest.raises(
-        RuntimeError, match=rf"RefDropApply cannot patch the attention of a {name} model.*SD1.5, SD2 or SDXL"
-    ):
-        apply(other_family(name, config), reference_latent=reference())
+def test_transformers_take_the_same_widgets() -> None:
+    patched = apply(tiny_model("flux"), reference_latent={"samples": tiny_latent("flux", seed=3)})
+    prompts, noise = (tiny_prompt("flux", 1), tiny_prompt("flux", 2)), tiny_latent("flux")
+    everywhere = sample(patched, noise, *prompts, cfg=1.0)
+    single = apply(
+        tiny_model("flux"),
+        reference_latent={"samples": tiny_latent("flux", seed=3)},
+        blocks="custom",
+        custom_blocks="single.1, double",
+    )
+    assert (everywhere - sample(single, noise, *prompts, cfg=1.0)).abs().max() > 1e-4
+    with pytest.raises(ValueError, match=r"names 'output', which.*double\.0, double\.1, single\.0, single\.1"):
+        apply(tiny_model("flux"), blocks="custom", custom_blocks="output")
+
+
+def test_a_picture_is_a_reference_for_a_model_of_videos() -> None:
+    frame = tiny_latent("wan21", seed=3, frames=1)
+    pictures = []
+    prompts = tiny_prompt("wan21", 1), tiny_prompt("wan21", 2)
+    for samples in (frame, frame.squeeze(2)):
+        patched = video(tiny_model("wan21"), reference_latent={"samples": samples})
+        pictures.append(sample(patched, tiny_latent("wan21"), *prompts, steps=1))
+    assert torch.equal(*pictures)
+    with pytest.raises(ValueError, match=r"has the shape \(1, 4, 9, 11\).*\(batch, 16, frames, height"):
+        video(tiny_model("wan21"), reference_latent=reference())
+
+
+@pytest.mark.parametrize("family", VIDEO)
+def test_the_video_node_guides_by_the_first_frame(family: str) -> None:
+    noise, prompts = tiny_latent(family), (tiny_prompt(family, 1), tiny_prompt(family, 2))
+    by_first = sample(video(tiny_model(family)), noise, *prompts, steps=1)
+    same = sample(apply(tiny_model(family), strength=0.2), noise, *prompts, steps=1)
+    assert torch.equal(by_first, same)
+    assert not torch.equal(by_first, sample(tiny_model(family), noise, *prompts, steps=1))
+
+
+def test_the_video_node_refuses_models_of_pictures() -> None:
+    with pytest.raises(RuntimeError, match="RefDropVideo needs a video model, but this is a DemoSD15 model"):
+        video(model("sd15"))
+
+
+def test_a_family_that_cannot_be_patched_is_named() -> None:
+    patcher = tiny_model("flux")
+    parts = {"diffusion_model": torch.nn.Linear(1, 1), "model_config": type("Aura", (), {})()}
+    patcher.model = type("Model", (), parts)()
+    with pytest.raises(RuntimeError, match=r"RefDropApply cannot patch the attention of a Aura model\. Connect SD1\.5"):
+        apply(patcher)
 
 
 def test_hooks_in_the_references_prompt_are_refused() -> None:
@@ -173,6 +168,19 @@ def test_strength_0_does_not_patch_at_all() -> None:
     assert patched.model_options == model("sd15").model_options
 
 
+def test_the_second_picture_comes_from_the_cache() -> None:
+    noise, prompts = latent(1, 4, 16, 12), (prompt("sd15", 1), prompt("sd15", 2))
+    pictures = {}
+    for precision in ("model", "float16"):
+        patched = apply(model("sd15"), reference_latent=reference(), cache_precision=precision)
+        first = sample(patched, noise, *prompts)
+        pictures[precision] = sample(patched, noise, *prompts)
+        assert torch.equal(pictures[precision], first) == (precision == "model")
+    uncached = sample(apply(model("sd15"), reference_latent=reference(), cache_mib=0), noise, *prompts)
+    assert torch.equal(pictures["model"], uncached)
+    assert distance(pictures["float16"], uncached) < 1e-3
+
+
 def test_each_widget_has_its_effect() -> None:
     """Every setting changes the picture, and each in its own way."""
     noise, prompts = latent(2, 4, 16, 12), (prompt("sd15", 1), prompt("sd15", 2))
@@ -190,6 +198,8 @@ def test_each_widget_has_its_effect() -> None:
         {"reference_positive": prompt("sd15", 3)},
         {"mask": torch.eye(16)},
         {"reference_mask": torch.eye(9)},
+        {"reference_every": 3},
+        {"share_conditional": True},
     ]
     pictures = [sample(apply(model("sd15"), **{**base, **variant}), noise, *prompts) for variant in variants]
     pictures.append(sample(model("sd15"), noise, *prompts))

@@ -81,7 +81,7 @@ def test_pag_on_the_only_guided_block_is_no_error() -> None:
 def test_no_effect_is_an_error() -> None:
     patcher = guided(model("sd15"), blocks=frozenset({("middle", 0)}))
     patcher.set_model_attn1_replace(lambda q, k, v, extra_options: v, "middle", 0)
-    with pytest.raises(RuntimeError, match="RefDropApply had no effect: another patch"):
+    with pytest.raises(RuntimeError, match="RefDrop had no effect: another patch"):
         sample(patcher, latent(1, *SIZE), *PROMPTS)
 
 

@@ -86,7 +86,7 @@ class Recorded:
     def keys_values(self, call: SelfAttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """The recorded keys and values are the projections of f already."""
         layer = call.block, call.depth
-        ((keys, values),) = self._bank.keys_values(layer, call.chunks, call.k.device)
+        ((keys, values),) = self._bank.keys_values(layer, call.chunks, call.k)
         return keys, values, self._bank.grid(layer)
 
     def used(self, call: SelfAttentionCall) -> None:

@@ -1,4 +1,4 @@
-"""What one RefDropApply node asks for, and the rules on how several of them add up."""
+"""What one RefDrop node asks for, and the rules on how several of them add up."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from ...blocks import Block
 from ...kernels.masks import to_grid
 from ..reference_pass import Reference
+from .cache import ReferenceCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +22,14 @@ class Guide:
     Attributes:
         strength: c of the RefDrop equation, for each reference.
         blocks: the blocks whose self-attention is guided.
-        reference: None takes the first `batch_references` samples of the batch itself.
+        reference: None takes the first `batch_references` samples of the batch itself, or frames of the video.
         mask: (1 or B, H, W), region of the generated picture; None is everywhere.
         reference_mask: (1 or R, H, W), what of the references may be attended to; None is all.
         concat: attend to [K_j; K] instead of K_j.
         start_percent, end_percent: part of the sampling schedule, both ends included.
+        reference_every: for how many steps one look at the reference is used.
+        share_halves: let the unconditional half follow the conditional pass of the reference too, unlike the paper.
+        cache: keeps what is seen of the reference for the next run. All clones of a model share it.
     """
 
     strength: float
@@ -37,6 +41,9 @@ class Guide:
     concat: bool = False
     start_percent: float = 0.0
     end_percent: float = 1.0
+    reference_every: int = 1
+    share_halves: bool = False
+    cache: ReferenceCache | None = None
 
     @property
     def references(self) -> int:

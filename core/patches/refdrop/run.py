@@ -7,33 +7,44 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...blocks import Block
 from ...kernels.attention import Branch, reference_feature_guidance
 from ...kernels.masks import token_weights
-from ..reference_pass import KeyValueBank, ReferencePass, select_tokens
+from ..families import attentions_of
+from ..reference_pass import KeyValueBank, select_tokens
 from ..self_attention import SelfAttentionCall
-from ..unet import self_attention_blocks
 from .guide import Guide
+from .reading import ReferenceReading
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
 
 class RefDropRun:
-    """One sampling run: the guides, and what is computed once for all steps."""
+    """One sampling run: the guides, and what is computed once for all steps.
 
-    def __init__(self, guides: tuple[Guide, ...], guider: CFGGuider, noise_shape: torch.Size) -> None:
-        _check_batch(guides, noise_shape[0])
+    Args:
+        guider, noise_shape, sigmas: of the run.
+        own: key of the method in transformer_options.
+    """
+
+    def __init__(
+        self, guides: tuple[Guide, ...], guider: CFGGuider, noise_shape: torch.Size, sigmas: Tensor, own: str
+    ) -> None:
+        self.attentions = attentions_of(guider.model_patcher, "RefDrop")
+        # A video's frames are tokens of one sample where latents are (B, C, F, H, W).
+        self.frames = noise_shape[2] if self.attentions.is_video and len(noise_shape) == 5 else 1
+        _check_batch(guides, noise_shape[0], self.frames)
         sampling = guider.model_patcher.get_model_object("model_sampling")
         self.guides = guides
-        self.layers: dict[Block, int] = self_attention_blocks(guider.model_patcher.model.diffusion_model)
         self.latent_size = tuple(noise_shape[-2:])
         self._sigmas = {
             guide: (sampling.percent_to_sigma(guide.start_percent), sampling.percent_to_sigma(guide.end_percent))
             for guide in guides
         }
-        self.passes = {
-            guide: ReferencePass(guide.reference, guider.conds) for guide in guides if guide.reference is not None
+        self.readings = {
+            guide: ReferenceReading(guide, guide.reference, guider, sigmas, self.attentions, own)
+            for guide in guides
+            if guide.reference is not None
         }
         self.has_guided = False
         self._weights: dict[tuple[Guide, tuple[int, int], torch.device], Tensor] = {}
@@ -43,17 +54,21 @@ class RefDropRun:
         return [guide for guide in self.guides if self._sigmas[guide][0] >= sigma >= self._sigmas[guide][1]]
 
     def weight(self, guide: Guide, call: SelfAttentionCall) -> float | Tensor:
-        """Strength for each token: a float, or (1 or B, N, 1) with a region mask."""
-        if guide.mask is None:
+        """Strength for each token: a float, or (1 or B, N, 1) where it is not the same for all."""
+        leading = guide.batch_references if guide.reference is None and self.frames > 1 else 0
+        if guide.mask is None and not leading:
             return guide.strength
-        if call.q.shape[1] != call.grid[0] * call.grid[1]:
+        if call.q.shape[1] != call.frames * call.grid[0] * call.grid[1]:
             raise RuntimeError(
-                f"RefDropApply: the mask needs the {call.grid[0]} x {call.grid[1]} tokens of block {call.block}, but "
+                f"RefDrop: the mask needs the {call.grid[0]} x {call.grid[1]} tokens of block {call.block}, but "
                 f"another patch left {call.q.shape[1]} of them. Remove token merging or tiling, or the mask."
             )
         key = (guide, call.grid, call.q.device)
         if key not in self._weights:
-            self._weights[key] = guide.strength * token_weights(guide.mask.float(), call.grid).to(call.q.device)
+            mask = torch.ones(1, 1, 1) if guide.mask is None else guide.mask.float()
+            weights = token_weights(mask, call.grid).repeat(1, call.frames, 1)
+            weights[:, : leading * call.grid[0] * call.grid[1]] = 0
+            self._weights[key] = guide.strength * weights.to(call.q.device)
         return self._weights[key].to(call.q.dtype)
 
 
@@ -71,7 +86,7 @@ class Guiding:
         self._forward_passes += 1
         if tuple(x.shape[-2:]) != self._run.latent_size and any(guide.mask is not None for guide in self._guides):
             raise RuntimeError(
-                "RefDropApply: a mask cannot be combined with prompts that are limited to an area, because the model "
+                "RefDrop: a mask cannot be combined with prompts that are limited to an area, because the model "
                 "sees only a part of the picture. Limit the prompts with masks instead of areas."
             )
 
@@ -79,7 +94,7 @@ class Guiding:
         """Refuses to go on without effect. Later evaluations may be meant to lack the guided layers (PAG)."""
         if self._forward_passes and not self._run.has_guided:
             raise RuntimeError(
-                "RefDropApply had no effect: another patch of this model replaces the self-attention of all chosen "
+                "RefDrop had no effect: another patch of this model replaces the self-attention of all chosen "
                 "blocks. Remove that patch, or choose other blocks."
             )
 
@@ -87,43 +102,52 @@ class Guiding:
         """Computes one self-attention, guided where its block is chosen."""
         branches = [b for guide in self._guides if call.block in guide.blocks for b in self._branches(guide, call)]
         if not branches:
-            return call.attend(call.q, call.k, call.v)
+            return call.plain()
         self._run.has_guided = True
-        return reference_feature_guidance(call.attend, call.q, call.k, call.v, len(call.chunks), branches)
+        joint = None if call.joint is None else call.joint()
+        return reference_feature_guidance(call.attend, call.q, call.k, call.v, len(call.chunks), branches, joint)
 
     def _branches(self, guide: Guide, call: SelfAttentionCall) -> list[Branch]:
-        first = 0 if guide.reference is not None else guide.batch_references
+        is_from_batch = guide.reference is None and self._run.frames == 1
+        first = guide.batch_references if is_from_batch else 0
         weight = self._run.weight(guide, call)
         if isinstance(weight, Tensor) and len(weight) > 1:
             weight = weight[first:]
-        if (first or guide.concat) and call.q.shape[0] != call.k.shape[0]:
+        if (guide.reference is None or guide.concat) and call.q.shape[0] != call.k.shape[0]:
             raise RuntimeError(
-                "RefDropApply: another patch (HyperTile?) cuts the queries into tiles, which works only with a "
+                "RefDrop: another patch (HyperTile?) cuts the queries into tiles, which works only with a "
                 "reference_latent and in mode rfg. Remove that patch."
             )
         pairs = self._keys_values(guide, call)
         if guide.concat:
-            pairs = [(torch.cat([keys for keys, _ in pairs], dim=1), torch.cat([values for _, values in pairs], dim=1))]
+            keys, values = (torch.cat(tokens, dim=-2) for tokens in zip(*pairs, strict=True))
+            pairs = [(keys, values)]
         return [Branch(weight, keys, values, first, guide.concat) for keys, values in pairs]
 
     def _keys_values(self, guide: Guide, call: SelfAttentionCall) -> list[tuple[Tensor, Tensor]]:
-        """(G, M, C) keys and values of each reference, on the device of the call."""
+        """(G, M, C) keys and values of each reference, on the device of the call; (G, B, M, C) of a video's frames."""
         if guide in self._banks:
-            return self._banks[guide].keys_values((call.block, call.depth), call.chunks, call.k.device)
-        keys, values = (t.unflatten(0, (len(call.chunks), -1))[:, : guide.batch_references] for t in (call.k, call.v))
-        return select_tokens(guide.reference_mask, call.grid, keys, values)
+            return self._banks[guide].keys_values((call.block, call.depth), call.chunks, call.k)
+        chunks, references = len(call.chunks), guide.batch_references
+        if self._run.frames == 1:
+            keys, values = (t.unflatten(0, (chunks, -1))[:, :references] for t in (call.k, call.v))
+            return select_tokens(guide.reference_mask, call.grid, keys, values)
+        keys, values = (t.unflatten(1, (self._run.frames, -1))[:, :references] for t in (call.k, call.v))
+        pairs = select_tokens(guide.reference_mask, call.grid, keys, values)
+        return [(keys.unflatten(0, (chunks, -1)), values.unflatten(0, (chunks, -1))) for keys, values in pairs]
 
 
-def _check_batch(guides: tuple[Guide, ...], batch: int) -> None:
+def _check_batch(guides: tuple[Guide, ...], batch: int, frames: int) -> None:
+    there = f"a batch of {batch}" if frames == 1 else f"a video of {frames} frames"
     for guide in guides:
-        if guide.reference is None and guide.batch_references >= batch:
+        if guide.reference is None and guide.batch_references >= (batch if frames == 1 else frames):
             raise ValueError(
-                f"RefDropApply has no reference: reference_latent is not connected, and with batch_references = "
-                f"{guide.batch_references} a batch of {batch} leaves nothing to guide. Connect reference_latent, or "
-                f"sample a batch of at least {guide.batch_references + 1}."
+                f"RefDrop has no reference: reference_latent is not connected, and with batch_references = "
+                f"{guide.batch_references} {there} leaves nothing to guide. Connect reference_latent, or sample at "
+                f"least {guide.batch_references + 1}."
             )
         if guide.mask is not None and len(guide.mask) not in (1, batch):
             raise ValueError(
-                f"RefDropApply: mask holds {len(guide.mask)} masks for a batch of {batch}. "
+                f"RefDrop: mask holds {len(guide.mask)} masks for a batch of {batch}. "
                 "Give one mask for all samples, or one for each."
             )

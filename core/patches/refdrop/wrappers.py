@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ..reference_pass import IS_REFERENCE_PASS, KeyValueBank, Recording, forward_through, shape_with_references
-from ..self_attention import Options
+from ..reference_pass import IS_REFERENCE_PASS, Recording, forward_through, shape_with_references
+from ..self_attention import Handler, Options
 from .guide import Guide, check_guide, check_total_strength
 from .run import Guiding, RefDropRun
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 KEY = "refattention.refdrop"
+ATTENTIONS = f"{KEY}.attentions"  # in transformer_options of an evaluation: the model's `Attentions`
 
 
 def add_guide(model: ModelPatcher, guide: Guide) -> ModelPatcher:
@@ -45,22 +46,25 @@ def add_guide(model: ModelPatcher, guide: Guide) -> ModelPatcher:
     return patched
 
 
-def _with_state(model_options: dict[str, Any], state: Recording | Guiding) -> dict[str, Any]:
-    return {**model_options, "transformer_options": {**model_options["transformer_options"], KEY: state}}
+def _with_state(model_options: dict[str, Any], run: RefDropRun, state: Recording | Guiding) -> dict[str, Any]:
+    added = {KEY: state, ATTENTIONS: run.attentions}
+    return {**model_options, "transformer_options": {**model_options["transformer_options"], **added}}
 
 
-def _outer_sample(executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _outer_sample(
+    executor: WrapperExecutor, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
     """Opens a run for one call of the sampler and drops it, with all its tensors, whatever happens."""
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]
     guides = options[KEY]
-    options[KEY] = run = RefDropRun(guides, guider, noise.shape)
+    options[KEY] = run = RefDropRun(guides, guider, noise.shape, sigmas, KEY)
     try:
-        return executor(noise, *args, **kwargs)
+        return executor(noise, latent, sampler, sigmas, *args, **kwargs)
     finally:
         options[KEY] = guides
-        for reference in run.passes.values():
-            reference.close()
+        for reading in run.readings.values():
+            reading.close()
 
 
 def _prepare_sampling(
@@ -73,8 +77,9 @@ def _prepare_sampling(
 ) -> tuple[Any, ...]:
     """Reserves memory for the references and loads what their conditioning brings along."""
     run = model_options["transformer_options"][KEY]
-    prompts = [entry for reference in run.passes.values() for entry in reference.own_prompts]
-    shape = shape_with_references(noise_shape, [reference.reference for reference in run.passes.values()])
+    passes = [reading.passes for reading in run.readings.values()]
+    prompts = [entry for each in passes for entry in each.own_prompts]
+    shape = shape_with_references(noise_shape, [each.reference for each in passes])
     real_model, _, models = executor(model, shape, {**conds, KEY: prompts}, model_options=model_options, **kwargs)
     return real_model, conds, models
 
@@ -88,19 +93,19 @@ def _calc_cond_batch(
         return executor(model, conds, x, timestep, model_options)
     run = transformer_options.get(KEY)
     if not isinstance(run, RefDropRun):
-        raise RuntimeError("RefDropApply works only inside a sampler that follows the host's guider; connect KSampler.")
+        raise RuntimeError("RefDrop works only inside a sampler that follows the host's guider; connect KSampler.")
     sigma = timestep[:1]
     guides = run.active(sigma.item())
     if not guides:
         return executor(model, conds, x, timestep, model_options)
-    banks: dict[Guide, KeyValueBank] = {}
-    for guide in guides:
-        if guide in run.passes:
-            recording = Recording(guide.blocks, run.layers, "RefDropApply", guide.reference_mask)
-            run.passes[guide].run(executor, model, conds, sigma, _with_state(model_options, recording))
-            banks[guide] = recording.bank
+
+    def recorded(recording: Recording) -> Options:
+        return _with_state(model_options, run, recording)
+
+    readings = {guide: run.readings[guide] for guide in guides if guide in run.readings}
+    banks = {guide: each.look(executor, model, conds, sigma, recorded) for guide, each in readings.items()}
     guiding = Guiding(run, guides, banks)
-    out = executor(model, conds, x, timestep, _with_state(model_options, guiding))
+    out = executor(model, conds, x, timestep, _with_state(model_options, run, guiding))
     guiding.check_effect()
     return out
 
@@ -121,7 +126,11 @@ def _apply_model(
         state.begin(x)
     elif not isinstance(state, Recording):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    forward = forward_through(executor, state.handle)
+
+    def route(options: Options, handler: Handler) -> Options:
+        return transformer_options[ATTENTIONS].route(x, kwargs, options, handler)
+
+    forward = forward_through(executor, state.handle, route)
     return forward(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
 

@@ -1,0 +1,31 @@
+"""What a method sees of a model, whatever its family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ...blocks import Block
+from ..self_attention import Handler, Options
+
+
+class Attentions(Protocol):
+    """The self-attentions of one model.
+
+    Attributes:
+        layers: the blocks in the order they run, each with its number of self-attentions.
+        is_video: whether the model's latents are the frames of a video.
+    """
+
+    layers: dict[Block, int]
+    is_video: bool
+
+    def route(self, x: Tensor, inputs: Mapping[str, Any], options: Options, handler: Handler) -> Options:
+        """Copies `transformer_options` so that `handler` computes the self-attentions of one forward pass.
+
+        Args:
+            x: (G * B, C, H, W) or (G * B, C, F, H, W), the latents of the pass.
+            inputs: what else the pass is given by name.
+        """

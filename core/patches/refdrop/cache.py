@@ -1,0 +1,148 @@
+"""Keys and values of references that outlive a sampling run, so that the next run need not read them again."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import weakref
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..reference_pass import Cond, KeyValueBank
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+log = logging.getLogger(__name__)
+MIB = 2**20
+PLAIN = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
+
+
+class ReferenceCache:
+    """What the references of one guide gave at each noise level, on the CPU, up to a budget.
+
+    A guide has one cache, so the reference, its seed, its mask and the blocks are the same for all that is in it. All
+    else that a pass depends on is its key; of another key nothing is kept. When the budget is spent the cache keeps
+    what it has, because a run asks for the noise levels in the same order each time; the others are passed again.
+
+    Args:
+        budget: bytes.
+        is_half: whether keys and values are kept in float16, which takes half the memory and rounds them.
+    """
+
+    def __init__(self, budget: int, is_half: bool = False) -> None:
+        self.budget = budget
+        self.is_half = is_half
+        self.size = 0
+        self.hits = 0
+        self._key: Hashable = None
+        self._banks: dict[Hashable, KeyValueBank] = {}
+
+    def get(self, key: Hashable, place: Hashable, names: Mapping[object, object]) -> KeyValueBank | None:
+        """The bank of a place in the schedule; `names` gives the conditionings the names of this run."""
+        bank = self._banks.get(place) if key == self._key else None
+        if bank is None:
+            return None
+        self.hits += 1
+        return bank.copied(lambda kept: kept, names)
+
+    def put(self, key: Hashable, place: Hashable, bank: KeyValueBank, names: Mapping[object, object]) -> None:
+        """Keeps a bank if there is room for it."""
+        if key != self._key:
+            self.clear()
+            self._key = key
+        expected = bank.size // 2 if self.is_half and bank.itemsize > 2 else bank.size
+        if place in self._banks or self.size + expected > self.budget:
+            return
+        kept = bank.copied(self._kept, names)
+        self._banks[place] = kept
+        self.size += kept.size
+
+    def clear(self) -> None:
+        """Drops everything."""
+        self._key, self._banks, self.size = None, {}, 0
+
+    def report(self) -> None:
+        """Tells the log how full the cache is."""
+        fill, kept = f"{self.size / MIB:.0f} of {self.budget / MIB:.0f} MiB", len(self._banks)
+        log.info("RefDrop: %d reference passes kept in %s, %d of them reused so far.", kept, fill, self.hits)
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        dtype = torch.float16 if self.is_half and tensor.element_size() > 2 else tensor.dtype
+        kept = tensor.to("cpu", dtype)
+        is_part = kept.untyped_storage().nbytes() != kept.nbytes  # which would keep the whole in memory
+        return kept.clone(memory_format=torch.contiguous_format) if is_part else kept
+
+
+class Identity:
+    """An object that is equal to itself only, for as long as it lives."""
+
+    def __init__(self, thing: Any) -> None:
+        self._hash = id(thing)
+        self._thing = weakref.ref(thing)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and self._thing() is not None and self._thing() is other._thing()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+class NotComparable(Exception):
+    """Something of which nobody can say whether it changed."""
+
+
+def run_key(
+    model: ModelPatcher, model_options: Mapping[str, Any], sigmas: Tensor, prompts: Mapping[str, list[Cond]], own: str
+) -> Hashable:
+    """Everything a reference pass depends on besides the guide; None if that cannot be said.
+
+    Args:
+        model: with its weight patches, object patches and wrappers.
+        model_options: of the run.
+        sigmas: the whole schedule.
+        prompts: what the references are read with.
+        own: key in transformer_options that does not count.
+    """
+    options = {**model_options, "transformer_options": {**model_options["transformer_options"], own: None}}
+    try:
+        return (
+            Identity(model.model),
+            model.patches_uuid,
+            _structure([options, model.wrappers, model.object_patches, model.injections]),
+            tuple(sigmas.tolist()),
+            _content(prompts),
+        )
+    except NotComparable:
+        return None
+
+
+def _content(value: Any) -> Hashable:
+    """A conditioning by its content."""
+    if isinstance(value, Tensor):
+        content = value.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy()
+        return tuple(value.shape), value.dtype, hashlib.sha256(content.data).digest()
+    if isinstance(value, Mapping):
+        return tuple((key, _content(each)) for key, each in sorted(value.items()) if key != "uuid")
+    if isinstance(value, (list, tuple)):
+        return tuple(_content(each) for each in value)
+    if isinstance(value, PLAIN):
+        return value
+    raise NotComparable
+
+
+def _structure(value: Any) -> Hashable:
+    """Nested options by their structure, what they hold by identity."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _structure(each)) for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(_structure(each) for each in value)
+    if isinstance(value, PLAIN):
+        return value
+    try:
+        return Identity(value)
+    except TypeError as error:  # not every built-in type can be told apart
+        raise NotComparable from error

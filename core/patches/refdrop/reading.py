@@ -1,0 +1,117 @@
+"""How the reference of a guide is read during one sampling run: as rarely as possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..families import Attentions
+from ..reference_pass import Cond, KeyValueBank, Recording, Reference, ReferencePass
+from .cache import run_key
+
+if TYPE_CHECKING:
+    from comfy.model_base import BaseModel
+    from comfy.samplers import CFGGuider
+
+    from .guide import Guide
+
+Evaluate = Callable[..., Any]  # the host's calc_cond_batch(model, conds, x, timestep, model_options)
+
+
+class ReferenceReading:
+    """What one run sees of a guide's reference.
+
+    Args:
+        guide: whose reference it is.
+        reference: of the guide.
+        guider: of the run.
+        sigmas: the schedule.
+        attentions: of the model.
+        own: key of the method in transformer_options.
+    """
+
+    def __init__(
+        self,
+        guide: Guide,
+        reference: Reference,
+        guider: CFGGuider,
+        sigmas: Tensor,
+        attentions: Attentions,
+        own: str,
+    ) -> None:
+        self.passes = ReferencePass(reference, guider.conds)
+        self._guide = guide
+        self._sigmas = sigmas.cpu()
+        self._attentions = attentions
+        # Conditionings have a new name in each run; their place in the prompts stays the same.
+        self._places: dict[object, object] = {
+            entry["uuid"]: (role, place)
+            for role, entries in guider.conds.items()
+            for place, entry in enumerate(entries)
+        }
+        self._names: dict[object, object] = {place: name for name, place in self._places.items()}
+        self._key: Hashable = None
+        if guide.cache is not None:
+            self._key = run_key(guider.model_patcher, guider.model_options, sigmas, self.passes.prompts, own)
+        # By device, because the host may run the halves side by side: a place in the schedule and what was seen there
+        self._latest: dict[torch.device, tuple[Hashable, KeyValueBank]] = {}
+
+    def look(
+        self,
+        evaluate: Evaluate,
+        model: BaseModel,
+        conds: list[list[Cond] | None],
+        sigma: Tensor,
+        options_for: Callable[[Recording], dict[str, Any]],
+    ) -> KeyValueBank:
+        """The reference's keys and values for an evaluation, from a pass of it only if there is no other way.
+
+        Args:
+            evaluate, model, conds, sigma: as for `ReferencePass.run`.
+            options_for: model_options in which a recording is at work.
+        """
+        guide, cache = self._guide, self._guide.cache
+        roles = self.passes.roles(conds)
+        place = (self._interval(sigma.item()), tuple(roles))
+        # Taken out: the next pass must not find the memory of the last one occupied.
+        seen_at, bank = self._latest.pop(sigma.device, (None, None))
+        if bank is not None and seen_at == place:
+            self._latest[sigma.device] = place, bank
+            return bank
+        del bank
+        # What another node made for this evaluation has no role, and nothing tells whether it will be the same again.
+        is_known = all((role is None) == (entries is None) for role, entries in zip(roles, conds, strict=True))
+        bank = cache.get(self._key, place, self._names) if cache and self._key is not None and is_known else None
+        if bank is None:
+            blocks, layers = guide.blocks, self._attentions.layers
+            recording = Recording(blocks, layers, "RefDrop", guide.reference_mask, guide.share_halves)
+            self.passes.run(evaluate, model, self._halves(conds, roles), sigma, options_for(recording))
+            bank = recording.bank
+            if cache and self._key is not None and is_known:
+                cache.put(self._key, place, bank, self._places)
+        if guide.reference_every > 1:
+            self._latest[sigma.device] = place, bank
+        return bank
+
+    def close(self) -> None:
+        """Lets go of what the reference's own conditioning holds, and reports."""
+        self.passes.close()
+        if self._guide.cache is not None:
+            self._guide.cache.report()
+
+    def _interval(self, sigma: float) -> float:
+        """What names the steps that share a look: the noise level itself, or the number of their interval."""
+        if self._guide.reference_every == 1:
+            return sigma
+        steps = max(len(self._sigmas) - 1, 1)
+        step = int((self._sigmas[1:steps] >= sigma * (1 - 1e-6)).sum())
+        return step // self._guide.reference_every
+
+    def _halves(self, conds: list[list[Cond] | None], roles: list[str | None]) -> list[list[Cond] | None]:
+        """The halves to read: all of the evaluation, or the conditional one alone where all share it."""
+        if not self._guide.share_halves or "positive" not in roles:
+            return conds
+        return [entries if role == "positive" else None for entries, role in zip(conds, roles, strict=True)]
