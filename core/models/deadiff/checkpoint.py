@@ -119,6 +119,7 @@ def fill(network: nn.Module, weights: Weights) -> None:
     filled: dict[str, Tensor] = {}
     missing = []
     for name, wanted in network.state_dict().items():
+        tensor: Tensor | None
         if name.endswith(".instruction"):
             key, tensor = name, instruction(weights, name.split(".")[0])
         else:

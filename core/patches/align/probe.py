@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +49,7 @@ class Probe:
 def probe(
     model: ModelPatcher,
     positive: list[Any],
-    latents: Sequence[Tensor],
+    latents: tuple[Tensor, Tensor],
     sizes: tuple[Size, Size],
     look: Look,
     spot: Groups,
