@@ -22,7 +22,7 @@ def rows(repeats: int) -> dict[str, dict[str, Any]]:
     from timing import alternate
 
     plain_run, align = prepared()
-    times = plain_run(lambda plain: alternate(plain, align, repeats))
+    times = alternate(lambda: plain_run(lambda plain: plain()), align, repeats)
     bytes_of = {which: peak_of(which) for which in ("step", "align")}
     about = {"a": "plain CFG step", "b": "alignment at one timestep, the node's layers"}
     return {
