@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .attention_probe import AttentionProbe
 from .deadiff import DEADiffStyle
 from .deadiff_files import DEADiffExtract, DEADiffLoader
 from .deadiff_sampler import DEADiffSampler
@@ -24,5 +25,5 @@ class RefAttentionExtension(ComfyExtension):
             *(RefDropApply, PointMask, P3SInject),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
-            *(RefineByAlign, RefineAlign, RefineRegion),
+            *(RefineByAlign, RefineAlign, RefineRegion, AttentionProbe),
         ]

@@ -103,12 +103,12 @@ def log_warning(node: str, warning: str) -> None:
         logging.getLogger(__name__).warning("%s: %s", node, warning)
 
 
-def model_inputs() -> list[io.Input]:
-    """`model`, `vae`, `positive`."""
+def model_inputs(prompt: str = "Prompt that describes what the masked area should show.") -> list[io.Input]:
+    """`model`, `vae`, `positive`, with what the prompt is for."""
     return [
         io.Model.Input("model", tooltip="SD1.5, SD2 or SDXL model. The connected model itself is not changed."),
         io.Vae.Input("vae", tooltip="VAE of the model, which encodes picture and reference."),
-        io.Conditioning.Input("positive", tooltip="Prompt that describes what the masked area should show."),
+        io.Conditioning.Input("positive", tooltip=prompt),
     ]
 
 
@@ -145,8 +145,8 @@ def reference_mask_input() -> io.Input:
     )
 
 
-def align_inputs() -> list[io.Input]:
-    """How the matching place is found."""
+def look_inputs() -> list[io.Input]:
+    """`timesteps`, `layers`."""
     return [
         io.String.Input(
             "timesteps",
@@ -162,6 +162,13 @@ def align_inputs() -> list[io.Input]:
             tooltip="Self-attentions that are read, such as output.4, output.5.0 or a whole side: output. Empty: the "
             "first six blocks of the decoder.",
         ),
+    ]
+
+
+def align_inputs() -> list[io.Input]:
+    """How the matching place is found."""
+    return [
+        *look_inputs(),
         _share("threshold", 0.0, 1.0, "Where the heat map is cut, as a share of its range. 0 finds it by itself."),
         _share("margin", 0.1, 1.0, "Added around the place that was found, as a share of its longer side."),
         _share(
@@ -186,18 +193,17 @@ def work_inputs(with_feather: bool = True) -> list[io.Input]:
     )
     return [
         _share("context", 0.5, 4.0, "What the model sees around the artifact, as a share of its longer side."),
-        io.Int.Input(
-            "working_size",
-            default=512,
-            min=128,
-            max=2048,
-            step=8,
-            advanced=True,
-            tooltip="Longer side, in pixels, at which the model works on the area around the artifact and sees the "
-            "reference. 512 for SD1.5, 1024 for SDXL.",
+        working_size_input(
+            "Longer side, in pixels, at which the model works on the area around the artifact and sees the reference. "
+            "512 for SD1.5, 1024 for SDXL."
         ),
         *([feather] if with_feather else []),
     ]
+
+
+def working_size_input(tooltip: str) -> io.Input:
+    """`working_size`."""
+    return io.Int.Input("working_size", default=512, min=128, max=2048, step=8, advanced=True, tooltip=tooltip)
 
 
 def sampling_inputs() -> list[io.Input]:

@@ -147,7 +147,7 @@ def _panel(
 
 def _inputs() -> list[io.Input]:
     return [
-        *common.model_inputs(),
+        *common.model_inputs("Prompt with which the model sees both pictures."),
         io.Image.Input("image", tooltip="Picture from whose places the model looks, of any size."),
         io.Image.Input("reference_image", tooltip="Picture that it looks at, of any size; may be the same."),
         io.String.Input(

@@ -30,6 +30,7 @@ NODE_IDS = {
     "RefineByAlign",
     "RefineAlign",
     "RefineRegion",
+    "AttentionProbe",
 }
 
 

@@ -89,7 +89,9 @@ def grid_of(size: Size) -> Size:
 
 def cell_centres(grid: Size, size: Size) -> list[tuple[int, int]]:
     """The pixel (x, y) in the middle of each cell of a grid over a picture (H, W), row by row."""
-    ys, xs = ([(2 * cell + 1) * side // (2 * cells) for cell in range(cells)] for cells, side in zip(grid, size, strict=True))
+    ys, xs = (
+        [(2 * cell + 1) * side // (2 * cells) for cell in range(cells)] for cells, side in zip(grid, size, strict=True)
+    )
     return [(x, y) for y in ys for x in xs]
 
 
