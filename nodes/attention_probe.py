@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..core import coordinates
 from ..core.pictures.sheet import Cell, labelled_sheet, with_rings
@@ -31,9 +30,9 @@ class AttentionProbe(io.ComfyNode):
             display_name="Attention Probe",
             category="model/patch/reference",
             description=(
-                "Shows what a model sees of one picture in another: queue once, then move the pointer over the picture, "
-                "and a heat map over the reference shows where the self-attention looks from there. The outputs show it "
-                "for a chosen spot, layer by layer."
+                "Shows what a model sees of one picture in another. Queue once, then move the pointer over the picture: "
+                "a heat map over the reference shows where the self-attention looks from there. The outputs show it for "
+                "a chosen spot, layer by layer."
             ),
             search_aliases=["attention map", "heat map", "visualize attention", "correspondence", "explain", "align"],
             is_experimental=True,

@@ -89,10 +89,9 @@ def grid_of(size: Size) -> Size:
 
 def cell_centres(grid: Size, size: Size) -> list[tuple[int, int]]:
     """The pixel (x, y) in the middle of each cell of a grid over a picture (H, W), row by row."""
-    ys, xs = (
-        [(2 * cell + 1) * side // (2 * cells) for cell in range(cells)] for cells, side in zip(grid, size, strict=True)
-    )
-    return [(x, y) for y in ys for x in xs]
+    (rows, columns), (height, width) = grid, size
+    xs = [(2 * column + 1) * width // (2 * columns) for column in range(columns)]
+    return [(x, (2 * row + 1) * height // (2 * rows)) for row in range(rows) for x in xs]
 
 
 def spot_of(points: list[tuple[int, int]], mask: Tensor | None, size: Size) -> Groups:

@@ -1,6 +1,5 @@
 /**
- * The editor as an element: toolbar, stage, status line. It lives while it is in the document: only then it listens,
- * looks after the node's state and draws.
+ * The editor as an element: toolbar, stage, status line.
  *
  * @typedef {import("./draw.js").Mode} Mode
  */
@@ -8,27 +7,23 @@ import { isInside, SIGNS } from "./coordinates.js";
 import { Backdrop, drawCursor, drawMarker } from "./draw.js";
 import { Editor } from "./editor.js";
 import { Gestures } from "./gestures.js";
-import { recordChange, successorOf, textSlot } from "./host.js";
+import { recordChange, textSlot } from "./host.js";
 import { Keys } from "./keys.js";
+import { LiveElement, ratioOf, setText, startDrawing } from "./live.js";
 import { buildParts } from "./parts.js";
 import { Scenery } from "./scenery.js";
 import { View } from "./view.js";
 
-/** How often the node is looked at: its texts, the connected picture, the last run. */
-const LOOK_MS = 200;
 /** How long a message stays in the status line. */
 const MESSAGE_MS = 5000;
 /** Changes by the arrow keys are one step of the graph's undo once they pause for this long. */
 const PAUSE_MS = 700;
-const LARGEST_RATIO = 4;
 const NO_PICTURE =
   "Connect a picture to image. One that other nodes make shows after a run of this node or a Preview Image beside it.";
 const BROKEN_PICTURE = "The connected picture cannot be shown: its file is missing or no picture.";
 const HINT = "Click: on the subject. Right click: leave out. Drag moves, a double click removes a point. Wheel zooms.";
 
-export class PointEditorElement extends HTMLElement {
-  /** The graph's node that is edited. @type {any} */
-  node = null;
+export class PointEditorElement extends LiveElement {
   #parts = buildParts(this);
   #view = new View();
   #backdrop = new Backdrop();
@@ -38,12 +33,9 @@ export class PointEditorElement extends HTMLElement {
     write: (sign, text) => textSlot(this.node, sign).write(text),
     record: (soon) => this.#record(soon),
   });
-  #changed = () => this.#requestDraw();
+  #changed = () => this.requestDraw();
   #gestures = new Gestures(this.#parts.stage, this.#editor, this.#view, this.#changed);
   #keys = new Keys(this.#parts.stage, this.#editor, this.#view, this.#gestures, this.#changed);
-  /** @type {AbortController | null} */
-  #life = null;
-  #frame = 0;
   #pause = 0;
   #message = { text: "", until: 0 };
   /** What was drawn last, as far as it comes from outside. @type {unknown[]} */
@@ -64,76 +56,52 @@ export class PointEditorElement extends HTMLElement {
     for (const name of ["focus", "blur"]) this.#parts.stage.addEventListener(name, this.#changed);
   }
 
-  connectedCallback() {
-    const life = new AbortController();
-    this.#life = life;
-    this.#gestures.listen(life.signal);
-    this.#keys.listen(life.signal);
-    const observer = new ResizeObserver(() => this.#resize());
-    observer.observe(this.#parts.stage);
-    const timer = setInterval(() => this.look(), LOOK_MS);
-    life.signal.addEventListener("abort", () => {
-      observer.disconnect();
-      clearInterval(timer);
-      cancelAnimationFrame(this.#frame);
-      this.#frame = 0;
-      if (this.#pause) this.#record(false);
-    });
-    this.#resize();
-    this.look();
+  get stages() {
+    return [this.#parts.stage];
+  }
+
+  get isBusy() {
+    return this.#gestures.active;
+  }
+
+  /** @param {AbortSignal} signal */
+  listen(signal) {
+    this.#gestures.listen(signal);
+    this.#keys.listen(signal);
+    signal.addEventListener("abort", () => this.#pause && this.#record(false));
   }
 
   disconnectedCallback() {
     this.#gestures.cancel();
-    this.#life?.abort();
-    this.#life = null;
+    super.disconnectedCallback();
   }
 
-  /** Takes over what changed in the node. */
-  look() {
-    if (!this.node || !this.#life || this.#gestures.active || this.#giveWay()) return;
+  refresh() {
     const edited = this.#editor.refresh();
     this.#scenery.look(this.node, this.#editor.texts);
     const { scene, size, note, failed } = this.#scenery;
     this.#editor.size = size;
     if (size && this.#view.show(size)) this.#message.until = 0;
-    const seen = [scene, size?.width, size?.height, note, failed, this.#ratio, this.#currentMessage];
-    if (edited || seen.some((value, index) => value !== this.#seen[index])) this.#requestDraw();
+    const seen = [scene, size?.width, size?.height, note, failed, ratioOf(this.#parts.stage), this.#currentMessage];
+    if (edited || seen.some((value, index) => value !== this.#seen[index])) this.requestDraw();
     this.#seen = seen;
-  }
-
-  /** Lets the editor of the node that replaced this one take the place. @returns {boolean} whether there is one */
-  #giveWay() {
-    const widgets = successorOf(this.node)?.widgets ?? [];
-    const other = widgets.find((/** @type {any} */ widget) => widget.element instanceof PointEditorElement)?.element;
-    if (other) this.replaceWith(other);
-    return other !== undefined;
-  }
-
-  /** Device pixels for one stage pixel, which the graph may have enlarged. */
-  get #ratio() {
-    const { stage } = this.#parts;
-    const enlarged = stage.clientWidth ? stage.getBoundingClientRect().width / stage.offsetWidth : 1;
-    // In steps, so that zooming the graph does not draw everything anew in every frame.
-    const ratio = Math.ceil(enlarged * window.devicePixelRatio * 2 - 0.01) / 2;
-    return Math.max(0.5, Math.min(ratio, LARGEST_RATIO));
   }
 
   get #currentMessage() {
     return performance.now() < this.#message.until ? this.#message.text : "";
   }
 
-  #resize() {
+  resize() {
     const { clientWidth: width, clientHeight: height } = this.#parts.stage;
     this.#view.resize({ width, height });
-    this.#requestDraw();
+    this.requestDraw();
   }
 
   /** @param {HTMLElement | undefined} button @param {() => void} action */
   #onClick(button, action) {
     button?.addEventListener("click", () => {
       action();
-      this.#requestDraw();
+      this.requestDraw();
     });
   }
 
@@ -146,27 +114,15 @@ export class PointEditorElement extends HTMLElement {
     this.dispatchEvent(new Event("change"));
   }
 
-  #requestDraw() {
-    if (this.#frame || !this.#life) return;
-    this.#frame = requestAnimationFrame(() => {
-      this.#frame = 0;
-      this.#draw();
-      this.#describe();
-    });
+  draw() {
+    this.#drawStage();
+    this.#describe();
   }
 
-  #draw() {
-    const { canvas } = this.#parts;
-    const { stage } = this.#view;
-    const ratio = this.#ratio;
-    const backdrop = this.#backdrop.render(this.#scenery.scene, this.#view, ratio);
-    if (canvas.width !== backdrop.width) canvas.width = backdrop.width;
-    if (canvas.height !== backdrop.height) canvas.height = backdrop.height;
-    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    context.drawImage(backdrop, 0, 0);
-    context.scale(canvas.width / stage.width, canvas.height / stage.height);
+  #drawStage() {
+    const { canvas, stage } = this.#parts;
+    const backdrop = this.#backdrop.render(this.#scenery.scene, this.#view, ratioOf(stage));
+    const context = startDrawing(canvas, backdrop, this.#view.stage);
     if (!this.#editor.size) return;
     this.#drawMarkers(context);
     const focused = this.shadowRoot?.activeElement === this.#parts.stage;
@@ -242,11 +198,6 @@ export class PointEditorElement extends HTMLElement {
     const zoom = this.#view.isFitted ? "" : ` · ${Math.round(this.#view.scale * 100)} %`;
     return (place ? `${place.x}, ${place.y}` : `${size.width} × ${size.height}`) + zoom;
   }
-}
-
-/** @param {HTMLElement} element @param {string} text a live region speaks whenever it is set */
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }
 
 /** @param {HTMLButtonElement | undefined} button @param {boolean} enabled */

@@ -8,6 +8,7 @@
  * @typedef {{ move: (place: Place) => void, finish: () => void, cancel: () => void }} Gesture
  */
 import { MARKER_RADIUS } from "./draw.js";
+import { placeOn } from "./live.js";
 import { hitMarker } from "./view.js";
 
 const REACH = MARKER_RADIUS + 4;
@@ -78,16 +79,6 @@ export class Gestures {
     return gesture !== null;
   }
 
-  /** The stage position of an event, whatever the graph's zoom. @param {MouseEvent} event @returns {Place} */
-  #place(event) {
-    const { left, top, width } = this.stage.getBoundingClientRect();
-    const enlarged = width / this.stage.offsetWidth;
-    return {
-      x: (event.clientX - left) / enlarged - this.stage.clientLeft,
-      y: (event.clientY - top) / enlarged - this.stage.clientTop,
-    };
-  }
-
   /** @param {Entry} entry @returns {Place} the stage position of a point's marker */
   markerPlace(entry) {
     const { x, y } = this.editor.point(entry);
@@ -112,7 +103,7 @@ export class Gestures {
     if (this.#gesture || event.button > 2) return;
     this.#pointer = event.pointerId;
     this.stage.setPointerCapture(this.#pointer);
-    const place = this.#place(event);
+    const place = placeOn(this.stage, event);
     if (event.button === 1 || this.panning) this.#gesture = this.#panFrom(place);
     else this.#press(place, event.button === 2 || event.shiftKey);
     this.changed();
@@ -192,7 +183,7 @@ export class Gestures {
   #onDrag(event) {
     if (!this.#gesture || event.pointerId !== this.#pointer) return;
     event.stopPropagation();
-    const place = this.#place(event);
+    const place = placeOn(this.stage, event);
     this.#gesture.move(place);
     this.#setHover(place);
     this.changed();
@@ -211,7 +202,7 @@ export class Gestures {
   /** @param {PointerEvent} event */
   #onHover(event) {
     if (this.#gesture) return;
-    this.#setHover(this.#place(event));
+    this.#setHover(placeOn(this.stage, event));
     this.changed();
   }
 
@@ -235,7 +226,7 @@ export class Gestures {
     if (ofGraph || (this.view.isFitted && event.deltaY > 0)) return;
     stop(event);
     const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 33 : 1;
-    this.view.zoomAt(this.#place(event), WHEEL_STEP ** (-event.deltaY * lines));
+    this.view.zoomAt(placeOn(this.stage, event), WHEEL_STEP ** (-event.deltaY * lines));
     this.changed();
   }
 }

@@ -1,5 +1,5 @@
 /**
- * What the editor needs of ComfyUI's frontend: the texts of the two inputs, the picture that comes in, the last run.
+ * What the panels need of ComfyUI's frontend: the texts of the two inputs, the picture that comes in, the last run.
  *
  * @typedef {import("./coordinates.js").Sign} Sign
  * @typedef {{ text: string, linked: boolean, write: (text: string) => void }} TextSlot
@@ -65,11 +65,12 @@ export function recordChange() {
  * The picture that is connected to the node, as far as it is known without a run of this node.
  *
  * @param {any} node
+ * @param {string} name of the input
  * @returns {{ file: HostFile | null, exact: boolean, key: string }} `exact` if the file is the picture itself and not a
  *   preview of it; the key changes when something else is connected
  */
-export function connectedPicture(node) {
-  const slot = node.inputs?.find((/** @type {any} */ input) => input.name === "image");
+export function connectedPicture(node, name = "image") {
+  const slot = node.inputs?.find((/** @type {any} */ input) => input.name === name);
   const origin = slot?.link == null ? null : follow(node.graph, slot.link, "IMAGE");
   if (!origin || origin.promoted) return { file: null, exact: false, key: "" };
   const chosen = chosenFile(origin.node);
@@ -98,9 +99,9 @@ export function successorOf(node) {
   return node.graph?.getNodeById(node.id) === node ? null : app.canvas.graph?.getNodeById(node.id);
 }
 
-/** What the node told after its last run. @param {any} node @returns {Run | null} */
-export function lastRun(node) {
-  return outputsOf(node)?.refattention_points?.[0] ?? null;
+/** What the node told after its last run. @param {any} node @param {string} key of the message @returns {any} */
+export function lastRun(node, key) {
+  return outputsOf(node)?.[key]?.[0] ?? null;
 }
 
 /** The file that a node like Load Image is set to. @param {any} node @returns {HostFile | null} */

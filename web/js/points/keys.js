@@ -12,7 +12,7 @@ const STEP = 1;
 const LARGE_STEP = 10;
 const ZOOM = 1.25;
 /** @type {Record<string, [number, number]>} */
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+export const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class Keys {
   /** Where Enter adds a point, in pixels of the picture; null for the middle. @type {Place | null} */

@@ -4,12 +4,11 @@
  * @typedef {import("./coordinates.js").Size} Size
  * @typedef {import("./coordinates.js").Texts} Texts
  * @typedef {import("./draw.js").Scene} Scene
- * @typedef {import("./host.js").HostFile} HostFile
  * @typedef {import("./host.js").Run} Run
- * @typedef {"picture" | "mask" | "heat"} Part
  */
-import { connectedPicture, lastRun, viewUrl } from "./host.js";
-import { loadImage, maskLayer, pictureLayer } from "./layers.js";
+import { connectedPicture, lastRun } from "./host.js";
+import { maskLayer, pictureLayer } from "./layers.js";
+import { Loads } from "./loads.js";
 
 export class Scenery {
   /** @type {Scene} */
@@ -20,21 +19,24 @@ export class Scenery {
   note = "";
   /** Whether the picture's file cannot be read. */
   failed = false;
-  /** @type {Record<Part, string>} */
-  #keys = { picture: "", mask: "", heat: "" };
   /** @type {Run | null} */
   #run = null;
   #runs = 0;
-  #changed;
+  #loads;
 
   /** @param {() => void} changed called when a layer has been loaded */
   constructor(changed) {
-    this.#changed = changed;
+    this.#loads = new Loads((part, layer, failed) => {
+      this.scene = { ...this.scene, [part]: layer };
+      if (part === "picture") this.failed = failed;
+      changed();
+    });
   }
 
   /** Looks at the node and loads what is new. @param {any} node @param {Texts} texts the points as they are now */
   look(node, texts) {
-    const run = lastRun(node);
+    /** @type {Run | null} */
+    const run = lastRun(node, "refattention_points");
     if (run !== this.#run) this.#runs += 1;
     this.#run = run;
     const { file, exact, key } = connectedPicture(node);
@@ -43,9 +45,9 @@ export class Scenery {
     if (run) run.shown ??= { source: key, points };
     const current = run?.shown?.source === key ? run : null;
     const picture = exact || !current ? file : current.picture;
-    this.#load("picture", picture, picture === file ? "" : `${this.#runs}`, pictureLayer);
-    this.#load("mask", current?.mask, `${this.#runs}`, maskLayer);
-    this.#load("heat", current?.similarity, `${this.#runs}`, pictureLayer);
+    this.#loads.load("picture", picture, picture === file ? "" : `${this.#runs}`, pictureLayer);
+    this.#loads.load("mask", current?.mask, `${this.#runs}`, maskLayer);
+    this.#loads.load("heat", current?.similarity, `${this.#runs}`, pictureLayer);
     this.size = this.#size(current);
     const moved = current !== null && current.shown?.points !== points;
     this.note = moved ? "The points changed since this mask was made." : (current?.note ?? "");
@@ -61,29 +63,5 @@ export class Scenery {
     const { picture } = this.scene;
     if (!picture) return null;
     return run ? { width: run.width, height: run.height } : { width: picture.width, height: picture.height };
-  }
-
-  /**
-   * @param {Part} part
-   * @param {HostFile | null | undefined} file
-   * @param {string} version tells files of one name apart
-   * @param {(image: HTMLImageElement) => any} makeLayer
-   */
-  async #load(part, file, version, makeLayer) {
-    const key = file ? `${version} ${JSON.stringify(file)}` : "";
-    if (key === this.#keys[part]) return;
-    this.#keys[part] = key;
-    let layer = null;
-    let failed = false;
-    try {
-      layer = file ? makeLayer(await loadImage(viewUrl(file))) : null;
-    } catch {
-      failed = true;
-    }
-    // Another picture may have been asked for in the meantime.
-    if (key !== this.#keys[part]) return;
-    this.scene = { ...this.scene, [part]: layer };
-    if (part === "picture") this.failed = failed;
-    this.#changed();
   }
 }
