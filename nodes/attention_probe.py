@@ -30,9 +30,9 @@ class AttentionProbe(io.ComfyNode):
             display_name="Attention Probe",
             category="model/patch/reference",
             description=(
-                "Shows what a model sees of one picture in another. Queue once, then move the pointer over the picture: "
-                "a heat map over the reference shows where the self-attention looks from there. The outputs show it for "
-                "a chosen spot, layer by layer."
+                "Shows what a model sees of one picture in another. Queue once, then move the pointer over the "
+                "picture: a heat map over the reference shows where the self-attention looks from there. The outputs "
+                "show it for a chosen spot, layer by layer."
             ),
             search_aliases=["attention map", "heat map", "visualize attention", "correspondence", "explain", "align"],
             is_experimental=True,
@@ -125,7 +125,8 @@ def _sheet(first: list[Cell], cells: dict[tuple[int, str], Tensor]) -> Tensor:
     for timestep in dict.fromkeys(timestep for timestep, _ in cells):
         row = [(f"{layer}, t = {timestep}", cell) for (each, layer), cell in cells.items() if each == timestep]
         lines += [row[start : start + COLUMNS] for start in range(0, len(row), COLUMNS)]
-    return labelled_sheet(lines, (CELL, CELL))
+    tallest = max(CELL * len(picture) // max(picture.shape) for _, picture in first)
+    return labelled_sheet(lines, (max(tallest, 1), CELL))
 
 
 def _panel(

@@ -193,17 +193,24 @@ class Frontend:
 
 
 class EditorDriver:
-    """A point editor on the page. Places are pixels of the picture, on the fitted view."""
+    """A point editor, or another element with such a stage. Places are pixels of the picture, on the fitted view."""
 
-    def __init__(self, frontend: Frontend, index: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        frontend: Frontend,
+        index: int,
+        size: tuple[int, int],
+        tag: str = "refattention-point-editor",
+        stage: str = ".stage",
+    ) -> None:
         self.frontend = frontend
         self.size = size
-        self.root: Locator = frontend.page.locator("refattention-point-editor").nth(index)
-        self.stage = self.root.locator(".stage")
+        self.root: Locator = frontend.page.locator(tag).nth(index)
+        self.stage = self.root.locator(stage)
 
     def wait_ready(self) -> EditorDriver:
         """Waits until the picture is shown."""
-        self.root.locator(".stage:not(.without-picture)").wait_for()
+        self.stage.and_(self.root.locator(":not(.without-picture)")).wait_for()
         return self
 
     def place(self, x: float, y: float) -> tuple[float, float]:

@@ -111,7 +111,7 @@ export class AttentionProbeElement extends LiveElement {
     const attention = ofMask ? maps.spot : maps.attention(cells);
     const { times, place: peak } = maps.peak(attention, referenceSize);
     const { x, y } = clampToPicture(peak, referenceSize);
-    const words = `Looks most at ${x}, ${y}: ${times.toFixed(times < 10 ? 1 : 0)} × even attention.`;
+    const words = `Looks most at ${x}, ${y}: ${times.toFixed(times < 10 ? 1 : 0)} times even attention.`;
     this.#heat = { key, layer: heatLayer(maps.heat(attention), maps.size), words, peak };
   }
 
