@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -116,7 +115,7 @@ def _spot(mask: Tensor | None, image: Tensor) -> Tensor | None:
 def _marked(picture: Tensor, points: coordinates.Points, spot: Tensor | None) -> Tensor:
     if spot is None:
         return with_rings(picture, points)
-    return picture * torch.lerp(torch.tensor(SHADE), torch.tensor(1.0), spot).unsqueeze(-1)
+    return picture * (SHADE + (1 - SHADE) * spot).unsqueeze(-1)
 
 
 def _sheet(first: list[Cell], cells: dict[tuple[int, str], Tensor]) -> Tensor:

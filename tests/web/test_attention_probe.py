@@ -86,15 +86,19 @@ class Probe:
         message: dict[str, Any] = self.frontend.evaluate(script, self.node)
         return message
 
-    def words(self, place: tuple[int, int]) -> str:
-        """What the status line has to say of a place, from the stored maps."""
+    def words(self, place: tuple[int, int] | None) -> str:
+        """What the status line has to say of a place, or of the masked spot, from the stored maps."""
         message = self.message()
         grid, cells, reference = message["grid"], message["reference_grid"], message["reference_size"]
         with Image.open(self.frontend.host.base / "temp" / message["maps"]["filename"]) as picture:
             brightness = np.asarray(picture)[..., 0]
-        column = place[0] * grid["width"] // PHOTO_SIZE[0] * cells["width"]
-        row = place[1] * grid["height"] // PHOTO_SIZE[1] * cells["height"]
-        tile = brightness[row : row + cells["height"], column : column + cells["width"]]
+        column, row = (
+            (0, grid["height"])
+            if place is None
+            else (place[0] * grid["width"] // PHOTO_SIZE[0], place[1] * grid["height"] // PHOTO_SIZE[1])
+        )
+        height, width = cells["height"], cells["width"]
+        tile = brightness[row * height : (row + 1) * height, column * width : (column + 1) * width]
         times = np.expm1(tile.max() / 255 * np.log1p(message["most"]))
         y, x = np.unravel_index(tile.argmax(), tile.shape)
         across, down = (reference[side] / cells[side] for side in ("width", "height"))
@@ -150,6 +154,16 @@ def test_other_picture_asks_for_a_run(probe: Probe) -> None:
     probe.queue()
     probe.frontend.set_widget(probe.ids["reference"], "image", "coins.jpg")
     probe.panel.wait_status("Other pictures are connected now: queue once to fill.")
+
+
+def test_masked_spot_is_what_the_panel_comes_back_to(probe: Probe) -> None:
+    nodes = {"mask": ["SolidMask", 700, 700, {"value": 1.0}, None]}
+    probe.frontend.add(nodes, [["mask", 0, probe.node, "mask"]])
+    probe.queue()
+    probe.leave()
+    assert probe.status == probe.words(None)
+    probe.move(*OTHER)
+    assert probe.status == probe.words(OTHER) != probe.words(None)
 
 
 def test_panel_works_inside_a_subgraph(probe: Probe) -> None:

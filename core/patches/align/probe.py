@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,7 @@ def heat(attention: Tensor, size: Size) -> Tensor:
 
 def brightness(attention: Tensor, most: float) -> Tensor:
     """Attention as a share of the most there is, on the logarithmic scale that its long tail needs."""
-    return attention.log1p() / torch.tensor(most).log1p()
+    return attention.log1p() / math.log1p(most)
 
 
 def mosaic(found: Probe) -> tuple[Tensor, float]:
