@@ -113,16 +113,12 @@ def heat(attention: Tensor, size: Size) -> Tensor:
     return F.interpolate(rescale(attention.log1p())[None, None], size, mode="bilinear", antialias=True)[0, 0]
 
 
-def brightness(attention: Tensor, most: float) -> Tensor:
-    """Attention as a share of the most there is, on the logarithmic scale that its long tail needs."""
-    return attention.log1p() / math.log1p(most)
-
-
 def mosaic(found: Probe) -> tuple[Tensor, float]:
     """All maps in one picture: a tile for each cell, and below them one for the spot.
 
     Returns:
-        ((rows + 1) * h, columns * w) in [0, 1], see `brightness`, and the attention at 1.
+        ((rows + 1) * h, columns * w) in [0, 1], logarithmic as the long tail of attention needs it, and the attention
+        that 1 stands for.
     """
     rows, columns = found.grid
     height, width = found.places.shape[1:]
@@ -131,4 +127,4 @@ def mosaic(found: Probe) -> tuple[Tensor, float]:
     tiles = torch.cat([found.places, last])
     most = tiles.max().item()
     picture = tiles.unflatten(0, (rows + 1, columns)).movedim(2, 1).reshape((rows + 1) * height, columns * width)
-    return brightness(picture, most), most
+    return picture.log1p() / math.log1p(most), most
