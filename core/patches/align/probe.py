@@ -77,7 +77,8 @@ def probe(
         layers[timestep, layer_name(place)] = maps[0]
         places.add_(F.interpolate(maps[None, 1:], reference_grid, mode="bilinear", antialias=True)[0])
 
-    observe(model, positive, *latents, look, see, node)
+    samples, reference = latents
+    observe(model, positive, samples, reference, look, see, node)
     mean = mean_map([each.unsqueeze(0) for each in layers.values()])[0]
     return Probe(layers, mean, places / len(layers), grid)
 
