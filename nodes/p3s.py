@@ -179,7 +179,7 @@ def _advanced_inputs() -> list[io.Input]:
     return [
         _number("alpha", 0.5, 0.0, 1.0, "Schedule paper: how much weaker the injection is at the start of sampling."),
         _number("beta", 0.2, 0.0, 1.0, "Schedule paper: added to the weight at every step."),
-        _number("exponent", 2.0, 0.1, 8.0, "Schedules paper, increasing, decreasing: k, how late the weight changes."),
+        _number("exponent", 2.0, 0.1, 8.0, "Schedules paper, increasing, decreasing: k, how early the weight changes."),
         *range_inputs(),
         reference_seed_input(),
     ]
