@@ -280,7 +280,8 @@ def _advanced_inputs() -> list[io.Input]:
             "mixed_precision",
             default=True,
             advanced=True,
-            tooltip="Computes in bfloat16, keeps weights and optimiser in float32. Off: float32 throughout.",
+            tooltip="Keeps the frozen weights in bfloat16 and, except on a CPU, computes in it; the adapter and the "
+            "optimiser stay in float32. Off: float32 throughout.",
         ),
         io.Int.Input(
             "preview_every",

@@ -45,7 +45,8 @@ class Settings:
         batch_size: pictures in a step.
         value_strength: lambda of Eq. 7.
         gradient_checkpointing: computes blocks anew for their gradients, instead of keeping what is in them.
-        mixed_precision: computes in bfloat16; weights and optimiser stay in float32.
+        mixed_precision: keeps the frozen weights in bfloat16 and computes in it, unless the device is slow at that, as
+            CPUs are; the adapter's weights and the optimiser stay in float32.
         seed: of the draws.
     """
 
@@ -129,9 +130,12 @@ class Trainer:
         masks = pictures.masks
         self._subjects = [Subject(None if masks is None else masks[at : at + 1]) for at in range(self.pictures)]
         self._device = model.load_device
-        self._dtype = torch.bfloat16 if settings.mixed_precision else torch.float32
+        mixed = settings.mixed_precision
+        # Where bfloat16 is emulated, it only saves memory: there it is what the frozen weights are kept in, no more.
+        computes_half = mixed and comfy.model_management.should_use_bf16(model.load_device)
+        self._dtype = torch.bfloat16 if computes_half else torch.float32
         self._sampling = model.get_model_object("model_sampling")
-        self._unet = frozen_copy(model, self._dtype)
+        self._unet = frozen_copy(model, torch.bfloat16 if mixed else torch.float32)
         self._optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
         self._evaluate = checkpointed if settings.gradient_checkpointing else UNetModel.__call__
         # From the end: with "last" only the frozen U-Net's last layer and the one of the copy that feeds it.
