@@ -11,14 +11,16 @@ import demo_deadiff
 import demo_leffa
 import demo_p3s
 import demo_point_mask
+import demo_probe
 import demo_refdrop
 from demo_host import demo_host
 from host import ROOT, HostError, WorkflowError
 
 OUT = ROOT / "out" / "demo"
 DEMOS = (
-    demo_point_mask.run, demo_refdrop.run, demo_p3s.run, demo_deadiff.run, demo_leffa.run, demo_align.run
-)  # fmt: skip
+    *(demo_point_mask.run, demo_refdrop.run, demo_p3s.run, demo_deadiff.run),
+    *(demo_leffa.run, demo_align.run, demo_probe.run),
+)
 
 
 def run_demos(folder: Path) -> list[Path]:
