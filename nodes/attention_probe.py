@@ -73,7 +73,7 @@ class AttentionProbe(io.ComfyNode):
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns the heat map, the heat and the sheet, and gives the panel its maps."""
-        node = cls.__name__
+        node = "AttentionProbe"
         methods = needing_opencv("..core.patches.align.probe", node)
         pictures = common.one_picture(image, "image"), common.one_picture(reference_image, "reference_image")
         size, reference_size = ((each.shape[1], each.shape[2]) for each in pictures)

@@ -115,7 +115,7 @@ class LeffaTryOn(io.ComfyNode):
         rescale_guidance: bool,
     ) -> io.NodeOutput:
         """Returns model, positive, negative and latent."""
-        inputs = _Inputs(model, vae, cls.__name__)
+        inputs = _Inputs(model, vae, "LeffaTryOn")
         inputs.require_batch(garment_image=garment_image, image=image)
         inputs.require_batch(densepose=densepose, image=image)
         inputs.require_batch(mask=mask.reshape(-1, *mask.shape[-2:]), image=image)
@@ -178,7 +178,7 @@ class LeffaPoseTransfer(io.ComfyNode):
         rescale_guidance: bool,
     ) -> io.NodeOutput:
         """Returns model, positive, negative and latent."""
-        inputs = _Inputs(model, vae, cls.__name__)
+        inputs = _Inputs(model, vae, "LeffaPoseTransfer")
         inputs.require_batch(reference_image=reference_image, densepose=densepose)
         nothing = torch.full((1, *_size(densepose), 3), GREY)
         everything = torch.ones(1, *_size(densepose))

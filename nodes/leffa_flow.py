@@ -82,7 +82,7 @@ class LeffaFlow(io.ComfyNode):
         seed: int,
     ) -> io.NodeOutput:
         """Returns the two pictures."""
-        require_leffa(model, cls.__name__)
+        require_leffa(model, "LeffaFlow")
         if not any(REFERENCES in options for _, options in positive):
             raise ValueError("positive has no reference of Leffa. Connect the positive output of the Leffa node.")
         latents = samples["samples"]

@@ -89,7 +89,7 @@ class RefDropApply(io.ComfyNode):
         reference_mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
-        available = list(attentions_of(model, cls.__name__).layers)
+        available = list(attentions_of(model, "RefDropApply").layers)
         guide = Guide(
             strength=strength,
             blocks=block_choice.select(blocks, custom_blocks, available, family(model)),
@@ -155,10 +155,9 @@ class RefDropVideo(io.ComfyNode):
         reference_positive: list[Any] | None = None,
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
-        if not attentions_of(model, cls.__name__).is_video:
+        if not attentions_of(model, "RefDropVideo").is_video:
             raise RuntimeError(
-                f"{cls.__name__} needs a video model, but this is a {family(model)} model. "
-                "Use RefDropApply for pictures."
+                f"RefDropVideo needs a video model, but this is a {family(model)} model. Use RefDropApply for pictures."
             )
         return RefDropApply.execute(
             model,

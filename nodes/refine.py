@@ -64,7 +64,7 @@ class RefineAlign(io.ComfyNode):
         reference_mask: Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns the heat map, the place as box, crop and mask, and whether it is a match."""
-        node = cls.__name__
+        node = "RefineAlign"
         image, reference = common.one_picture(image, "image"), common.one_picture(reference_image, "reference_image")
         stages = common.repair(node, model, vae, positive, context, working_size, feather=0)
         look = common.look(model, timesteps, layers, seed, node)
@@ -129,7 +129,7 @@ class RefineRegion(io.ComfyNode):
         areas: str,
     ) -> io.NodeOutput:
         """Returns the repaired picture."""
-        node = cls.__name__
+        node = "RefineRegion"
         image, reference = common.one_picture(image, "image"), common.one_picture(reference_image, "reference_image")
         stages = common.repair(node, model, vae, positive, context, working_size, feather)
         sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)

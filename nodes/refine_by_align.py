@@ -77,7 +77,7 @@ class RefineByAlign(io.ComfyNode):
         reference_mask: Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns the repaired picture and what was found in the reference."""
-        node = cls.__name__
+        node = "RefineByAlign"
         image, reference = common.one_picture(image, "image"), common.one_picture(reference_image, "reference_image")
         stages = common.repair(node, model, vae, positive, context, working_size, feather)
         look = common.look(model, timesteps, layers, seed, node)

@@ -63,3 +63,9 @@ def test_message(path: str, line: int, text: str) -> None:
     filled = re.sub(r"\{[^{}]*\}", "7", filled)
     assert is_clear(filled), text
     assert "{" in text or SUBJECTS.search(text), text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nodes").glob("*.py")), ids=lambda path: path.name)
+def test_nodes_are_named_by_their_id(path: Path) -> None:
+    """The host runs a clone of each class under another name."""
+    assert "cls.__name__" not in path.read_text(encoding="utf-8")

@@ -23,6 +23,7 @@ TEXTS_OF_NODE = """
 def in_french(frontend: Frontend) -> Iterator[Frontend]:
     frontend.host.post("/settings/Comfy.Locale", LANGUAGE)
     frontend.load()
+    frontend.new_graph()
     yield frontend
     frontend.host.post("/settings/Comfy.Locale", "en")
     frontend.load()
