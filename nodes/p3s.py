@@ -60,7 +60,7 @@ class P3SInject(io.ComfyNode):
         identity_at_zero: bool = True,
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
-        require_image_unet(model, "P3SInject")
+        require_image_unet(model, NODE)
         samples = _samples(model, reference_image, vae, reference_latent)
         injection = Injection(
             reference=Reference(samples, None, reference_seed),
