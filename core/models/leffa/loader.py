@@ -11,6 +11,7 @@ import comfy.model_management as management
 import comfy.model_patcher
 import comfy.sd
 import comfy.utils
+import torch
 from torch import Tensor
 
 from .. import checkpoint
@@ -109,6 +110,9 @@ def _unet(
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=device, offload_device=management.unet_offload_device())
     _fill(model, patcher.is_dynamic(), weights, shapes, name)
+    if device.type == "cpu":
+        # oneDNN's convolutions want this order and would put each picture into it and back; the weights spread it.
+        model.diffusion_model.to(memory_format=torch.channels_last)
     return patcher
 
 
