@@ -14,7 +14,7 @@ from ..core.patches.align import Look
 from ..core.patches.sampling import SAMPLERS, SCHEDULERS
 from ..core.patches.unet import family, require_image_unet, self_attention_layers
 from ..core.pictures.grid import binary_mask
-from .shared import mask_batch, needing_opencv, require_latent_of
+from .shared import mask_batch, needing_opencv, number_input, require_latent_of, seed_input
 
 ONE_BY_ONE, TOGETHER = "one by one", "together"
 
@@ -169,9 +169,11 @@ def align_inputs() -> list[io.Input]:
     """How the matching place is found."""
     return [
         *look_inputs(),
-        _share("threshold", 0.0, 1.0, "Where the heat map is cut, as a share of its range. 0 finds it by itself."),
-        _share("margin", 0.1, 1.0, "Added around the place that was found, as a share of its longer side."),
-        _share(
+        number_input(
+            "threshold", 0.0, 1.0, "Where the heat map is cut, as a share of its range. 0 finds it by itself."
+        ),
+        number_input("margin", 0.1, 1.0, "Added around the place that was found, as a share of its longer side."),
+        number_input(
             "minimum_contrast",
             2.0,
             100.0,
@@ -192,7 +194,7 @@ def work_inputs(with_feather: bool = True) -> list[io.Input]:
         "unchanged.",
     )
     return [
-        _share("context", 0.5, 4.0, "What the model sees around the artifact, as a share of its longer side."),
+        number_input("context", 0.5, 4.0, "What the model sees around the artifact, as a share of its longer side."),
         working_size_input(
             "Longer side, in pixels, at which the model works on the area around the artifact and sees the reference. "
             "512 for SD1.5, 1024 for SDXL."
@@ -217,7 +219,7 @@ def sampling_inputs() -> list[io.Input]:
             step=0.01,
             tooltip="How much the repaired area follows the reference. 0 paints without it.",
         ),
-        seed_input("Seed of the noise, as in KSampler."),
+        seed_input("Seed of the noise, as in KSampler.", advanced=False, is_drawn_anew=True),
         io.Int.Input("steps", default=30, min=1, max=10000, tooltip="Steps of the sampler, as in KSampler."),
         io.Float.Input(
             "cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Strength of the prompt, as in KSampler."
@@ -237,23 +239,6 @@ def sampling_inputs() -> list[io.Input]:
             "scheduler", options=SCHEDULERS, default="normal", advanced=True, tooltip="Scheduler, as in KSampler."
         ),
     ]
-
-
-def seed_input(tooltip: str, advanced: bool = False) -> io.Input:
-    """`seed`."""
-    return io.Int.Input(
-        "seed",
-        default=0,
-        min=0,
-        max=0xFFFFFFFFFFFFFFFF,
-        control_after_generate=not advanced,
-        advanced=advanced,
-        tooltip=tooltip,
-    )
-
-
-def _share(name: str, default: float, high: float, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=high, step=0.01, advanced=True, tooltip=tooltip)
 
 
 def alignment_outputs() -> list[io.Output]:

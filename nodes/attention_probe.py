@@ -11,7 +11,7 @@ from ..core import coordinates
 from ..core.pictures.sheet import Cell, labelled_sheet, with_rings
 from . import align_inputs as common
 from .previews import temporary
-from .shared import needing_opencv, require_latent_of
+from .shared import needing_opencv, require_latent_of, seed_input
 
 POINTS = coordinates.POSITIVE
 COLUMNS, CELL = 6, 224  # of the sheet, in pictures and in pixels
@@ -163,5 +163,5 @@ def _inputs() -> list[io.Input]:
         ),
         *common.look_inputs(),
         common.working_size_input("Longer side, in pixels, at which the model sees both pictures. 512 for SD1.5."),
-        common.seed_input("Seed of the noise under which attention is read.", advanced=True),
+        seed_input("Seed of the noise under which attention is read."),
     ]

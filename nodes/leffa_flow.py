@@ -11,6 +11,7 @@ from ..core.leffa import REFERENCES
 from ..core.models.leffa import require_leffa
 from ..core.patches.leffa import learned_flow
 from ..core.pictures.flow import pictures_of
+from .shared import seed_input
 
 
 class LeffaFlow(io.ComfyNode):
@@ -49,15 +50,7 @@ class LeffaFlow(io.ComfyNode):
                     advanced=True,
                     tooltip="Softens the attention as the training loss does; 1 is the attention of the model itself.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    advanced=True,
-                    tooltip="Seed of the noise that is added for the pass.",
-                ),
+                seed_input("Seed of the noise that is added for the pass."),
             ],
             outputs=[
                 io.Image.Output(

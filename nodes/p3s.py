@@ -12,7 +12,7 @@ from ..core.patches.p3s import NODE, SCHEDULES, Adapter, Injection, Schedule, ad
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
 from .p3s_files import P3SAdapterIO
-from .shared import mask_batch, range_inputs, reference_seed_input, require_latent_of
+from .shared import mask_batch, number_input, range_inputs, reference_seed_input, require_latent_of
 
 
 class P3SInject(io.ComfyNode):
@@ -177,9 +177,11 @@ def _reference_inputs() -> list[io.Input]:
 
 def _advanced_inputs() -> list[io.Input]:
     return [
-        _number("alpha", 0.5, 0.0, 1.0, "Schedule paper: how much weaker the injection is at the start of sampling."),
-        _number("beta", 0.2, 0.0, 1.0, "Schedule paper: added to the weight at every step."),
-        _number("exponent", 2.0, 0.1, 8.0, "Schedules paper, increasing, decreasing: k, how early the weight changes."),
+        number_input("alpha", 0.5, 1.0, "Schedule paper: how much weaker the injection is at the start of sampling."),
+        number_input("beta", 0.2, 1.0, "Schedule paper: added to the weight at every step."),
+        number_input(
+            "exponent", 2.0, 8.0, "Schedules paper, increasing, decreasing: k, how early the weight changes.", low=0.1
+        ),
         *range_inputs(),
         reference_seed_input(),
     ]
@@ -205,7 +207,3 @@ def _adapter_inputs() -> list[io.Input]:
             "adapter changes nothing. Off: they are among the keys, as the paper's equation has it.",
         ),
     ]
-
-
-def _number(name: str, default: float, low: float, high: float, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=default, min=low, max=high, step=0.01, advanced=True, tooltip=tooltip)

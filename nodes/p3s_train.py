@@ -31,7 +31,7 @@ from ..core.pictures.curve import curves
 from ..core.pictures.grid import to_pillow
 from .p3s import vision_tokens
 from .p3s_files import P3SAdapterIO, save_numbered
-from .shared import mask_batch, require_latent_of
+from .shared import mask_batch, number_input, require_latent_of, seed_input
 
 NODE = "P3STrain"
 MOST_IMAGES = 7
@@ -234,14 +234,7 @@ def _main_inputs() -> list[io.Input]:
             round=1e-8,
             tooltip="Of AdamW. 1e-5 in the paper.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=False,
-            tooltip="Of all that is drawn. On the CPU the same seed gives the same adapter.",
-        ),
+        seed_input("Of all that is drawn. On the CPU the same seed gives the same adapter.", advanced=False),
     ]
 
 
@@ -253,7 +246,9 @@ def _advanced_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Text of all pictures. {identifier} and {class_word} stand for the two words.",
         ),
-        _number("gamma", 0.1, 10.0, "Weight of L_ac, which keeps the attention of the trained copy near the model's."),
+        number_input(
+            "gamma", 0.1, 10.0, "Weight of L_ac, which keeps the attention of the trained copy near the model's."
+        ),
         io.Combo.Input(
             "where",
             options=WHERE,
@@ -267,9 +262,11 @@ def _advanced_inputs() -> list[io.Input]:
             tooltip="What L_ac is divided by. mean: the mean of the maps, which gives gamma an effect. sum: their sum "
             "as the paper writes it, which makes L_ac vanish beside the other loss.",
         ),
-        _number("condition_drop", 0.1, 1.0, "Part of the pictures that are seen with an empty prompt, for guidance."),
+        number_input(
+            "condition_drop", 0.1, 1.0, "Part of the pictures that are seen with an empty prompt, for guidance."
+        ),
         io.Int.Input("batch_size", default=1, min=1, max=64, advanced=True, tooltip="Pictures in a step, at most."),
-        _number("value_strength", 0.2, 1.0, "Lambda of the paper. P3S Inject should have the same."),
+        number_input("value_strength", 0.2, 1.0, "Lambda of the paper. P3S Inject should have the same."),
         io.Boolean.Input(
             "gradient_checkpointing",
             default=True,
@@ -292,10 +289,6 @@ def _advanced_inputs() -> list[io.Input]:
             tooltip="Steps from one preview picture to the next, shown on the node while it trains. 0 = none.",
         ),
     ]
-
-
-def _number(name: str, default: float, high: float, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=high, step=0.01, advanced=True, tooltip=tooltip)
 
 
 def _masks_input() -> io.Input:

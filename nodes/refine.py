@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.patches.sampling import Sampling
 from . import align_inputs as common
+from .shared import seed_input
 
 
 class RefineAlign(io.ComfyNode):
@@ -36,7 +37,7 @@ class RefineAlign(io.ComfyNode):
                 common.reference_mask_input(),
                 *common.align_inputs(),
                 *common.work_inputs(with_feather=False),
-                common.seed_input("Seed of the noise under which attention is read.", advanced=True),
+                seed_input("Seed of the noise under which attention is read."),
             ],
             outputs=[
                 *common.alignment_outputs(),

@@ -36,26 +36,36 @@ def needing_opencv(module: str, node: str) -> ModuleType:
 def range_inputs() -> list[io.Input]:
     """`start_percent` and `end_percent`."""
     return [
-        _percent("start_percent", 0.0, "Part of the sampling schedule at which the effect begins."),
-        _percent("end_percent", 1.0, "Part of the sampling schedule at which the effect ends."),
+        number_input(
+            "start_percent", 0.0, 1.0, "Part of the sampling schedule at which the effect begins.", step=0.001
+        ),
+        number_input("end_percent", 1.0, 1.0, "Part of the sampling schedule at which the effect ends.", step=0.001),
     ]
 
 
-def _percent(name: str, default: float, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, advanced=True, tooltip=tooltip)
+def number_input(
+    name: str, default: float, high: float, tooltip: str, low: float = 0.0, step: float = 0.01
+) -> io.Input:
+    """A folded number."""
+    return io.Float.Input(name, default=default, min=low, max=high, step=step, advanced=True, tooltip=tooltip)
+
+
+def seed_input(tooltip: str, name: str = "seed", advanced: bool = True, is_drawn_anew: bool = False) -> io.Input:
+    """A seed; `is_drawn_anew` offers another one after each run."""
+    return io.Int.Input(
+        name,
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=is_drawn_anew,
+        advanced=advanced,
+        tooltip=tooltip,
+    )
 
 
 def reference_seed_input() -> io.Input:
     """`reference_seed`."""
-    return io.Int.Input(
-        "reference_seed",
-        default=0,
-        min=0,
-        max=0xFFFFFFFFFFFFFFFF,
-        control_after_generate=False,
-        advanced=True,
-        tooltip="Seed of the noise that brings the reference to the noise level of each step.",
-    )
+    return seed_input("Seed of the noise that brings the reference to the noise level of each step.", "reference_seed")
 
 
 def mask_batch(mask: torch.Tensor | None) -> torch.Tensor | None:

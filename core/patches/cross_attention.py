@@ -14,9 +14,7 @@ from torch import Tensor
 
 from ..blocks import Layer
 from ..kernels.attention import Attend
-from .self_attention import Options
-
-Chunk = tuple[int, object]  # index into the list of conditionings, uuid of the conditioning
+from .self_attention import Chunk, Options, chunks_of
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,3 @@ def route_cross_attention(options: Options, handler: CrossAttentionHandler) -> O
             "attn2_patch": [*patches.get("attn2_patch", []), enter_cross_attention],
         },
     }
-
-
-def chunks_of(options: Options) -> tuple[Chunk, ...]:
-    """The chunks of a forward pass in the order of dim 0."""
-    return tuple(zip(options["cond_or_uncond"], options["uuids"], strict=True))

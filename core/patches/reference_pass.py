@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..blocks import Block, Layer
 from ..kernels.masks import covered_tokens
-from .self_attention import Handler, Options, SelfAttentionCall, route_self_attention
+from .self_attention import Chunk, Handler, Options, SelfAttentionCall, route_self_attention
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 IS_REFERENCE_PASS = "refattention.is_reference_pass"
 
 Cond = dict[str, Any]  # one conditioning entry of the host
-Chunk = tuple[int, object]  # index into the list of conditionings, uuid of the conditioning
 KeysValues = tuple[Tensor, Tensor]
 
 # Entries of a conditioning that belong to the generated picture, not to the prompt.
@@ -63,7 +62,7 @@ class Record:
         pairs: keys and values of each reference.
     """
 
-    chunks: list[Chunk]
+    chunks: tuple[Chunk, ...]
     grid: tuple[int, int]
     pairs: list[KeysValues]
 
@@ -105,11 +104,11 @@ class KeyValueBank:
         bank = KeyValueBank(self._node, self._is_shared)
         for layer, records in self._records.items():
             for record in records:
-                chunks = [(half, names.get(name, name)) for half, name in record.chunks]
+                chunks = tuple((half, names.get(name, name)) for half, name in record.chunks)
                 bank.store(layer, Record(chunks, record.grid, [(move(k), move(v)) for k, v in record.pairs]))
         return bank
 
-    def keys_values(self, layer: Layer, chunks: list[Chunk], like: Tensor) -> list[KeysValues]:
+    def keys_values(self, layer: Layer, chunks: tuple[Chunk, ...], like: Tensor) -> list[KeysValues]:
         """(G, M, C) keys and values of each reference for the chunks of a pass, of `like`'s device and dtype."""
         rows = [self._find(layer, chunk) for chunk in chunks]
         record = rows[0][0]

@@ -19,6 +19,7 @@ from ..blocks import Block
 from ..kernels.attention import Attend
 
 Options = dict[str, Any]  # the host's transformer_options
+Chunk = tuple[int, object]  # index into the list of conditionings, uuid of the conditioning
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SelfAttentionCall:
         block: label of the U-Net block.
         depth: number of the transformer layer inside the block.
         grid: (h, w) of the block's tokens.
-        chunks: G pairs (index into the list of conditionings, uuid of the conditioning), in the order of dim 0.
+        chunks: the G chunks in the order of dim 0.
         frames: how many pictures of h x w tokens lie one after the other in N.
         joint: where q, k, v are only a part of the tokens (image without text): computes this part, (G * B, N, C), of
             the model's attention over all of them.
@@ -44,7 +45,7 @@ class SelfAttentionCall:
     block: Block
     depth: int
     grid: tuple[int, int]
-    chunks: list[tuple[int, object]]
+    chunks: tuple[Chunk, ...]
     frames: int = 1
     joint: Callable[[], Tensor] | None = None
 
@@ -110,9 +111,9 @@ def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
 
 
-def chunks_of(options: Options) -> list[tuple[int, object]]:
-    """The chunks of a forward pass, as `SelfAttentionCall` has them."""
-    return list(zip(options["cond_or_uncond"], options["uuids"], strict=True))
+def chunks_of(options: Options) -> tuple[Chunk, ...]:
+    """The chunks of a forward pass in the order of dim 0."""
+    return tuple(zip(options["cond_or_uncond"], options["uuids"], strict=True))
 
 
 def _call(q: Tensor, k: Tensor, v: Tensor, attend: Attend, options: Options) -> SelfAttentionCall:

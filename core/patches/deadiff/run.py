@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...blocks import Layer
 from ...kernels.joint import Joint, join, joint_attention
 from ...kernels.masks import token_weights
-from ..cross_attention import Chunk, CrossAttentionCall, Layer
-from ..self_attention import Options
+from ..cross_attention import CrossAttentionCall
+from ..self_attention import Chunk, Options
 from .style import NODE, Style
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import comfy.supported_models
 from torch import Tensor
 
 from ...blocks import name_of
+from ...schedule import check_range
 from ..cross_attention import Layer
 from ..self_attention import Options
 from ..unet import family, require_image_unet, self_attention_blocks
@@ -60,10 +61,7 @@ def check_style(style: Style) -> None:
     """
     if not math.isfinite(style.strength) or style.strength < 0:
         raise ValueError(f"strength must be a number of at least 0, but is {style.strength}.")
-    if style.start_percent > style.end_percent:
-        raise ValueError(
-            f"start_percent ({style.start_percent:g}) must not be larger than end_percent ({style.end_percent:g})."
-        )
+    check_range(style.start_percent, style.end_percent)
 
 
 def require_sd15(model: ModelPatcher) -> UNetModel:

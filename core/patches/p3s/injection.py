@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ...kernels.p3s import OFF, PAPER, injection_weight
+from ...schedule import check_range
 from ..reference_pass import Reference
 
 if TYPE_CHECKING:
@@ -88,11 +89,7 @@ def check_injection(injection: Injection) -> None:
     """
     if not math.isfinite(injection.strength) or not 0 <= injection.strength <= 2:
         raise ValueError(f"strength must be a number between 0 and 2, but is {injection.strength}.")
-    if injection.start_percent > injection.end_percent:
-        raise ValueError(
-            f"start_percent ({injection.start_percent:g}) must not be larger than end_percent "
-            f"({injection.end_percent:g})."
-        )
+    check_range(injection.start_percent, injection.end_percent)
     count = len(injection.reference.samples)
     if count != 1:
         raise ValueError(f"The reference is a batch of {count} pictures, but {NODE} takes one. Select one of them.")

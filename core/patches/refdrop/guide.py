@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...blocks import Block
 from ...kernels.masks import to_grid
+from ...schedule import check_range
 from ..reference_pass import Reference
 from .cache import ReferenceCache
 
@@ -100,10 +101,7 @@ def check_guide(guide: Guide) -> None:
     """
     if not math.isfinite(guide.strength) or abs(guide.strength) > 1:
         raise ValueError(f"strength must be a number between -1 and 1, but is {guide.strength}.")
-    if guide.start_percent > guide.end_percent:
-        raise ValueError(
-            f"start_percent ({guide.start_percent:g}) must not be larger than end_percent ({guide.end_percent:g})."
-        )
+    check_range(guide.start_percent, guide.end_percent)
     if guide.reference_mask is not None:
         _check_reference_mask(guide.reference_mask, guide.references)
 
