@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from demo_host import demo_host
-from host import PACK_NAME, HeadlessHost, import_seconds
+from host import PACK_NAME, HeadlessHost
 
 pytestmark = pytest.mark.e2e
 
@@ -77,6 +77,5 @@ def test_pack_is_the_same_beside_others(host: HeadlessHost, small_workflow: dict
         log = crowded.log()
         assert "IMPORT FAILED" not in log
         assert len(others) == sum(log.count(f"/custom_nodes/{name}\n") for name in crowded.packs) - 2
-        assert import_seconds(log) < 0.3
         assert own_nodes(crowded) == own_nodes(host)
         np.testing.assert_array_equal(picture(crowded, small_workflow), picture(host, small_workflow))
