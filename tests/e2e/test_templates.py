@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from graphs import BLUEPRINTS, TEMPLATES, nodes_of, read
+from graphs import BLUEPRINTS, TEMPLATES, nodes_of, read, without_titles
 
 from demo_host import load_workflow
 from host import PACK_NAME, ROOT, HeadlessHost
@@ -20,10 +19,6 @@ MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
 DOWNLOAD_HOSTS = {"huggingface.co", "civitai.com"}
 # The files of these nodes are the user's own.
 OWN_FILES = {"P3SLoad"}
-
-
-def without_titles(workflow: dict[str, Any]) -> dict[str, Any]:
-    return {name: {key: node[key] for key in ("class_type", "inputs")} for name, node in workflow.items()}
 
 
 def test_host_offers_them_with_pictures(host: HeadlessHost) -> None:

@@ -28,6 +28,11 @@ def read(path: Path) -> Graph:
     return graph
 
 
+def without_titles(prompt: Graph) -> Graph:
+    """What of an API workflow the host acts on."""
+    return {name: {key: node[key] for key in ("class_type", "inputs")} for name, node in prompt.items()}
+
+
 def nodes_of(graph: Graph) -> Iterator[dict[str, Any]]:
     """The nodes of a graph and of the subgraphs in it, without those that stand for a subgraph."""
     definitions = graph.get("definitions", {}).get("subgraphs", ())

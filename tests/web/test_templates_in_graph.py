@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from frontend import Frontend
-from graphs import BLUEPRINTS, TEMPLATES, read
+from graphs import BLUEPRINTS, TEMPLATES, read, without_titles
 from playwright.sync_api import ConsoleMessage
 
 from demo_host import load_workflow
@@ -36,10 +35,6 @@ def complaints(frontend: Frontend) -> Iterator[list[str]]:
     frontend.page.on("console", listen)
     yield found
     frontend.page.remove_listener("console", listen)
-
-
-def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:
-    return {name: {key: node[key] for key in ("class_type", "inputs")} for name, node in prompt.items()}
 
 
 def test_templates_open(frontend: Frontend, complaints: list[str]) -> None:
@@ -86,3 +81,4 @@ def test_missing_models_are_offered_for_download(frontend: Frontend) -> None:
         frontend.page.get_by_role("button", name=f"Download {model['name']}").wait_for()
     frontend.screenshot(PICTURES / f"missing_models_{frontend.renderer}.png")
     frontend.page.get_by_role("button", name="Toggle properties panel").first.click()
+    frontend.page.get_by_role("button", name="Download all").wait_for(state="hidden")
