@@ -71,6 +71,9 @@ def widget_inputs(node: Mapping[str, Any], info: Mapping[str, Any]) -> Json:
     position = 0
     for name, options, kind in specs:
         if position >= len(values):
+            if "default" in options:  # the input is newer than the file, as the editor takes it
+                inputs[name] = options["default"]
+                continue
             raise WorkflowFormatError(
                 f"Node {node['id']} ({node['type']}): no value for {name}; the file holds {len(values)}, "
                 f"the host's node has {', '.join(spec[0] for spec in specs)}. Save it again in the editor."

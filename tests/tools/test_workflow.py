@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -53,6 +54,13 @@ def test_widgets_are_positional_and_the_seed_control_is_left_out() -> None:
 def test_file_from_before_the_seed_control_existed() -> None:
     api = ui_to_api(graph([sampler(None, widgets_values=[5, 7.5, True])]), INFO)
     assert api["9"]["inputs"] == {"seed": 5, "cfg": 7.5, "on": True}
+
+
+def test_file_from_before_a_widget_existed_gets_its_default() -> None:
+    newer = json.loads(json.dumps(INFO))
+    newer["Sampler"]["input"]["optional"]["later"] = ["FLOAT", {"default": 0.5}]
+    newer["Sampler"]["input_order"]["optional"].append("later")
+    assert ui_to_api(graph([sampler(None)]), newer)["9"]["inputs"] == {"seed": 5, "cfg": 7.5, "on": True, "later": 0.5}
 
 
 def test_link_into_a_widget_replaces_its_value_but_keeps_the_positions() -> None:
