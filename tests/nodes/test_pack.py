@@ -34,6 +34,7 @@ NODE_IDS = {
     "RefineByAlign",
     "RefineAlign",
     "RefineRegion",
+    "RefineAlignLoad",
     "AttentionProbe",
 }
 
