@@ -140,7 +140,7 @@ def test_tokens_are_made_of_the_last_patches_place_by_place() -> None:
 def test_the_vision_encoder_must_be_the_one_of_the_training() -> None:
     patcher, trained = base(), adapter()
     _, network = applied(trained, patcher)
-    with pytest.raises(ValueError, match="clip_vision reads pictures of 28 pixels, but .* trained with 518"):
+    with pytest.raises(ValueError, match=r"clip_vision reads pictures of 28 pixels, but .* trained with 518"):
         PatchReader(vision(), network, origin(patcher, 518))
     narrow = dataclasses.replace(trained.origin, vision_width=VISION_WIDTH * 2)
     with (
