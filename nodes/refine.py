@@ -40,6 +40,7 @@ class RefineAlign(io.ComfyNode):
                 *common.align_inputs(),
                 *common.work_inputs(with_feather=False),
                 seed_input("Seed of the noise under which attention is read."),
+                *common.adapter_inputs(),
             ],
             outputs=[
                 *common.alignment_outputs(),

@@ -35,7 +35,7 @@ def load(
     Args:
         key, origin: as it was saved, the class of the origin.
         method: whose adapter it must be, for the message.
-        advice: what to choose instead, for the message.
+        advice: what to choose instead, for the message: "a file that …".
 
     Raises:
         RuntimeError: the file is damaged or no adapter of the method.
@@ -45,5 +45,5 @@ def load(
         return weights, origin(**json.loads(text or "null"))
     except (TypeError, ValueError) as error:
         raise RuntimeError(
-            f"{Path(path).name} is no {method} adapter: it does not say what it was trained for. {advice}"
+            f"{Path(path).name} is no {method} adapter: it does not say what it was trained for. Choose {advice}."
         ) from error

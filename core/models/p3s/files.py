@@ -25,4 +25,4 @@ def load_adapter(path: str | Path) -> TrainedAdapter:
     Raises:
         RuntimeError: the file is damaged or no adapter of P3S.
     """
-    return TrainedAdapter(*adapter_files.load(path, KEY, Origin, "P3S", "Choose a file that P3S Save wrote."))
+    return TrainedAdapter(*adapter_files.load(path, KEY, Origin, "P3S", "a file that P3S Save wrote"))

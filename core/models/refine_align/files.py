@@ -25,5 +25,5 @@ def load_adapter(path: str | Path) -> TrainedAdapter:
     Raises:
         RuntimeError: the file is damaged or no adapter of Refine-by-Align.
     """
-    advice = "Choose a file of an adapter that was trained for Refine by Align."
+    advice = "the file of an adapter that was trained for it"
     return TrainedAdapter(*adapter_files.load(path, KEY, Origin, "Refine by Align", advice))

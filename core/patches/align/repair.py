@@ -80,7 +80,8 @@ class Repair:
         """The alignment stage."""
         reference = scaled(case.reference, self.work.size)
         maps = self.back_end.maps(self._scene(case.image, artifact), reference, case.searched, search.look)
-        return find(mean_map(list(maps.values()))[0], tuple(case.reference.shape[1:3]), search.finding)
+        size = case.reference.shape[1], case.reference.shape[2]
+        return find(mean_map(list(maps.values()))[0], size, search.finding)
 
     def refine(
         self, image: Tensor, artifact: Artifact, crop: Tensor, paint: Paint, progress: Callable[[int], object]
