@@ -99,7 +99,7 @@ def adapter(patcher: Any = None, seed: int = 1) -> TrainedAdapter:
 
 def origin(patcher: Any, image_size: int = IMAGE_SIZE) -> Origin:
     """Where an adapter of a base comes from."""
-    return Origin(family(patcher), fingerprint(patcher), VISION_WIDTH, image_size, CONTEXT_WIDTH, {"steps": 40})
+    return Origin(family(patcher), fingerprint(patcher), VISION_WIDTH, image_size, {"steps": 40})
 
 
 def example(seed: int) -> Example:

@@ -30,7 +30,6 @@ class Origin:
         base: fingerprint of the base model.
         vision_width: of the vision encoder's tokens.
         image_size: side of the square that the vision encoder reads, in pixels.
-        context_width: of the U-Net's context.
         settings: of the training.
     """
 
@@ -38,7 +37,6 @@ class Origin:
     base: str
     vision_width: int
     image_size: int
-    context_width: int
     settings: dict[str, Any]
 
 
@@ -57,8 +55,7 @@ class TrainedAdapter:
 
 def new_network(model: ModelPatcher, vision_width: int, seed: int) -> PatchTokens:
     """The network of an untrained adapter in float32, whose weights take gradients."""
-    width = model.model.model_config.unet_config["context_dim"]
-    network = PatchTokens(vision_width, width, comfy.ops.manual_cast, dtype=torch.float32, device="cpu")
+    network = _network(model, vision_width, dtype=torch.float32, device="cpu")
     initialise(network, seed)
     return network.train().requires_grad_(True)
 
@@ -88,7 +85,7 @@ def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> tupl
     """
     origin = adapter.origin
     require_base(model, family, (origin.family, origin.base), "The adapter", "it may find and repair less well")
-    network = PatchTokens(origin.vision_width, origin.context_width, comfy.ops.manual_cast, device="meta")
+    network = _network(model, origin.vision_width, device="meta")
     expected = {TOKENS + name: shape for name, shape in shapes(network.state_dict()).items()}
     expected |= {UNET + name: shape for name, shape in shapes(unet_weights(model)).items() if is_cross_attention(name)}
     check(shapes(adapter.weights), expected, "The adapter")
@@ -98,6 +95,11 @@ def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> tupl
     patched = model.clone()
     patched.add_patches({PREFIX + name: ("set", (weight,)) for name, weight in _part(adapter, UNET).items()})
     return patched, managed(model, network)
+
+
+def _network(model: ModelPatcher, vision_width: int, **placed: Any) -> PatchTokens:
+    width = model.model.model_config.unet_config["context_dim"]
+    return PatchTokens(vision_width, width, comfy.ops.manual_cast, **placed)
 
 
 def _part(adapter: TrainedAdapter, prefix: str) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ class PatchTokens(nn.Module):
         **placed: dtype and device.
 
     Note:
-        Paper and METHODS leave the network open. Tokens are not mixed, so that attention to a token is attention to its
+        The paper's page leaves the network open. Tokens are not mixed, so that attention to a token is attention to its
         place.
     """
 
