@@ -54,6 +54,18 @@ def take(frontend: Frontend, template: Path) -> Image.Image:
     return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
 
 
+def put_placeholders(models: Path, templates: list[Path]) -> None:
+    """Empty files where a template names a model that the demo has not: the editor would mark its node as broken."""
+    for template in templates:
+        for node in json.loads(template.read_text(encoding="utf-8"))["nodes"]:
+            named = [f"{model['directory']}/{model['name']}" for model in node["properties"].get("models", [])]
+            if node["type"] == "P3SLoad":
+                named.append(f"model_patches/{node['widgets_values'][0]}")
+            for name in named:
+                (models / name).parent.mkdir(parents=True, exist_ok=True)
+                (models / name).touch()
+
+
 def main(names: list[str]) -> int:
     """Writes `graph_<template>.jpg` for all templates, or for those that are named."""
     program = find_browser()
@@ -61,7 +73,10 @@ def main(names: list[str]) -> int:
         print(missing_reason(), file=sys.stderr)
         return 1
     templates = [path for path in sorted((ROOT / "workflows").glob("*.json")) if not names or path.stem in names]
-    with demo_host() as host, sync_playwright() as playwright:
+    server = demo_host()
+    put_placeholders(server.base / "models", templates)
+    with server as host, sync_playwright() as playwright:
+        host.post("/settings", {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False})
         browser = playwright.chromium.launch(executable_path=program, args=BROWSER_ARGS)
         frontend = Frontend(browser, host, "classic")
         frontend.page.set_viewport_size({"width": 1900, "height": 1100})
