@@ -81,6 +81,11 @@ def layer_name(layer: Layer) -> str:
     return f"{name_of(layer[0])}.{layer[1]}"
 
 
+def is_cross_attention(weight: str) -> bool:
+    """Whether a weight of a U-Net, by its name in it, is one of a cross-attention's projections."""
+    return ".attn2." in weight
+
+
 def name_of(block: Block) -> str:
     """("input", 4) -> "input.4"."""
     return f"{block[0]}.{block[1]}"

@@ -32,6 +32,23 @@ class Work:
     feather: int = 8
 
 
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One picture to repair.
+
+    Attributes:
+        image: (1, H, W, 3).
+        mask: (H, W), 0 and 1.
+        reference: (1, H', W', 3).
+        searched: (h, w) of any size, where in the reference is searched; None is everywhere.
+    """
+
+    image: Tensor
+    mask: Tensor
+    reference: Tensor
+    searched: Tensor | None
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One area to repair.

@@ -16,6 +16,7 @@ from .point_mask import PointMask
 from .refdrop import RefDropApply, RefDropVideo
 from .refine import RefineAlign, RefineRegion
 from .refine_by_align import RefineByAlign
+from .refine_load import RefineAlignLoad
 
 
 class RefAttentionExtension(ComfyExtension):
@@ -27,5 +28,5 @@ class RefAttentionExtension(ComfyExtension):
             *(RefDropApply, RefDropVideo, PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
-            *(RefineByAlign, RefineAlign, RefineRegion, AttentionProbe),
+            *(RefineByAlign, RefineAlign, RefineRegion, RefineAlignLoad, AttentionProbe),
         ]

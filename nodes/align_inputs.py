@@ -1,106 +1,14 @@
-"""Inputs, checks and conversions that the nodes of Refine-by-Align have in common."""
+"""Inputs and outputs that the nodes of Refine-by-Align have in common."""
 
 from __future__ import annotations
 
-import logging
-from types import ModuleType
-from typing import Any
-
 from comfy_api.latest import io
-from torch import Tensor
 
-from ..core.blocks import select_layers
-from ..core.patches.align import Look
 from ..core.patches.sampling import SAMPLERS, SCHEDULERS
-from ..core.patches.unet import family, require_image_unet, self_attention_layers
-from ..core.pictures.grid import binary_mask
-from .shared import mask_batch, needing_opencv, number_input, require_latent_of, seed_input
+from .refine_load import RefineAdapterIO
+from .shared import number_input, seed_input
 
 ONE_BY_ONE, TOGETHER = "one by one", "together"
-
-
-def methods(node: str) -> ModuleType:
-    """What the nodes run."""
-    return needing_opencv("..core.patches.align.repair", node)
-
-
-def repair(node: str, model: Any, vae: Any, positive: list[Any], context: float, size: int, feather: int) -> Any:
-    """Both stages for a model and its VAE.
-
-    Raises:
-        RuntimeError: not an image U-Net.
-        ValueError: when used, if the VAE is not the model's.
-    """
-    require_image_unet(model, node)
-    run = methods(node)
-
-    def encode(picture: Tensor) -> Tensor:
-        return require_latent_of(model, vae.encode(picture), "What vae makes of a picture")
-
-    return run.Repair(model, encode, vae.decode, positive, run.Work(context, size, feather), node)
-
-
-def look(model: Any, timesteps: str, layers: str, seed: int, node: str) -> Look:
-    """The alignment's settings from its widgets.
-
-    Raises:
-        ValueError: text that names no timesteps, or layers that the model does not have.
-    """
-    available = list(self_attention_layers(require_image_unet(model, node)))
-    return Look(select_layers(layers, available, family(model)), _timesteps(timesteps), seed)
-
-
-def _timesteps(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() and int(part) <= 999 for part in parts):
-        raise ValueError(f"timesteps is '{text}', but needs whole numbers from 0 to 999, such as 261 or 181, 261.")
-    return tuple(map(int, parts))
-
-
-def one_picture(image: Tensor, name: str) -> Tensor:
-    """(1, H, W, 3) on the CPU.
-
-    Raises:
-        ValueError: a batch.
-    """
-    if len(image) != 1:
-        raise ValueError(f"{name} holds {len(image)} pictures, but one is needed. Select one of the batch.")
-    return image[..., :3].cpu().float()
-
-
-def one_mask(mask: Tensor, image: Tensor) -> Tensor:
-    """(H, W) of 0 and 1 at the size of the picture.
-
-    Raises:
-        ValueError: a batch.
-    """
-    masks = binary_mask(mask, (image.shape[1], image.shape[2]))
-    if len(masks) != 1:
-        raise ValueError(f"mask holds {len(masks)} masks for one picture. Give one mask; it may have several areas.")
-    return masks[0]
-
-
-def searched(reference_mask: Tensor | None) -> Tensor | None:
-    """(h, w) of a reference mask, in its own size.
-
-    Raises:
-        ValueError: a batch, or nothing is white.
-    """
-    masks = mask_batch(reference_mask)
-    if masks is None:
-        return None
-    if len(masks) != 1 or not masks.any():
-        raise ValueError(
-            f"reference_mask holds {len(masks)} masks, {int(masks.flatten(1).any(1).sum())} of them not black; one "
-            "with something white is needed. Paint where to search, or leave the input unconnected."
-        )
-    return masks[0].float()
-
-
-def log_warning(node: str, warning: str) -> None:
-    """Tells in the log what the output `warning` tells in the graph."""
-    if warning:
-        logging.getLogger(__name__).warning("%s: %s", node, warning)
 
 
 def model_inputs(prompt: str = "Prompt that describes what the masked area should show.") -> list[io.Input]:
@@ -143,6 +51,23 @@ def reference_mask_input() -> io.Input:
         optional=True,
         tooltip="Where in the reference to search, white = searched. Unconnected = everywhere.",
     )
+
+
+def adapter_inputs() -> list[io.Input]:
+    """`adapter`, `clip_vision`."""
+    return [
+        RefineAdapterIO.Input(
+            "adapter",
+            optional=True,
+            tooltip="A trained adapter, from Refine Align Load. The model then sees the reference by its "
+            "cross-attention, in place of the text of the prompts. Unconnected = by its self-attention, untrained.",
+        ),
+        io.ClipVision.Input(
+            "clip_vision",
+            optional=True,
+            tooltip="The vision encoder that the adapter was trained with, such as DINOv2. Needed with an adapter.",
+        ),
+    ]
 
 
 def look_inputs() -> list[io.Input]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core import coordinates
 from ..core.pictures.sheet import Cell, labelled_sheet, with_rings
 from . import align_inputs as common
+from . import align_run
 from .previews import temporary
 from .shared import needing_opencv, require_latent_of, seed_input
 
@@ -75,10 +76,10 @@ class AttentionProbe(io.ComfyNode):
         """Returns the heat map, the heat and the sheet, and gives the panel its maps."""
         node = "AttentionProbe"
         methods = needing_opencv("..core.patches.align.probe", node)
-        pictures = common.one_picture(image, "image"), common.one_picture(reference_image, "reference_image")
+        pictures = align_run.one_picture(image, "image"), align_run.one_picture(reference_image, "reference_image")
         size, reference_size = ((each.shape[1], each.shape[2]) for each in pictures)
         points, spot = _points(positive_coords, size), _spot(mask, pictures[0])
-        look = common.look(model, timesteps, layers, seed, node)
+        look = align_run.look(model, timesteps, layers, seed, node)
         latents = [vae.encode(methods.scaled(each, working_size)) for each in pictures]
         latents = [require_latent_of(model, each, "What vae makes of a picture") for each in latents]
         found = methods.probe(
@@ -106,7 +107,7 @@ def _points(text: str, size: tuple[int, int]) -> coordinates.Points:
 def _spot(mask: Tensor | None, image: Tensor) -> Tensor | None:
     if mask is None:
         return None
-    spot = common.one_mask(mask, image)
+    spot = align_run.one_mask(mask, image)
     if not spot.any():
         raise ValueError("mask has nothing white, but it must show the spot. Paint it, or leave the input unconnected.")
     return spot

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.patches.sampling import Sampling
 from . import align_inputs as common
+from . import align_run
 from .shared import seed_input
 
 
@@ -38,6 +40,7 @@ class RefineAlign(io.ComfyNode):
                 *common.align_inputs(),
                 *common.work_inputs(with_feather=False),
                 seed_input("Seed of the noise under which attention is read."),
+                *common.adapter_inputs(),
             ],
             outputs=[
                 *common.alignment_outputs(),
@@ -63,19 +66,22 @@ class RefineAlign(io.ComfyNode):
         working_size: int,
         seed: int,
         reference_mask: Tensor | None = None,
+        adapter: Any = None,
+        clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Returns the heat map, the place as box, crop and mask, and whether it is a match."""
         node = "RefineAlign"
-        image, reference = common.one_picture(image, "image"), common.one_picture(reference_image, "reference_image")
-        stages = common.repair(node, model, vae, positive, context, working_size, feather=0)
-        look = common.look(model, timesteps, layers, seed, node)
-        run, where = common.methods(node), common.searched(reference_mask)
-        finding = run.Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
-        areas = run.artifacts(common.one_mask(mask, image), stages.work, is_together=True)
-        matches = [stages.align(image, area, reference, where, look, finding) for area in areas]
+        image, reference = (
+            align_run.one_picture(each, name) for each, name in ((image, "image"), (reference_image, "reference_image"))
+        )
+        stages = align_run.repair(node, model, vae, positive, (context, working_size, 0), adapter, clip_vision)
+        search = align_run.search(node, model, (timesteps, layers, seed), (threshold, margin, minimum_contrast))
+        run, (case,) = align_run.methods(node), align_run.cases(node, image, mask, reference, reference_mask)
+        areas = run.artifacts(case.mask, stages.work, is_together=True)
+        matches = [stages.align(case, area, search) for area in areas]
         box = matches[0].box if matches else run.Box(0, 0, reference.shape[2], reference.shape[1])
         heat, place, matched, warning = run.summary(matches, reference)
-        common.log_warning(node, warning)
+        align_run.log_warning(node, warning)
         return io.NodeOutput(heat, asdict(box), place, matched, warning, box.cut(reference))
 
 
@@ -103,6 +109,7 @@ class RefineRegion(io.ComfyNode):
                 *common.sampling_inputs(),
                 *common.work_inputs(),
                 common.areas_input(),
+                *common.adapter_inputs(),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The picture with the masked area painted anew.")],
         )
@@ -128,13 +135,14 @@ class RefineRegion(io.ComfyNode):
         working_size: int,
         feather: int,
         areas: str,
+        adapter: Any = None,
+        clip_vision: Any = None,
     ) -> io.NodeOutput:
-        """Returns the repaired picture."""
+        """Returns the repaired pictures."""
         node = "RefineRegion"
-        image, reference = common.one_picture(image, "image"), common.one_picture(reference_image, "reference_image")
-        stages = common.repair(node, model, vae, positive, context, working_size, feather)
+        stages = align_run.repair(node, model, vae, positive, (context, working_size, feather), adapter, clip_vision)
         sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)
-        mask = common.one_mask(mask, image)
-        for area in common.methods(node).artifacts(mask, stages.work, is_together=areas == common.TOGETHER):
-            image = stages.refine(image, area, reference, negative, strength, sampling)
-        return io.NodeOutput(image)
+        paint = align_run.methods(node).Paint(negative, strength, sampling)
+        cases = align_run.cases(node, image, mask, reference_image)
+        done = stages.repair(cases, areas == common.TOGETHER, None, paint)
+        return io.NodeOutput(torch.cat([repaired for repaired, _ in done]))

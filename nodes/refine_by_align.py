@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.patches.sampling import Sampling
 from . import align_inputs as common
+from . import align_run
 
 
 class RefineByAlign(io.ComfyNode):
@@ -41,6 +43,7 @@ class RefineByAlign(io.ComfyNode):
                 *common.work_inputs(),
                 common.areas_input(),
                 *common.align_inputs(),
+                *common.adapter_inputs(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The repaired picture."),
@@ -75,17 +78,26 @@ class RefineByAlign(io.ComfyNode):
         margin: float,
         minimum_contrast: float,
         reference_mask: Tensor | None = None,
+        adapter: Any = None,
+        clip_vision: Any = None,
     ) -> io.NodeOutput:
-        """Returns the repaired picture and what was found in the reference."""
+        """Returns the repaired pictures and what was found in the reference."""
         node = "RefineByAlign"
-        image, reference = common.one_picture(image, "image"), common.one_picture(reference_image, "reference_image")
-        stages = common.repair(node, model, vae, positive, context, working_size, feather)
-        look = common.look(model, timesteps, layers, seed, node)
-        run, where = common.methods(node), common.searched(reference_mask)
-        finding = run.Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
-        sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)
-        found = run.artifacts(common.one_mask(mask, image), stages.work, is_together=areas == common.TOGETHER)
-        image, matches = stages.repair(image, found, reference, where, look, finding, negative, strength, sampling)
-        heat, places, matched, warning = run.summary(matches, reference)
-        common.log_warning(node, warning)
-        return io.NodeOutput(image, heat, [asdict(match.box) for match in matches], places, matched, warning)
+        stages = align_run.repair(node, model, vae, positive, (context, working_size, feather), adapter, clip_vision)
+        search = align_run.search(node, model, (timesteps, layers, seed), (threshold, margin, minimum_contrast))
+        run, cases = align_run.methods(node), align_run.cases(node, image, mask, reference_image, reference_mask)
+        paint = run.Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
+        done = stages.repair(cases, areas == common.TOGETHER, search, paint)
+        found = [run.summary(matches, case.reference) for case, (_, matches) in zip(cases, done, strict=True)]
+        heats, places, matched, warnings = zip(*found, strict=True)
+        boxes = [[asdict(match.box) for match in matches] for _, matches in done]
+        warning = align_run.joined(warnings)
+        align_run.log_warning(node, warning)
+        return io.NodeOutput(
+            torch.cat([repaired for repaired, _ in done]),
+            torch.cat(heats),
+            boxes[0] if len(boxes) == 1 else boxes,
+            torch.cat(places),
+            all(matched),
+            warning,
+        )

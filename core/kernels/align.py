@@ -101,3 +101,21 @@ def mean_map(maps: Sequence[Tensor]) -> Tensor:
     size = max((tuple(one.shape[-2:]) for one in maps), key=lambda grid: grid[0] * grid[1])
     fine = [F.interpolate(one.unsqueeze(0), size, mode="bilinear", align_corners=False)[0] for one in maps]
     return torch.stack(fine).mean(0)
+
+
+def completion_loss(predicted: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
+    """The denoising loss of an object that is completed where a mask is 1, the objective of both modes.
+
+    Args:
+        predicted, noise: (B, C, h, w).
+        mask: (B, 1, h, w), 0 and 1, each with something in it.
+
+    Returns:
+        scalar, the mean over samples of the mean over the masked numbers of each.
+
+    Note:
+        The paper's page does not say where the loss is taken. Outside of the mask the sampler keeps the picture, so
+        nothing is learnt for it.
+    """
+    error = (predicted - noise).square().mean(1, keepdim=True) * mask
+    return (error.flatten(1).sum(1) / mask.flatten(1).sum(1)).mean()

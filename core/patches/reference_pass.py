@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import comfy.sampler_helpers
 import comfy.samplers
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..blocks import Block, Layer
 from ..kernels.masks import covered_tokens
-from .self_attention import Chunk, Handler, Options, SelfAttentionCall, route_self_attention
+from .self_attention import Chunk, Options, SelfAttentionCall
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -269,19 +269,19 @@ class ReferencePass:
         return self._encoded[role]
 
 
-Route = Callable[[Options, Handler], Options]
+HandlerT = TypeVar("HandlerT")
 
 
 def forward_through(
-    executor: Callable[..., Tensor], handle: Handler, route: Route = route_self_attention
+    executor: Callable[..., Tensor], handle: HandlerT, route: Callable[[Options, HandlerT], Options]
 ) -> Callable[..., Tensor]:
-    """A forward pass of the host with its self-attentions routed through a handler.
+    """A forward pass of the host with its attentions routed through a handler.
 
     A recording pass ends inside the handler; its prediction is of no use, so zeros stand for it.
 
     Args:
         executor: of an APPLY_MODEL or DIFFUSION_MODEL wrapper: both take x first and transformer_options sixth.
-        handle: computes the self-attentions.
+        handle: computes the attentions.
         route: puts the handler into transformer_options, as the model's family needs it.
     """
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import comfy.sample
 import comfy.samplers
-import comfy.utils
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -30,18 +30,24 @@ class Sampling:
 
 
 def sampled(
-    model: ModelPatcher, positive: list[Any], negative: list[Any], latent: Tensor, mask: Tensor, sampling: Sampling
+    model: ModelPatcher,
+    positive: list[Any],
+    negative: list[Any],
+    latent: Tensor,
+    mask: Tensor,
+    sampling: Sampling,
+    progress: Callable[[int], object],
 ) -> Tensor:
-    """Paints a latent anew where a mask is 1, with progress.
+    """Paints a latent anew where a mask is 1.
 
     Args:
         latent: (B, C, h, w).
         mask: (1, 1, h, w).
+        progress: is told of each step.
     """
-    progress = comfy.utils.ProgressBar(sampling.steps)
 
-    def callback(step: int, _denoised: Tensor, _x: Tensor, total: int) -> None:
-        progress.update_absolute(step + 1, total)
+    def callback(_step: int, _denoised: Tensor, _x: Tensor, _total: int) -> None:
+        progress(1)
 
     return comfy.sample.sample(
         model, comfy.sample.prepare_noise(latent, sampling.seed), sampling.steps, sampling.cfg, sampling.sampler_name,

@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from refattention.core.models.base import fingerprint
+from refattention.core.models.refine_align import Origin, TrainedAdapter, new_network, save_adapter, trained_weights
+from refattention.core.patches.unet import family
+from refattention_demo import vision
+from refattention_demo.loading import load
 
 from demo_host import load_workflow, set_inputs
 from host import HeadlessHost, WorkflowError
@@ -16,11 +21,13 @@ Workflow = dict[str, Any]
 FEATHER = 8
 
 
+SMALL = {"working_size": 128, "steps": 2, "minimum_contrast": 0.0, "layers": "output.10, output.11"}
+
+
 @pytest.fixture
 def repair() -> Workflow:
     """The published workflow at a small working size, accepting any place."""
-    small = {"working_size": 128, "steps": 2, "minimum_contrast": 0.0, "layers": "output.10, output.11"}
-    return set_inputs(load_workflow("refine_by_align"), "RefineByAlign", **small)
+    return set_inputs(load_workflow("refine_by_align"), "RefineByAlign", **SMALL)
 
 
 def run(host: HeadlessHost, workflow: Workflow) -> np.ndarray:
@@ -30,11 +37,34 @@ def run(host: HeadlessHost, workflow: Workflow) -> np.ndarray:
         return np.asarray(picture.convert("RGB")).astype(int)
 
 
+@pytest.fixture
+def trained(host: HeadlessHost) -> Workflow:
+    """The published workflow for an adapter, and an untrained one for the demo models under its name."""
+    model, *_ = load("sd15")
+    width, size = vision.WIDTH, vision.PATCH * round(vision.PATCHES**0.5)
+    weights = trained_weights(new_network(model, width, 0), model.model.diffusion_model.state_dict(), model)
+    origin = Origin(family(model), fingerprint(model), width, size, {})
+    workflow = load_workflow("refine_trained")
+    (name,) = [n["inputs"]["adapter_name"] for n in workflow.values() if n["class_type"] == "RefineAlignLoad"]
+    save_adapter(TrainedAdapter(weights, origin), host.base / "models" / "model_patches" / name)
+    return set_inputs(workflow, "RefineByAlign", **SMALL)
+
+
+def test_with_an_adapter_too(host: HeadlessHost, repair: Workflow, trained: Workflow) -> None:
+    painted = run(host, trained)
+    check_only_the_artifact_changed(host, painted)
+    assert (painted != run(host, set_inputs(repair, "RefineByAlign", strength=1.0))).any()
+
+
 def test_only_the_artifact_is_painted_anew(host: HeadlessHost, repair: Workflow) -> None:
+    check_only_the_artifact_changed(host, run(host, repair))
+
+
+def check_only_the_artifact_changed(host: HeadlessHost, painted: np.ndarray) -> None:
     with Image.open(host.base / "input" / "garbled_cup.png") as file:
         before = np.asarray(file).astype(int)
     rows, columns = np.nonzero(before[..., 3] == 0)
-    changed = (run(host, repair) != before[..., :3]).any(-1)
+    changed = (painted != before[..., :3]).any(-1)
     assert changed[before[..., 3] == 0].mean() > 0.9
     changed[rows.min() - FEATHER : rows.max() + 1 + FEATHER, columns.min() - FEATHER : columns.max() + 1 + FEATHER] = 0
     assert not changed.any()

@@ -82,3 +82,16 @@ def test_mean_map_is_on_the_finest_grid() -> None:
     coarse, fine = torch.tensor([[[0.0, 4.0]]]), torch.ones(1, 2, 4)
     want = (torch.tensor([0.0, 1.0, 3.0, 4.0]) + 1) / 2
     assert torch.allclose(align.mean_map([coarse, fine]), want.expand(1, 2, 4))
+
+
+def test_completion_counts_masked_places_of_each_sample_alike() -> None:
+    generator = torch.Generator().manual_seed(2)
+    predicted, noise = torch.randn(2, 3, 4, 5, 6, generator=generator)
+    mask = (torch.rand(3, 1, 5, 6, generator=generator) > 0.6).float()
+    samples = []
+    for sample in range(3):
+        places = [(y, x) for y in range(5) for x in range(6) if mask[sample, 0, y, x]]
+        errors = [(predicted[sample, :, y, x].double() - noise[sample, :, y, x].double()) ** 2 for y, x in places]
+        samples.append(torch.stack(errors).mean())
+    assert len({int(one.sum()) for one in mask}) > 1
+    assert align.completion_loss(predicted, noise, mask).item() == pytest.approx(torch.stack(samples).mean().item())

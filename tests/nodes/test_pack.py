@@ -35,6 +35,7 @@ NODE_IDS = {
     "RefineByAlign",
     "RefineAlign",
     "RefineRegion",
+    "RefineAlignLoad",
     "AttentionProbe",
 }
 

@@ -166,10 +166,12 @@ def test_each_widget_has_its_effect() -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"image": picture(20, 20, 1).expand(2, -1, -1, -1)}, "image holds 2 pictures, but one is needed"),
-        ({"reference_image": picture(20, 20, 1).expand(3, -1, -1, -1)}, "reference_image holds 3 pictures"),
-        ({"mask": torch.ones(2, 9, 9)}, "mask holds 2 masks for one picture"),
-        ({"reference_mask": torch.zeros(1, 9, 9)}, "reference_mask holds 1 masks, 0 of them not black"),
+        ({"reference_image": picture(20, 20, 1).expand(3, -1, -1, -1)}, "reference_image is a batch of 3, but image"),
+        ({"mask": torch.ones(2, 9, 9)}, "mask is a batch of 2, but image is one of 1. Give one for all pictures"),
+        ({"reference_mask": torch.ones(2, 9, 9)}, "reference_mask is a batch of 2"),
+        ({"reference_mask": torch.zeros(1, 9, 9)}, "reference_mask has nothing white"),
+        ({"adapter": object()}, "adapter is connected, but clip_vision is not"),
+        ({"clip_vision": object()}, "clip_vision is connected, but adapter is not"),
         ({"timesteps": "1000"}, "timesteps is '1000', but needs whole numbers from 0 to 999"),
         ({"timesteps": ""}, "timesteps is ''"),
         ({"layers": "output.99"}, "layers names 'output.99', which has no self-attention in this DemoSD15 model"),
@@ -179,3 +181,9 @@ def test_each_widget_has_its_effect() -> None:
 def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(RefineByAlign, **inputs)
+
+
+def test_aligning_alone_takes_one_picture() -> None:
+    for name in ("image", "reference_image"):
+        with pytest.raises(ValueError, match=f"{name} holds 2 pictures, but one is needed"):
+            run(RefineAlign, **{name: picture(20, 20, 1).expand(2, -1, -1, -1)})

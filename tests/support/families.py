@@ -213,7 +213,11 @@ VIDEO = [name for name, family in FAMILIES.items() if family.frames > 1]
 
 @functools.cache
 def _random_model(name: str) -> ModelPatcher:
-    family = FAMILIES[name]
+    return built(FAMILIES[name])
+
+
+def built(family: TinyFamily) -> ModelPatcher:
+    """A model of a family with plain random weights."""
     config = getattr(comfy.supported_models, family.host_class)(dict(family.config))
     config.unet_config.update(family.config)  # the class may have put the sizes of the real model there
     config.sampling_settings = {**config.sampling_settings, **family.sampling}

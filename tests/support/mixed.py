@@ -13,7 +13,7 @@ from demo_host import API_WORKFLOWS, load_workflow
 from host import HeadlessHost
 
 Workflow = dict[str, Any]
-NEED_OTHER_MODELS = {"refdrop_flux", "refdrop_svd", "refdrop_wan", "p3s_trained"}
+NEED_OTHER_MODELS = {"refdrop_flux", "refdrop_svd", "refdrop_wan", "p3s_trained", "refine_trained"}
 RUN_ONCE = {"deadiff_extract"}  # never writes over its file
 NAMES = sorted({path.stem for path in API_WORKFLOWS.glob("*.json")} - NEED_OTHER_MODELS - RUN_ONCE)
 PICTURES = 4  # times smaller

@@ -1,6 +1,7 @@
 """The trainable part of P3S-Diffusion (arXiv 2412.19533): encoder, simplified copy of the U-Net, zero convolutions."""
 
-from .adapter import Origin, TrainedAdapter, fingerprint, for_model, new_adapter, trainable, trained_weights
+from ..base import fingerprint
+from .adapter import Origin, TrainedAdapter, for_model, new_adapter, trainable, trained_weights
 from .files import load_adapter, save_adapter
 
 __all__ = [

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_patcher
 import comfy.ops
 import torch
 from torch import Tensor
 
+from ..base import managed, require_base, storage_dtype, unet_weights
 from ..checkpoint import check, shapes
 from .network import P3SNetwork, initialise
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-
-PREFIX = "diffusion_model."
-SAMPLES = 256  # numbers of a weight that go into the fingerprint
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ def new_adapter(model: ModelPatcher, vision_width: int, seed: int) -> ModelPatch
     """
     network = _network(model, vision_width, dtype=storage_dtype(model), device=model.offload_device)
     initialise(network, unet_weights(model), seed)
-    return _managed(model, network)
+    return managed(model, network)
 
 
 def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> ModelPatcher:
@@ -80,22 +75,13 @@ def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> Mode
         RuntimeError: it was trained for another family, or its weights do not fit the model.
     """
     origin = adapter.origin
-    if origin.family != family:
-        raise RuntimeError(
-            f"The adapter of '{origin.class_word}' was trained for a {origin.family} model, but this is a {family} "
-            "model. Connect a model of that family."
-        )
-    if origin.base != fingerprint(model):
-        logging.getLogger(__name__).warning(
-            "The adapter of '%s' was trained with another %s model than this one; the subject may be less alike.",
-            origin.class_word,
-            family,
-        )
+    who = f"The adapter of '{origin.class_word}'"
+    require_base(model, family, (origin.family, origin.base), who, "the subject may be less alike")
     network = _network(model, origin.vision_width, device="meta")
-    check(shapes(adapter.weights), shapes(network.state_dict()), f"The adapter of '{origin.class_word}'")
+    check(shapes(adapter.weights), shapes(network.state_dict()), who)
     dtype = storage_dtype(model)
     network.load_state_dict({name: weight.to(dtype) for name, weight in adapter.weights.items()}, assign=True)
-    return _managed(model, network)
+    return managed(model, network)
 
 
 def trainable(model: ModelPatcher, vision_width: int, seed: int) -> P3SNetwork:
@@ -111,38 +97,7 @@ def trained_weights(network: P3SNetwork, model: ModelPatcher) -> dict[str, Tenso
     return {name: weight.detach().to("cpu", dtype, copy=True) for name, weight in network.state_dict().items()}
 
 
-def storage_dtype(model: ModelPatcher) -> torch.dtype:
-    """The type of an adapter's weights: the model's own, unless that is a quantised one."""
-    dtype = model.model.get_dtype()
-    return dtype if dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float16
-
-
-def unet_weights(model: ModelPatcher) -> dict[str, Tensor]:
-    """The weights of a model's U-Net by their names in it."""
-    return {name.removeprefix(PREFIX): weight for name, weight in model.model_state_dict(PREFIX).items()}
-
-
-def fingerprint(model: ModelPatcher) -> str:
-    """Tells U-Nets apart by some numbers of each weight; neither the type they are held in nor a LoRA matters."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(unet_weights(model).items()):
-        # What the host set aside while the model is loaded with a LoRA.
-        original = model.backup[PREFIX + name].weight if PREFIX + name in model.backup else weight
-        flat = original.detach().flatten()
-        chosen = flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].cpu().to(torch.bfloat16)
-        digest.update(f"{name} {tuple(original.shape)}".encode())
-        digest.update(chosen.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _network(model: ModelPatcher, vision_width: int, operations: Any = None, **placed: Any) -> P3SNetwork:
     base = model.model
     operations = operations or comfy.ops.pick_operations(base.get_dtype(), base.manual_cast_dtype)
     return P3SNetwork(base.model_config.unet_config, vision_width, operations, **placed)
-
-
-def _managed(model: ModelPatcher, network: P3SNetwork) -> ModelPatcher:
-    network.eval().requires_grad_(False)
-    return comfy.model_patcher.CoreModelPatcher(
-        network, load_device=model.load_device, offload_device=model.offload_device
-    )

@@ -1,12 +1,10 @@
-"""Adapters as files: safetensors, with where they come from beside the weights."""
+"""Adapters as files."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 
-from .. import checkpoint
+from .. import adapter_files
 from .adapter import Origin, TrainedAdapter
 
 KEY = "refattention.p3s"
@@ -18,7 +16,7 @@ def save_adapter(adapter: TrainedAdapter, path: str | Path) -> None:
     Raises:
         RuntimeError: the folder cannot be written to, or the disk is full.
     """
-    checkpoint.save(adapter.weights, path, {KEY: json.dumps(dataclasses.asdict(adapter.origin))})
+    adapter_files.save(adapter.weights, adapter.origin, path, KEY)
 
 
 def load_adapter(path: str | Path) -> TrainedAdapter:
@@ -27,12 +25,4 @@ def load_adapter(path: str | Path) -> TrainedAdapter:
     Raises:
         RuntimeError: the file is damaged or no adapter of P3S.
     """
-    weights, text = checkpoint.load(path), checkpoint.load_metadata(path).get(KEY)
-    try:
-        origin = Origin(**json.loads(text or "null"))
-    except (TypeError, ValueError) as error:
-        raise RuntimeError(
-            f"{Path(path).name} is no P3S adapter: it does not say what it was trained for. Choose a file that P3S "
-            "Save wrote."
-        ) from error
-    return TrainedAdapter(weights, origin)
+    return TrainedAdapter(*adapter_files.load(path, KEY, Origin, "P3S", "a file that P3S Save wrote"))

@@ -11,13 +11,13 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ...blocks import Layer
+from ...blocks import Block, Layer
 from ...kernels.align import attention_to_reference
 from ...kernels.flow import AttentionLayer
 from ...kernels.masks import covered_tokens
 from ..evaluation import evaluate_once, other_seed
-from ..reference_pass import IS_REFERENCE_PASS, PICTURE_KEYS, ReferenceRecorded, forward_through
-from ..self_attention import Handler, SelfAttentionCall
+from ..reference_pass import IS_REFERENCE_PASS, PICTURE_KEYS, HandlerT, ReferenceRecorded, forward_through
+from ..self_attention import Handler, Options, SelfAttentionCall, route_self_attention
 from ..unet import require_image_unet, self_attention_layers
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ SAMPLER_KEYS = PICTURE_KEYS | {"start_percent", "end_percent"}
 
 See = Callable[[int, Layer, AttentionLayer], None]
 Groups = Callable[[tuple[int, int]], Tensor]
+Maps = dict[tuple[int, Layer], Tensor]  # by timestep and layer
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ def observe(
     """
     layers = self_attention_layers(require_image_unet(model, node))
     wanted = [place for place in layers if place in look.layers]
-    text, options = positive[0]
-    prompt = [[text, {key: value for key, value in options.items() if key not in SAMPLER_KEYS}]]
+    prompt = [[positive[0][0], of_whole_picture(positive)]]
     keys: dict[Layer, tuple[Tensor, tuple[int, int]]] = {}
 
     def record(place: Layer, call: SelfAttentionCall) -> None:
@@ -81,7 +81,8 @@ def observe(
 
         for latent, seed, act in ((reference, other_seed(look.seed), record), (samples, look.seed, compare)):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            evaluate_once(_watched(model, _reading(wanted, act, node)), prompt, latent, timestep, seed)
+            reading = watched(model, _reading(wanted, act, node), route_self_attention)
+            evaluate_once(reading, prompt, latent, timestep, seed)
 
 
 def attention_maps(
@@ -93,7 +94,7 @@ def attention_maps(
     groups: Groups,
     node: str,
     reference_mask: Tensor | None = None,
-) -> dict[tuple[int, Layer], Tensor]:
+) -> Maps:
     """Maps over the reference of what groups of queries attend to, one for each timestep and layer.
 
     Args:
@@ -104,23 +105,47 @@ def attention_maps(
     Returns:
         (P, h', w') float32 on the CPU, by timestep and layer. 1 is what even attention gives every key.
     """
-    maps: dict[tuple[int, Layer], Tensor] = {}
+    maps: Maps = {}
 
     def see(timestep: int, place: Layer, layer: AttentionLayer) -> None:
-        weights = groups(layer.grid)
-        rows, columns = layer.reference_grid
-        tokens = (
-            torch.arange(rows * columns)
-            if reference_mask is None
-            else covered_tokens(reference_mask, layer.reference_grid)
-        )
-        visible = replace(layer, k=layer.k[:, tokens.to(layer.k.device)])
-        seen = torch.zeros(len(weights), rows * columns)
-        seen[:, tokens] = attention_to_reference(visible, weights).cpu() * len(tokens)
-        maps[timestep, place] = seen.unflatten(-1, (rows, columns))
+        maps[timestep, place] = map_of(layer, groups(layer.grid), reference_mask)
 
     observe(model, positive, samples, reference, look, see, node)
     return maps
+
+
+def map_of(layer: AttentionLayer, groups: Tensor, reference_mask: Tensor | None) -> Tensor:
+    """Maps over the reference of one layer, as `attention_maps` gives them.
+
+    Args:
+        groups: (P, h * w), weights of the queries.
+    """
+    rows, columns = layer.reference_grid
+    tokens = torch.arange(rows * columns)
+    if reference_mask is not None:
+        tokens = covered_tokens(reference_mask, layer.reference_grid)
+    visible = replace(layer, k=layer.k[:, tokens.to(layer.k.device)])
+    seen = torch.zeros(len(groups), rows * columns)
+    seen[:, tokens] = attention_to_reference(visible, groups).cpu() * len(tokens)
+    return seen.unflatten(-1, (rows, columns))
+
+
+def of_whole_picture(positive: list[Any]) -> dict[str, Any]:
+    """What the first entry of a prompt carries beside its text, without what a sampler limits it to."""
+    return {key: value for key, value in positive[0][1].items() if key not in SAMPLER_KEYS}
+
+
+def require_whole(block: Block, grid: tuple[int, int], tokens: int, node: str) -> None:
+    """Checks that a layer sees as many tokens as its grid has.
+
+    Raises:
+        RuntimeError: another patch left fewer.
+    """
+    if grid[0] * grid[1] != tokens:
+        raise RuntimeError(
+            f"{node} needs the {grid[0] * grid[1]} tokens of block {block} in one piece, but another patch left "
+            f"{tokens} of them. Remove token merging or HyperTile."
+        )
 
 
 def _reading(wanted: list[Layer], act: Callable[[Layer, SelfAttentionCall], None], node: str) -> Handler:
@@ -129,12 +154,8 @@ def _reading(wanted: list[Layer], act: Callable[[Layer, SelfAttentionCall], None
     def handle(call: SelfAttentionCall) -> Tensor:
         place = call.block, call.depth
         if place in wanted:
-            tokens = call.grid[0] * call.grid[1]
-            if not tokens == call.q.shape[1] == call.k.shape[1]:
-                raise RuntimeError(
-                    f"{node} needs the {tokens} tokens of block {call.block} in one piece, but another patch left "
-                    f"{call.q.shape[1]} of them. Remove token merging or HyperTile."
-                )
+            for each in (call.q, call.k):
+                require_whole(call.block, call.grid, each.shape[1], node)
             act(place, call)
         if place == wanted[-1]:
             raise ReferenceRecorded
@@ -143,11 +164,11 @@ def _reading(wanted: list[Layer], act: Callable[[Layer, SelfAttentionCall], None
     return handle
 
 
-def _watched(model: ModelPatcher, handle: Handler) -> ModelPatcher:
-    """A clone whose self-attentions go through the handler, and which methods that look at references leave alone."""
+def watched(model: ModelPatcher, handle: HandlerT, route: Callable[[Options, HandlerT], Options]) -> ModelPatcher:
+    """A clone whose attentions go through the handler, and which methods that look at references leave alone."""
 
     def apply_model(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
-        return forward_through(executor, handle)(*args, **kwargs)
+        return forward_through(executor, handle, route)(*args, **kwargs)
 
     watched = model.clone()
     watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model)

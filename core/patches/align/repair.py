@@ -3,26 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
+import comfy.utils
 import torch
 from torch import Tensor
 
 from ...alignment import Box, Finding, Match, find, heat_picture
-from ...blocks import SKIP_FIRST_OUTPUT, select
-from ...kernels.align import group_of_mask, mean_map
-from ...repair import Artifact, Work, artifacts, latent_mask, paste, scaled
-from ..evaluation import other_seed
-from ..refdrop import Guide, Reference, add_guide
+from ...kernels.align import mean_map
+from ...repair import Artifact, Case, Work, artifacts, latent_mask, paste, scaled
 from ..sampling import Sampling, sampled
-from ..unet import family, require_image_unet, self_attention_blocks
-from .observe import Look, attention_maps
+from .back_ends import BackEnd, CrossAttention, Scene, SelfAttention
+from .observe import Look
 
-__all__ = ["Box", "Finding", "Repair", "Work", "artifacts", "summary"]
+__all__ = [
+    "Box",
+    "Case",
+    "CrossAttention",
+    "Finding",
+    "Paint",
+    "Repair",
+    "Search",
+    "SelfAttention",
+    "Work",
+    "artifacts",
+    "summary",
+]
 
-if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
+
+@dataclass(frozen=True)
+class Search:
+    """How the place in the reference is found.
+
+    Attributes:
+        look: how the map is made.
+        finding: how the place is found in it.
+    """
+
+    look: Look
+    finding: Finding
+
+
+@dataclass(frozen=True, eq=False)
+class Paint:
+    """How an artifact is painted anew.
+
+    Attributes:
+        negative: the prompt of what not to paint.
+        strength: of the reference; 0 paints without it.
+        sampling: as in KSampler.
+    """
+
+    negative: list[Any]
+    strength: float
+    sampling: Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,93 +65,77 @@ class Repair:
     """What both stages need.
 
     Attributes:
-        model: SD1.5, SD2 or SDXL.
+        back_end: how the model is shown the reference.
         encode: (1, H, W, 3) in [0, 1] -> (1, C, H / 8, W / 8).
         decode: the way back.
-        positive: the prompt.
         work: how windows are chosen and worked on.
-        node: for messages.
     """
 
-    model: ModelPatcher
+    back_end: BackEnd
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
-    positive: list[Any]
     work: Work
-    node: str
 
-    def align(
-        self,
-        image: Tensor,
-        artifact: Artifact,
-        reference: Tensor,
-        reference_mask: Tensor | None,
-        look: Look,
-        finding: Finding,
-    ) -> Match:
-        """The alignment stage.
-
-        Args:
-            image: (1, H, W, 3).
-            reference: (1, H', W', 3).
-            reference_mask: (h, w) of any size, where in the reference is searched; None is everywhere.
-        """
-        window = artifact.window
-        mask = window.cut(artifact.region.unsqueeze(0))[0]
-        samples, other = (self.encode(scaled(each, self.work.size)) for each in (window.cut(image), reference))
-
-        def queries(grid: tuple[int, int]) -> Tensor:
-            return group_of_mask(mask, grid)
-
-        maps = attention_maps(self.model, self.positive, samples, other, look, queries, self.node, reference_mask)
-        return find(mean_map(list(maps.values()))[0], (reference.shape[1], reference.shape[2]), finding)
+    def align(self, case: Case, artifact: Artifact, search: Search) -> Match:
+        """The alignment stage."""
+        reference = scaled(case.reference, self.work.size)
+        maps = self.back_end.maps(self._scene(case.image, artifact), reference, case.searched, search.look)
+        size = case.reference.shape[1], case.reference.shape[2]
+        return find(mean_map(list(maps.values()))[0], size, search.finding)
 
     def refine(
-        self, image: Tensor, artifact: Artifact, crop: Tensor, negative: list[Any], strength: float, sampling: Sampling
+        self, image: Tensor, artifact: Artifact, crop: Tensor, paint: Paint, progress: Callable[[int], object]
     ) -> Tensor:
-        """The refinement stage: RefDrop's guidance by the crop, inside the mask.
+        """The refinement stage.
 
         Args:
             image: (1, H, W, 3).
             crop: (1, h, w, 3), the place in the reference.
-            strength: of the guidance; 0 paints without a reference.
+            progress: is told of each step.
 
         Returns:
             (1, H, W, 3), equal to image where the artifact's weight is 0.
         """
-        window = scaled(artifact.window.cut(image), self.work.size)
-        mask = latent_mask(artifact, window)
-        reference = Reference(self.encode(scaled(crop, self.work.size)), None, other_seed(sampling.seed))
-        blocks = list(self_attention_blocks(require_image_unet(self.model, self.node)))
-        chosen = select(SKIP_FIRST_OUTPUT, "", blocks, family(self.model))
-        guided = add_guide(self.model, Guide(strength, chosen, reference, mask=mask[0]))
-        latent = sampled(guided, self.positive, negative, self.encode(window), mask, sampling)
+        scene, sampling = self._scene(image, artifact), paint.sampling
+        guided = self.back_end.guided(
+            scene, scaled(crop, self.work.size), paint.negative, paint.strength, sampling.seed
+        )
+        latent = sampled(*guided, self.encode(scene.picture), scene.mask, sampling, progress)
         return paste(image, self.decode(latent).cpu().float()[..., :3], artifact)
 
     def repair(
-        self,
-        image: Tensor,
-        areas: Sequence[Artifact],
-        reference: Tensor,
-        reference_mask: Tensor | None,
-        look: Look,
-        finding: Finding,
-        negative: list[Any],
-        strength: float,
-        sampling: Sampling,
-    ) -> tuple[Tensor, list[Match]]:
-        """Both stages for each artifact in turn; one without a match is left as it is.
+        self, cases: Sequence[Case], is_together: bool, search: Search | None, paint: Paint
+    ) -> list[tuple[Tensor, list[Match]]]:
+        """Both stages for each artifact of each picture in turn; one without a match is left as it is.
+
+        Args:
+            is_together: whether separate areas of a mask are one artifact.
+            search: None takes the whole reference as the place.
 
         Returns:
-            (1, H, W, 3), and what was found for each artifact.
+            (1, H, W, 3) of each picture, and what was found for each of its artifacts.
         """
-        matches = []
-        for artifact in areas:
-            match = self.align(image, artifact, reference, reference_mask, look, finding)
-            if match.is_match:
-                image = self.refine(image, artifact, match.box.cut(reference), negative, strength, sampling)
-            matches.append(match)
-        return image, matches
+        areas = [artifacts(case.mask, self.work, is_together) for case in cases]
+        progress = comfy.utils.ProgressBar(paint.sampling.steps * sum(map(len, areas)))
+        done = []
+        for case, found in zip(cases, areas, strict=True):
+            image, matches = case.image, list[Match]()
+            for artifact in found:
+                match = search and self.align(replace(case, image=image), artifact, search)
+                if match:
+                    matches.append(match)
+                if match and not match.is_match:
+                    progress.update(paint.sampling.steps)
+                else:
+                    crop = match.box.cut(case.reference) if match else case.reference
+                    image = self.refine(image, artifact, crop, paint, progress.update)
+            done.append((image, matches))
+        return done
+
+    def _scene(self, image: Tensor, artifact: Artifact) -> Scene:
+        picture = scaled(artifact.window.cut(image), self.work.size)
+        region = artifact.window.cut(artifact.region.unsqueeze(0))[0]
+        return Scene(picture, region, latent_mask(artifact, picture))
 
 
 def summary(matches: Sequence[Match], reference: Tensor) -> tuple[Tensor, Tensor, bool, str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...kernels.p3s import nonzero_tokens, on_grid
 from ...p3s import FeaturesOf
 from ..reference_pass import forward_through
-from ..self_attention import Options, SelfAttentionCall
+from ..self_attention import Options, SelfAttentionCall, route_self_attention
 from ..unet import self_attention_layers
 from .injection import Adapter
 from .run import P3SRun
@@ -79,7 +79,8 @@ class Reading:
         hidden = Trained(features, executor.class_obj, self._adapter.identity_at_zero)
         injecting = self._run.injecting(hidden, self._epsilon)
         options = with_cross(transformer_options, features, self._epsilon)
-        return forward_through(executor, injecting.handle)(x, timesteps, context, y, control, options, **kwargs)
+        forward = forward_through(executor, injecting.handle, route_self_attention)
+        return forward(x, timesteps, context, y, control, options, **kwargs)
 
 
 def with_cross(options: Options, features: FeaturesOf, epsilon: float) -> Options:

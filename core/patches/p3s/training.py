@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from ...kernels.p3s import MEAN, attention_consistency
 from ...p3s import FeaturesOf
+from ..blockwise import checkpointed, differentiable
+from ..frozen import Noised, Prompt, frozen_copy, plain
 from ..self_attention import Options, route_self_attention
-from .blockwise import checkpointed, differentiable
-from .frozen import Prompt, frozen_copy, plain
 from .maps import CrossMaps
 from .run import Injecting, Subject
 from .trained import Trained, with_cross
@@ -164,21 +164,16 @@ class Trainer:
 
     def losses(self, batch: Batch) -> Losses:
         """What a batch costs."""
-        sigma = self._sampling.sigma(batch.timesteps).to(self._device, torch.float32)[:, None, None, None]
-        noise = batch.noise.to(self._device)
-        x = self._sampling.noise_scaling(sigma, noise, self._pictures.latents[batch.targets].to(self._device))
-        entering = self._sampling.calculate_input(sigma, x).to(self._dtype)
-        timesteps = self._sampling.timestep(sigma.flatten()).float()
+        noise, latents = batch.noise.to(self._device), self._pictures.latents[batch.targets].to(self._device)
+        noised = Noised(self._sampling, latents, noise, batch.timesteps, self._dtype)
         context, y = self._texts(batch.dropped)
 
         copied = CrossMaps(self.network.unet, [copy for _, copy in self._pairs])
         original = CrossMaps(self._unet, [layer for layer, _ in self._pairs])
-        features = self._read(batch, timesteps, context, y, copied)
+        features = self._read(batch, noised.timesteps, context, y, copied)
         options = self._injection(batch, features, original)
-        out = self._evaluate(self._unet, entering, timesteps, context, y, None, options)
-        # The noise it stands for, whatever the model predicts.
-        predicted = (x - self._sampling.calculate_denoised(sigma, out.float(), x)) / sigma
-        return Losses(F.mse_loss(predicted, noise), self._consistency(copied, original))
+        out = self._evaluate(self._unet, noised.entering, noised.timesteps, context, y, None, options)
+        return Losses(F.mse_loss(noised.predicted(out), noise), self._consistency(copied, original))
 
     def _texts(self, dropped: Tensor) -> tuple[Tensor, Tensor | None]:
         """Context and y of a batch's pictures."""

@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from ..reference_pass import IS_REFERENCE_PASS, Recording, forward_through, shape_with_references
-from ..self_attention import Options
+from ..self_attention import Options, route_self_attention
 from .injection import NODE, Injection, check_injection
 from .run import Injecting, P3SRun, Recorded
 from .trained import Reading
@@ -131,7 +131,7 @@ def _diffusion_model(
     if is_active and isinstance(state, Reading):
         forward = partial(state.forward, executor)
     elif is_active and isinstance(state, (Recording, Injecting)):
-        forward = forward_through(executor, state.handle)
+        forward = forward_through(executor, state.handle, route_self_attention)
     return forward(x, timesteps, context, y, control, transformer_options, **kwargs)
 
 

@@ -55,6 +55,34 @@ def encode(model: ModelPatcher, conditioning: list[Any], latent: Tensor) -> Prom
     return Prompt(plain(encoded["c_crossattn"].cond.to(device)), y)
 
 
+class Noised:
+    """Pictures at noise levels of a model's schedule, as training shows them to its U-Net.
+
+    Args:
+        sampling: the host's `model_sampling` of the model.
+        latents, noise: (B, c, h, w) on one device.
+        timesteps: (B,) whole numbers.
+        dtype: of the U-Net.
+
+    Attributes:
+        entering: (B, c, h, w), what the U-Net is given.
+        timesteps: (B,), what it is told.
+    """
+
+    def __init__(self, sampling: Any, latents: Tensor, noise: Tensor, timesteps: Tensor, dtype: torch.dtype) -> None:
+        self._sampling = sampling
+        self._sigma = sampling.sigma(timesteps).to(latents.device, torch.float32)[:, None, None, None]
+        self._x = sampling.noise_scaling(self._sigma, noise, latents)
+        self.entering: Tensor = sampling.calculate_input(self._sigma, self._x).to(dtype)
+        self.timesteps: Tensor = sampling.timestep(self._sigma.flatten()).float()
+
+    def predicted(self, out: Tensor) -> Tensor:
+        """The noise that an output of the U-Net stands for, whatever the model predicts."""
+        denoised = self._sampling.calculate_denoised(self._sigma, out.float(), self._x)
+        noise: Tensor = (self._x - denoised) / self._sigma
+        return noise
+
+
 def plain(tensor: Tensor) -> Tensor:
     """A copy that can be part of a gradient's graph, which what the host's nodes make cannot."""
     return tensor.detach().clone()

@@ -1,0 +1,49 @@
+"""Trained adapters as files: safetensors, with where they come from beside the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from . import checkpoint
+
+OriginT = TypeVar("OriginT")
+
+
+def save(weights: dict[str, Tensor], origin: Any, path: str | Path, key: str) -> None:
+    """Writes an adapter.
+
+    Args:
+        origin: a dataclass of what JSON can hold.
+        key: of the file's metadata that holds it.
+
+    Raises:
+        RuntimeError: the folder cannot be written to, or the disk is full.
+    """
+    checkpoint.save(weights, path, {key: json.dumps(dataclasses.asdict(origin))})
+
+
+def load(
+    path: str | Path, key: str, origin: type[OriginT], method: str, advice: str
+) -> tuple[dict[str, Tensor], OriginT]:
+    """Reads an adapter.
+
+    Args:
+        key, origin: as it was saved, the class of the origin.
+        method: whose adapter it must be, for the message.
+        advice: what to choose instead, for the message: "a file that …".
+
+    Raises:
+        RuntimeError: the file is damaged or no adapter of the method.
+    """
+    weights, text = checkpoint.load(path), checkpoint.load_metadata(path).get(key)
+    try:
+        return weights, origin(**json.loads(text or "null"))
+    except (TypeError, ValueError) as error:
+        raise RuntimeError(
+            f"{Path(path).name} is no {method} adapter: it does not say what it was trained for. Choose {advice}."
+        ) from error
