@@ -11,10 +11,17 @@ from torch import Tensor
 
 from ..core.blocks import select_layers
 from ..core.patches.align import Look
-from ..core.patches.sampling import SAMPLERS, SCHEDULERS
 from ..core.patches.unet import family, require_image_unet, self_attention_layers
 from ..core.pictures.grid import binary_mask
-from .shared import mask_batch, needing_opencv, number_input, require_latent_of, seed_input
+from .shared import (
+    mask_batch,
+    needing_opencv,
+    number_input,
+    require_latent_of,
+    sampler_inputs,
+    seed_input,
+    step_inputs,
+)
 
 ONE_BY_ONE, TOGETHER = "one by one", "together"
 
@@ -220,10 +227,7 @@ def sampling_inputs() -> list[io.Input]:
             tooltip="How much the repaired area follows the reference. 0 paints without it.",
         ),
         seed_input("Seed of the noise, as in KSampler.", advanced=False, is_drawn_anew=True),
-        io.Int.Input("steps", default=30, min=1, max=10000, tooltip="Steps of the sampler, as in KSampler."),
-        io.Float.Input(
-            "cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Strength of the prompt, as in KSampler."
-        ),
+        *step_inputs(steps=30, cfg=5.0),
         io.Float.Input(
             "denoise",
             default=0.8,
@@ -232,12 +236,7 @@ def sampling_inputs() -> list[io.Input]:
             step=0.01,
             tooltip="How much of the area is painted anew. Lower keeps more of what is there.",
         ),
-        io.Combo.Input(
-            "sampler_name", options=SAMPLERS, default="euler", advanced=True, tooltip="Sampler, as in KSampler."
-        ),
-        io.Combo.Input(
-            "scheduler", options=SCHEDULERS, default="normal", advanced=True, tooltip="Scheduler, as in KSampler."
-        ),
+        *sampler_inputs(advanced=True),
     ]
 
 

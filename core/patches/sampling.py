@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,24 +28,43 @@ class Sampling:
     sampler_name: str
     scheduler: str
     denoise: float
+    sigmas: Tensor | None = None  # in place of steps, scheduler and denoise
 
 
 def sampled(
-    model: ModelPatcher, positive: list[Any], negative: list[Any], latent: Tensor, mask: Tensor, sampling: Sampling
+    model: ModelPatcher,
+    positive: list[Any],
+    negative: list[Any],
+    latent: Tensor,
+    mask: Tensor | None,
+    sampling: Sampling,
+    noise_numbers: list[int] | None = None,
 ) -> Tensor:
     """Paints a latent anew where a mask is 1, with progress.
 
     Args:
         latent: (B, C, h, w).
-        mask: (1, 1, h, w).
+        mask: (1, 1, h, w); None is everywhere.
+        noise_numbers: which of the seed's noises each sample gets; None is one after the other.
     """
     progress = comfy.utils.ProgressBar(sampling.steps)
 
     def callback(step: int, _denoised: Tensor, _x: Tensor, total: int) -> None:
         progress.update_absolute(step + 1, total)
 
+    noise = comfy.sample.prepare_noise(latent, sampling.seed, noise_numbers)
     return comfy.sample.sample(
-        model, comfy.sample.prepare_noise(latent, sampling.seed), sampling.steps, sampling.cfg, sampling.sampler_name,
-        sampling.scheduler, positive, negative, latent, denoise=sampling.denoise, noise_mask=mask, callback=callback,
+        model, noise, sampling.steps, sampling.cfg, sampling.sampler_name, sampling.scheduler, positive, negative,
+        latent, denoise=sampling.denoise, noise_mask=mask, sigmas=sampling.sigmas, callback=callback,
         disable_pbar=True, seed=sampling.seed,
     )  # fmt: skip
+
+
+def sampled_latent(
+    model: ModelPatcher, positive: list[Any], negative: list[Any], latent: Mapping[str, Any], sampling: Sampling
+) -> dict[str, Any]:
+    """KSampler's output for a latent in the host's form: empty ones get the shape that the model needs."""
+    ratios = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *(latent.get(each) for each in ratios))
+    out = sampled(model, positive, negative, samples, latent.get("noise_mask"), sampling, latent.get("batch_index"))
+    return {**{key: value for key, value in latent.items() if key not in ratios}, "samples": out}

@@ -30,9 +30,12 @@ def add_guide(model: ModelPatcher, guide: Guide) -> ModelPatcher:
     """Returns a clone of the model that follows the guide as well as those it already has.
 
     Raises:
-        ValueError: the guide is not valid, or the strengths of all guides sum up beyond [-1, 1].
+        ValueError: the guide is not valid or was recorded with another model, or the strengths of all guides sum up
+            beyond [-1, 1].
     """
     check_guide(guide)
+    if guide.recorded is not None:
+        guide.recorded.check(model, guide.blocks)
     patched = model.clone()
     if guide.is_off:
         return patched
@@ -104,7 +107,7 @@ def _calc_cond_batch(
 
     readings = {guide: run.readings[guide] for guide in guides if guide in run.readings}
     banks = {guide: each.look(executor, model, conds, sigma, recorded) for guide, each in readings.items()}
-    guiding = Guiding(run, guides, banks)
+    guiding = Guiding(run, guides, banks | run.recorded(guides, conds, sigma))
     out = executor(model, conds, x, timestep, _with_state(model_options, run, guiding))
     guiding.check_effect()
     return out
