@@ -136,11 +136,13 @@ def test_another_model_is_refused() -> None:
     recorded = record("sd15", tiny_latent("sd15"))
     with pytest.raises(ValueError, match="recorded with a SD15 model, but the connected one is Flux"):
         guided(tiny_model("flux"), recorded)
-    with pytest.raises(ValueError, match=r"another weights|other weights \(a LoRA\)"):
+    with pytest.raises(ValueError, match=r"recorded with other weights \(a LoRA\) than"):
         guided(lora(tiny_model("sd15")), recorded)
+    with pytest.raises(ValueError, match="recorded with other weights"):
+        run("sd15", lora(guided(tiny_model("sd15"), recorded)), tiny_latent("sd15"))
     other = tiny_model("sd15")
     other.model = type(other.model)(other.model.model_config)
-    with pytest.raises(ValueError, match="another checkpoint"):
+    with pytest.raises(ValueError, match="recorded with another checkpoint than"):
         guided(other, recorded)
 
 

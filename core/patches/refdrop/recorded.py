@@ -115,13 +115,13 @@ class Recorded:
         """
         if self._family != family(model):
             raise ValueError(
-                f"cache was recorded with a {self._family} model, but the connected one is {family(model)}."
-                " Record with the model that is to be guided."
+                f"cache was recorded with a {self._family} model, but the connected one is {family(model)}. "
+                "Record with the model that is to be guided."
             )
         if self._model != Identity(model.model) or self._weights != model.patches_uuid:
-            what = "weights (a LoRA)" if self._model == Identity(model.model) else "checkpoint"
+            what = "other weights (a LoRA)" if self._model == Identity(model.model) else "another checkpoint"
             raise ValueError(
-                f"cache was recorded with another {what} than the connected model has. Connect RefDropRecord and "
+                f"cache was recorded with {what} than the connected model has. Connect RefDropRecord and "
                 "RefDropApply to the same output."
             )
         recorded = {block for bank in self._levels.values() for block in bank.blocks}

@@ -35,6 +35,9 @@ class RefDropRun:
         # A video's frames are tokens of one sample where latents are (B, C, F, H, W).
         self.frames = noise_shape[2] if self.attentions.is_video and len(noise_shape) == 5 else 1
         _check_batch(guides, noise_shape[0], self.frames)
+        for guide in guides:
+            if guide.recorded is not None:  # once more, because patches may have come after the guide
+                guide.recorded.check(guider.model_patcher, guide.blocks)
         sampling = guider.model_patcher.get_model_object("model_sampling")
         self.guides = guides
         self.latent_size = tuple(noise_shape[-2:])
