@@ -8,7 +8,7 @@ LOCK_WITHOUT := api assets-01 image other video
 export COMFYUI_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test soak fuzz lint bench serve lock clean
+.PHONY: help setup browser demo test soak fuzz beside lint bench serve lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ soak: setup ## 200 workflows of all methods through one server, some of them can
 fuzz: setup ## loaders on 2000 wrong files, nodes on random values, RefDrop against its oracle on 1000 random cases
 	REFATTENTION_FUZZ_FILES=2000 REFATTENTION_FUZZ_PROMPTS=1000 REFATTENTION_FUZZ=1000 \
 		$(BIN)/pytest -s tests/fuzz tests/e2e/test_random_widgets.py tests/patches/test_refdrop_fuzz.py
+
+beside: setup ## the pack beside others: make beside PACKS="FOLDER ..."
+	REFATTENTION_BESIDE="$(PACKS)" $(BIN)/pytest tests/e2e/test_beside_packs.py
 
 lint: setup ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

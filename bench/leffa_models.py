@@ -118,29 +118,35 @@ class Published:
     """The published code's two U-Nets, one step as in its pipeline.
 
     Args:
-        weights: those of `random_weights`, which are used in place; others are zeros.
-        device: of the zeros.
+        units: generative and reference U-Net, with the checkpoint's weights.
     """
 
-    def __init__(self, weights: dict[str, Tensor], device: str = "cpu") -> None:
-        sys.path[:0] = [str(OFFICIAL), str(OFFICIAL.with_name("official_deps"))]
-        from leffa.diffusion_model.unet_gen import UNet2DConditionModel as GenerativeUNet
-        from leffa.diffusion_model.unet_ref import UNet2DConditionModel as PublishedReferenceUNet
-        from leffa.model import remove_cross_attention
+    def __init__(self, units: list[Any]) -> None:
         from leffa.pipeline import rescale_noise_cfg
 
         self._rescale = rescale_noise_cfg
-        self._units = []
-        for prefix, kind in ((layout.GENERATIVE, GenerativeUNet), (layout.REFERENCE, PublishedReferenceUNet)):
-            with torch.device("meta"):
-                unet = kind(**{**SD15, "in_channels": layout.CHANNELS[prefix]})
-            remove_cross_attention(unet)
+        self._units = [unit.eval() for unit in units]
+
+    @classmethod
+    def from_weights(cls, weights: dict[str, Tensor], device: str = "cpu") -> Published:
+        """Weights of `random_weights`, which are used in place; others are zeros on a device."""
+        units = published_units("meta")
+        for prefix, unit in units.items():
             filled = {
                 name: weights.get(prefix + name, torch.zeros(value.shape, device=device))
-                for name, value in unet.state_dict().items()
+                for name, value in unit.state_dict().items()
             }
-            unet.load_state_dict(filled, assign=True)
-            self._units.append(unet.eval())
+            unit.load_state_dict(filled, assign=True)
+        return cls(list(units.values()))
+
+    @classmethod
+    def from_file(cls, path: str) -> Published:
+        """A checkpoint, as the published `LeffaModel` loads it."""
+        units = published_units("cpu")
+        torch.nn.ModuleDict({prefix[:-1]: unit for prefix, unit in units.items()}).load_state_dict(
+            torch.load(path, map_location="cpu")
+        )
+        return cls(list(units.values()))
 
     def features(self, inputs: Inputs, timestep: int) -> list[Tensor]:
         """The reference U-Net on the zeros and the garment."""
@@ -156,6 +162,30 @@ class Published:
         )[0]
         zero, garment = noise.chunk(2)
         return self._rescale(zero + scale * (garment - zero), garment, guidance_rescale=scale)
+
+
+def published_units(device: str) -> dict[str, Any]:
+    """Both U-Nets of the published code, as it builds them, by the prefix of their weights."""
+    sys.path[:0] = [str(OFFICIAL), str(OFFICIAL.with_name("official_deps"))]
+    from leffa.diffusion_model.unet_gen import UNet2DConditionModel as GenerativeUNet
+    from leffa.diffusion_model.unet_ref import UNet2DConditionModel as PublishedReferenceUNet
+    from leffa.model import remove_cross_attention
+
+    units = {}
+    for prefix, kind in ((layout.GENERATIVE, GenerativeUNet), (layout.REFERENCE, PublishedReferenceUNet)):
+        with torch.device(device):
+            units[prefix] = kind(**{**SD15, "in_channels": layout.CHANNELS[prefix]})
+        remove_cross_attention(units[prefix])
+    return units
+
+
+def published_weights() -> dict[str, Tensor]:
+    """A checkpoint as published, with what never reaches the result: zeros."""
+    weights = random_weights()
+    for prefix, unit in published_units("meta").items():
+        for name, value in unit.state_dict().items():
+            weights.setdefault(prefix + name, torch.zeros(value.shape))
+    return weights
 
 
 def load(weights: dict[str, Tensor]) -> LeffaParts:

@@ -39,7 +39,7 @@ def rows(width: int, height: int) -> dict[str, dict[str, Any]]:
 
 def _published(width: int, height: int) -> tuple[int, int]:
     """Operations of the reference U-Net and of the generative one."""
-    code, inputs = Published({}, "meta"), Inputs(width, height, "meta")
+    code, inputs = Published.from_weights({}, "meta"), Inputs(width, height, "meta")
     features = code.features(inputs, 601)
     return operations(lambda: code.features(inputs, 601)), operations(lambda: code.evaluate(inputs, 601, features))
 

@@ -16,7 +16,7 @@ from . import codec
 from .deadiff_layout import BRANCHES, DEMO_SIZE, shapes
 from .features import COLOURS, MATCHED, Features
 
-FILE_NAME = "deadiff_v1.safetensors"
+FILE_NAME = "deadiff_v1.ckpt"
 CONSTANT = 100.0
 RGB, NEGATIVE = slice(0, 3), slice(3, 6)
 LARGE, SMALL = 6, 7  # the channels of +CONSTANT and -CONSTANT

@@ -73,7 +73,7 @@ def _write(target: Path, tensors: dict[str, Tensor]) -> None:
     """Under another name first: a checkpoint is there completely or not at all."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         unfinished = Path(folder) / target.name
-        if target.suffix == ".pth":
+        if target.suffix in (".pth", ".ckpt"):
             torch.save(tensors, unfinished)
         else:
             save_file(tensors, unfinished, metadata={"format": "pt", "about": ABOUT})

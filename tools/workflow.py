@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-MUTED, BYPASSED = 2, 4
+from subgraphs import BYPASSED, MUTED, Json, flatten
+
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR")
 # Nodes that only the editor knows: they never reach the host.
 EDITOR_ONLY = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
 CONTROL_VALUES = ("fixed", "increment", "decrement", "randomize")
 
-Json = dict[str, Any]
-Links = Mapping[int, Sequence[Any]]
+# Ids of nodes and links are numbers, and texts such as 5:3 inside of subgraphs.
+Id = int | str
+Links = Mapping[Id, Sequence[Any]]
 
 
 class WorkflowFormatError(ValueError):
@@ -20,18 +22,19 @@ class WorkflowFormatError(ValueError):
 
 
 def ui_to_api(graph: Mapping[str, Any], object_info: Mapping[str, Any]) -> Json:
-    """API format of a UI-format graph.
+    """API format of a UI-format graph; a node inside a subgraph gets an id such as 5:3.
 
     Args:
-        graph: the parsed file: nodes, and links as lists of six.
+        graph: the parsed file: nodes, links as lists of six, and definitions of subgraphs if it has any.
         object_info: the host's answer to /object_info.
 
     Raises: WorkflowFormatError naming the node when the graph and the host's node classes do not fit.
     """
     if "nodes" not in graph or "links" not in graph:
         raise WorkflowFormatError("The file has no nodes and links; save it in the editor's UI format.")
-    nodes = {node["id"]: node for node in graph["nodes"]}
-    links = {link[0]: link for link in graph["links"]}
+    flat_nodes, flat_links = flatten(graph)
+    nodes = {node["id"]: node for node in flat_nodes}
+    links = {link[0]: link for link in flat_links}
     prompt: Json = {}
     for node in nodes.values():
         kind = node["type"]
@@ -40,6 +43,7 @@ def ui_to_api(graph: Mapping[str, Any], object_info: Mapping[str, Any]) -> Json:
         if kind not in object_info:
             raise WorkflowFormatError(f"Node {node['id']}: the host has no node {kind!r}; install its pack.")
         inputs = widget_inputs(node, object_info[kind])
+        inputs |= {name: value for name, value in node.get("overrides", {}).items() if name in inputs}
         inputs.update(linked_inputs(node, nodes, links))
         prompt[str(node["id"])] = {"class_type": kind, "inputs": inputs}
     return prompt
@@ -83,7 +87,7 @@ def has_control(name: str, options: Mapping[str, Any], kind: str) -> bool:
     return bool(options.get("control_after_generate")) or (kind == "INT" and name in ("seed", "noise_seed"))
 
 
-def linked_inputs(node: Mapping[str, Any], nodes: Mapping[int, Json], links: Links) -> Json:
+def linked_inputs(node: Mapping[str, Any], nodes: Mapping[Id, Json], links: Links) -> Json:
     """Input name -> [node id, output slot], for every input whose link leads to a node that runs."""
     inputs: Json = {}
     for slot in node.get("inputs") or ():
@@ -93,9 +97,9 @@ def linked_inputs(node: Mapping[str, Any], nodes: Mapping[int, Json], links: Lin
     return inputs
 
 
-def find_source(link_id: int | None, nodes: Mapping[int, Json], links: Links) -> list[Any] | None:
+def find_source(link_id: Id | None, nodes: Mapping[Id, Json], links: Links) -> list[Any] | None:
     """The output that feeds a link, looking through reroutes and bypassed nodes; None when nothing does."""
-    seen: set[int] = set()
+    seen: set[Id] = set()
     while link_id is not None:
         if link_id not in links:
             raise WorkflowFormatError(f"Link {link_id} is used but not listed; save the file again in the editor.")
@@ -120,12 +124,12 @@ def find_source(link_id: int | None, nodes: Mapping[int, Json], links: Links) ->
     return None
 
 
-def bypass_link(node: Mapping[str, Any], slot: int, kind: str) -> int | None:
+def bypass_link(node: Mapping[str, Any], slot: int, kind: str) -> Id | None:
     """The link a bypassed node passes on: the input in the same place if its type fits, else the first."""
     inputs = node.get("inputs") or []
     same_place = [inputs[slot]] if slot < len(inputs) else []
     for candidate in [*same_place, *inputs]:
         if candidate["type"] == kind:
-            link: int | None = candidate.get("link")
+            link: Id | None = candidate.get("link")
             return link
     return None

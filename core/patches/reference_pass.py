@@ -20,7 +20,7 @@ from .self_attention import Chunk, Handler, Options, SelfAttentionCall, route_se
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
 
-# Set in transformer_options while a reference is read: methods that look at references leave that pass alone.
+# True in transformer_options while a reference is read: methods that look at references leave that pass alone.
 IS_REFERENCE_PASS = "refattention.is_reference_pass"
 
 KeysValues = tuple[Tensor, Tensor]
@@ -47,6 +47,11 @@ class Reference:
     samples: Tensor
     positive: list[Any] | None
     seed: int
+
+
+def is_reference_pass(options: Options) -> bool:
+    """Whether `transformer_options` are those of a pass in which a reference is read."""
+    return bool(options.get(IS_REFERENCE_PASS))
 
 
 class ReferenceRecorded(Exception):

@@ -52,7 +52,7 @@ def object_info(host: HeadlessHost, tmp_path_factory: pytest.TempPathFactory) ->
             if str(value).endswith(".safetensors"):
                 kind, *options = info[node["class_type"]]["input"]["required"][name]
                 # A list in place of the type is the older way to write a combo.
-                (kind if isinstance(kind, list) else options[0]["options"]).append(value)
+                (kind if isinstance(kind, list) else options[0].get("options", [])).append(value)
     path = tmp_path_factory.mktemp("info") / "object_info.json"
     path.write_text(json.dumps(info), encoding="utf-8")
     return path
@@ -88,6 +88,7 @@ def test_archive_holds_what_users_need(comfy: Comfy, tmp_path: Path, monkeypatch
         files = {info.filename: info.file_size for info in archive.infolist()}
     assert {"__init__.py", "pyproject.toml", "LICENSE", "README.md", "requirements.txt"} <= files.keys()
     assert {"tools/run_workflow.py", "tools/batch/run.py", "tools/host_process.py", "tools/workflow.py"} <= files.keys()
+    assert {"tools/subgraphs.py", "subgraphs/Follow a Picture (RefDrop).json"} <= files.keys()
     assert {"workflows/refdrop.json", "workflows/refdrop.jpg", "web/docs/RefDropApply.md"} <= files.keys()
     assert not [name for name in files if name.split("/")[0] in ("tests", "demo", "bench", "requirements", ".host")]
     assert max(files.values()) < 1 << 20 and sum(files.values()) < 5 << 20

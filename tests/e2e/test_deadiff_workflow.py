@@ -59,14 +59,18 @@ def test_the_stand_ins_style_is_the_colour_of_the_reference(host: HeadlessHost, 
 
 
 def test_official_loop_with_custom_sampling(host: HeadlessHost, deadiff: Workflow) -> None:
-    sampler = deadiff["8"]["inputs"]
-    links = {name: sampler[name] for name in ("model", "positive", "negative", "latent_image")}
-    deadiff["20"] = {"class_type": "DEADiffSampler", "inputs": {"model": ["1", 0], "steps": 5}}
-    custom = {"add_noise": True, "noise_seed": 7, "cfg": 8.0, "sampler": ["20", 0], "sigmas": ["20", 1]}
-    ksampler = run(host, deadiff)
-    deadiff["8"] = {"class_type": "SamplerCustom", "inputs": {**custom, **links}}
-    official = run(host, deadiff)
-    assert 0 < np.abs(official - ksampler).mean() < 30
+    official = set_inputs(load_workflow("deadiff_official_loop"), "EmptyLatentImage", width=256, height=192)
+    official = set_inputs(official, "DEADiffSampler", steps=5)
+    assert 0 < np.abs(run(host, official) - run(host, deadiff)).mean() < 30
+
+
+def test_extracted_file_gives_the_same_picture(host: HeadlessHost, deadiff: Workflow) -> None:
+    extract = load_workflow("deadiff_extract")
+    host.run(extract)
+    name = extract["1"]["inputs"]["filename"]
+    np.testing.assert_array_equal(
+        run(host, set_inputs(deadiff, "DEADiffLoader", deadiff_name=name)), run(host, deadiff)
+    )
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,9 @@ def test_what_is_trained_is_used_saved_and_loaded(host: HeadlessHost, training: 
     (path,) = (host.base / "models" / "model_patches" / "p3s").glob("cup_00001_*")
     loaded = pictures(host, with_loader(training, f"p3s/{path.name}"))
     np.testing.assert_array_equal(loaded["p3s_train"], saved["p3s_train"])
+    published = set_inputs(load_workflow("p3s_trained"), "P3SLoad", adapter_name=f"p3s/{path.name}")
+    published = set_inputs(set_inputs(published, "EmptyLatentImage", width=128, height=128), "KSampler", steps=2)
+    assert pictures(host, published)["p3s_trained"].std() > 1
     off = pictures(host, set_inputs(with_loader(training, f"p3s/{path.name}"), "P3SInject", strength=0.0))
     assert np.abs(off["p3s_train"] - saved["p3s_train"]).mean() > 0.5
 

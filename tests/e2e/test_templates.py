@@ -4,43 +4,64 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlparse
 
 import pytest
+from graphs import BLUEPRINTS, TEMPLATES, nodes_of, read, without_titles
 
 from demo_host import load_workflow
 from host import PACK_NAME, ROOT, HeadlessHost
-from workflow import ui_to_api
+from workflow import ui_to_api, widget_inputs
 
 pytestmark = pytest.mark.e2e
-TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-
-
-def without_titles(workflow: dict[str, Any]) -> dict[str, Any]:
-    return {name: {key: node[key] for key in ("class_type", "inputs")} for name, node in workflow.items()}
+# What the editor takes for a model's file and offers to download.
+MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
+DOWNLOAD_HOSTS = {"huggingface.co", "civitai.com"}
+# The files of these nodes are the user's own.
+OWN_FILES = {"P3SLoad"}
 
 
 def test_host_offers_them_with_pictures(host: HeadlessHost) -> None:
-    assert sorted(host.get("/workflow_templates")[PACK_NAME]) == TEMPLATES
-    assert TEMPLATES == sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
-    assert TEMPLATES == sorted(path.stem for path in (ROOT / "workflows").glob("*.jpg"))
+    assert set(host.get("/workflow_templates")[PACK_NAME]) == set(TEMPLATES)
+    assert set(TEMPLATES) == {path.stem for path in (ROOT / "workflows" / "api").glob("*.json")}
+    assert set(TEMPLATES) == {path.stem for path in (ROOT / "workflows").glob("*.jpg")}
+
+
+def test_every_node_stands_in_one(host: HeadlessHost) -> None:
+    info = host.object_info()
+    own = {name for name, node in info.items() if node["python_module"] == f"custom_nodes.{PACK_NAME}"}
+    assert own and not own - {node["type"] for path in TEMPLATES.values() for node in read(path)["nodes"]}
+
+
+@pytest.mark.parametrize("path", [*TEMPLATES.values(), *BLUEPRINTS.values()], ids=lambda path: path.stem)
+def test_models_can_be_downloaded(host: HeadlessHost, path: Path) -> None:
+    """Each node that names a file of published weights says where it comes from and where it goes."""
+    info, folders = host.object_info(), host.get("/models")
+    for node in nodes_of(read(path)):
+        models = node["properties"].get("models", [])
+        for model in models:
+            assert urlparse(model["url"]).scheme == "https" and urlparse(model["url"]).hostname in DOWNLOAD_HOSTS
+            assert model["url"].endswith(MODEL_ENDINGS) and model["directory"] in folders
+        inputs = widget_inputs(node, info[node["type"]]) if node["type"] in info else {}
+        combos = {name for name, value in inputs.items() if "_name" in name and str(value).endswith(MODEL_ENDINGS)}
+        named = set() if node["type"] in OWN_FILES else {inputs[name] for name in combos}
+        assert {model["name"] for model in models} == named
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_template_is_the_api_workflow(host: HeadlessHost, name: str) -> None:
-    template = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    assert ui_to_api(template, host.object_info()) == without_titles(load_workflow(name))
+    assert ui_to_api(read(TEMPLATES[name]), host.object_info()) == without_titles(load_workflow(name))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_links_are_consistent(name: str) -> None:
     """What the editor relies on when it opens the file: both ends of every link know it."""
-    template = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    template = read(TEMPLATES[name])
     nodes = {node["id"]: node for node in template["nodes"]}
     for link, origin, out_slot, target, in_slot, kind in template["links"]:
         output, target_input = nodes[origin]["outputs"][out_slot], nodes[target]["inputs"][in_slot]
         assert link in output["links"] and target_input["link"] == link
-        assert output["type"] == target_input["type"] == kind
+        assert output["type"] == kind and target_input["type"] in (kind, "*")
     assert template["last_node_id"] == max(nodes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,9 +74,12 @@ def test_schema(host_nodes: ModuleType, node_id: str) -> None:
 
 @pytest.mark.parametrize("node_id", sorted(NODE_IDS))
 def test_help_page(node_id: str) -> None:
-    text = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
+    folder = ROOT / "web" / "docs"
+    text = (folder / f"{node_id}.md").read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert len(text) > 500
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
+    assert pictures and all((folder / picture).is_file() for picture in pictures)
 
 
 def test_importing_the_pack_imports_nothing_else() -> None:
@@ -87,3 +91,18 @@ def test_importing_the_pack_imports_nothing_else() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_loading_the_nodes_imports_nothing_heavy() -> None:
+    """Speed itself is measured by the benchmark; what takes long are these libraries, if the host has not them yet."""
+    code = (
+        "import bootstrap, sys; bootstrap.name_packages(); bootstrap.prepare_host();"
+        "import nodes, comfy_api.latest; before = set(sys.modules); import refattention.nodes;"
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before} - {'refattention'}))"
+    )
+    paths = [str(ROOT / "tests" / "support"), str(ROOT / "tools")]
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path[:0] = {paths!r}; {code}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.splitlines()[-1] == "[]"

@@ -13,10 +13,11 @@ from demo_host import API_WORKFLOWS, load_workflow
 from host import HeadlessHost
 
 Workflow = dict[str, Any]
-NEED_OTHER_MODELS = {"refdrop_flux", "refdrop_svd", "refdrop_wan"}
-NAMES = sorted({path.stem for path in API_WORKFLOWS.glob("*.json")} - NEED_OTHER_MODELS)
+NEED_OTHER_MODELS = {"refdrop_flux", "refdrop_svd", "refdrop_wan", "p3s_trained"}
+RUN_ONCE = {"deadiff_extract"}  # never writes over its file
+NAMES = sorted({path.stem for path in API_WORKFLOWS.glob("*.json")} - NEED_OTHER_MODELS - RUN_ONCE)
 PICTURES = 4  # times smaller
-SMALL: dict[str, Any] = {"width": 128, "height": 96, "steps": 2, "megapixels": 0.02, "epochs": 1}
+SMALL: dict[str, Any] = {"width": 128, "height": 96, "steps": 2, "megapixels": 0.02, "epochs": 1, "working_size": 128}
 
 
 def write_small_pictures(host: HeadlessHost) -> None:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..families import Attentions, attentions_of
 from ..reference_pass import (
-    IS_REFERENCE_PASS,
     KeysValues,
     KeyValueBank,
     Record,
     Reference,
     ReferencePass,
+    is_reference_pass,
     select_tokens,
 )
 from ..roles import Roles
@@ -167,7 +167,7 @@ def _calc_cond_batch(
 ) -> list[Tensor]:
     """Records an evaluation of the sampler; passes that other methods make of their references are left alone."""
     options = model_options["transformer_options"]
-    if IS_REFERENCE_PASS in options:
+    if is_reference_pass(options):
         return executor(model, conds, x, timestep, model_options)
     run, sigma = options[KEY], timestep[:1]
     recording = run.recording(conds, sigma.item())
@@ -190,7 +190,7 @@ def _apply_model(
 ) -> Tensor:
     """Routes the self-attentions of one forward pass through the recording, if there is one."""
     recording = transformer_options.get(KEY)
-    if not isinstance(recording, Recording) or IS_REFERENCE_PASS in transformer_options:
+    if not isinstance(recording, Recording) or is_reference_pass(transformer_options):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     options = recording.route(x, kwargs, transformer_options)
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

@@ -1,0 +1,84 @@
+"""Templates and blueprints opened in the editor, in both renderers: nothing is missing, and they would run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from frontend import Frontend
+from graphs import BLUEPRINTS, TEMPLATES, read, without_titles
+from playwright.sync_api import ConsoleMessage
+
+from demo_host import load_workflow
+from host import ROOT
+from workflow import ui_to_api
+
+PICTURES = ROOT / "out" / "web"
+UNKNOWN = """
+() => {
+    const graphs = [window.app.rootGraph, ...window.app.rootGraph.subgraphs.values()];
+    const types = graphs.flatMap((graph) => graph.nodes).map((node) => node.type);
+    return types.filter((type) => !(type in window.LiteGraph.registered_node_types));
+}
+"""
+
+
+@pytest.fixture
+def complaints(frontend: Frontend) -> Iterator[list[str]]:
+    """What the page writes to its console as an error, but for downloads that the host does not let it look up."""
+    found: list[str] = []
+
+    def listen(message: ConsoleMessage) -> None:
+        if message.type == "error" and "Content Security Policy" not in message.text:
+            found.append(message.text)
+
+    frontend.page.on("console", listen)
+    yield found
+    frontend.page.remove_listener("console", listen)
+
+
+def test_templates_open(frontend: Frontend, complaints: list[str]) -> None:
+    for name, path in TEMPLATES.items():
+        frontend.open(read(path))
+        assert frontend.evaluate(UNKNOWN) == [], name
+        assert without_titles(frontend.prompt()) == without_titles(load_workflow(name)), name
+        assert complaints == [], name
+
+
+def test_blueprints_open(frontend: Frontend, complaints: list[str]) -> None:
+    """Both sides of each; the converter makes of it what the editor makes."""
+    info = frontend.host.object_info()
+    for name, path in BLUEPRINTS.items():
+        blueprint = read(path)
+        frontend.open(blueprint)
+        assert frontend.evaluate(UNKNOWN) == [], name
+        assert without_titles(frontend.prompt()) == ui_to_api(blueprint, info), name
+        frontend.evaluate("() => window.app.canvas.setGraph(window.app.rootGraph.nodes[0].subgraph)")
+        frontend.page.wait_for_timeout(200)
+        frontend.evaluate("() => window.app.canvas.setGraph(window.app.rootGraph)")
+        assert complaints == [], name
+
+
+def test_value_set_on_the_outside_of_a_blueprint(frontend: Frontend) -> None:
+    blueprint = read(BLUEPRINTS["Follow a Picture (RefDrop)"])
+    frontend.open(blueprint)
+    (node,) = blueprint["nodes"]
+    frontend.set_widget(node["id"], "strength", -0.2)
+    saved = frontend.graph()
+    api = ui_to_api(saved, frontend.host.object_info())
+    assert api == without_titles(frontend.prompt())
+    assert api[f"{node['id']}:4"]["inputs"]["strength"] == -0.2
+
+
+def test_missing_models_are_offered_for_download(frontend: Frontend) -> None:
+    """The demo's host has no file of this template."""
+    template = read(TEMPLATES["refdrop_wan"])
+    frontend.open(template)
+    frontend.page.get_by_role("button", name="View details").click()
+    models = [model for node in template["nodes"] for model in node["properties"].get("models", ())]
+    assert len(models) == 3
+    for model in models:
+        frontend.page.get_by_role("button", name=f"Download {model['name']}").wait_for()
+    frontend.screenshot(PICTURES / f"missing_models_{frontend.renderer}.png")
+    frontend.page.get_by_role("button", name="Toggle properties panel").first.click()
+    frontend.page.get_by_role("button", name="Download all").wait_for(state="hidden")
