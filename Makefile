@@ -4,6 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
+# Files go to the workers in the order they are collected: the browser tests have to come last in each.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 LOCK_WITHOUT := api assets-01 image other video
 export COMFYUI_DIR
 
@@ -24,7 +27,7 @@ browser: setup ## find or install a Chromium for the browser tests
 
 test: setup browser ## run all tests; a test that was skipped fails the run
 	@mkdir -p out
-	$(BIN)/pytest --junitxml=out/pytest.xml $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) --junitxml=out/pytest.xml $(PYTEST_ARGS)
 	@$(BIN)/python tools/check_skips.py out/pytest.xml
 
 soak: setup ## 200 workflows of all methods through one server, some of them cancelled
