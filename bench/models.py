@@ -69,18 +69,26 @@ def prompt(family: str, seed: int) -> list[Any]:
     return [[text, {"pooled_output": torch.randn(1, 1280, generator=generator)}]]
 
 
-def sampler_step(
-    patcher: CoreModelPatcher, family: str, pixels: int, batch: int = 1
-) -> Callable[[Callable[..., Any]], Any]:
-    """Prepares one evaluation with CFG.
+Run = Callable[[Callable[..., Any]], Any]
+
+
+def sampler_step(patcher: CoreModelPatcher, family: str, pixels: int, batch: int = 1, seed: int = 1) -> Run:
+    """Prepares one evaluation of a U-Net with CFG; as `evaluation`."""
+    noise = torch.randn(batch, 4, pixels // 8, pixels // 8, generator=torch.Generator().manual_seed(seed))
+    return evaluation(patcher, noise, prompt(family, 2), prompt(family, 3), cfg=7.5, level=5.0)
+
+
+def evaluation(
+    patcher: CoreModelPatcher, noise: torch.Tensor, positive: list[Any], negative: list[Any], cfg: float, level: float
+) -> Run:
+    """Prepares one evaluation at a noise level.
 
     The returned function opens a sampling run, calls its argument with the evaluation, to be repeated at will while the
     run is open, and returns what that returns.
     """
-    noise = torch.randn(batch, 4, pixels // 8, pixels // 8, generator=torch.Generator().manual_seed(1))
     guider = comfy.samplers.CFGGuider(patcher)
-    guider.set_conds(prompt(family, 2), prompt(family, 3))
-    guider.set_cfg(7.5)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
 
     def run(observe: Callable[..., Any]) -> Any:
         result = None
@@ -93,7 +101,7 @@ def sampler_step(
             result = observe(lambda: model(x, sigma, **extra_args))
             return x
 
-        sigmas = torch.tensor([5.0, 0.0])
+        sigmas = torch.tensor([level, 0.0])
         with torch.inference_mode():
             guider.sample(
                 noise,

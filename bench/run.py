@@ -46,6 +46,9 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
     import p3s
     import point_mask
     import refdrop
+    import refdrop_blocks
+    import refdrop_public
+    import refdrop_story
     import torch
 
     torch.set_num_threads(2)
@@ -53,6 +56,9 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
         "point_mask": lambda: point_mask.rows(repeats),
         "refdrop": lambda: refdrop.rows("sd15", [256, 512], torch.float32, repeats),
         "refdrop_cached": lambda: refdrop.cached_rows("sd15", [256, 512], torch.float32, repeats),
+        "refdrop_story": refdrop_story.rows,
+        "refdrop_blocks": lambda: refdrop_blocks.rows(repeats),
+        "refdrop_public": lambda: refdrop_public.rows([256, 512], repeats),
         "deadiff": lambda: deadiff.rows([256, 512], torch.float32, repeats),
         "p3s": lambda: p3s.rows([512], torch.float32, repeats),
         "p3s_training": p3s.memory,

@@ -14,6 +14,7 @@ from .p3s_files import P3SLoad, P3SSave
 from .p3s_train import P3STrain
 from .point_mask import PointMask
 from .refdrop import RefDropApply, RefDropVideo
+from .refdrop_record import RefDropRecord
 from .refine import RefineAlign, RefineRegion
 from .refine_by_align import RefineByAlign
 from .refine_load import RefineAlignLoad
@@ -25,7 +26,7 @@ class RefAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
         return [
-            *(RefDropApply, RefDropVideo, PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
+            *(RefDropApply, RefDropVideo, RefDropRecord, PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
             *(RefineByAlign, RefineAlign, RefineRegion, RefineAlignLoad, AttentionProbe),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..core.patches.sampling import SAMPLERS, SCHEDULERS
 from .refine_load import RefineAdapterIO
-from .shared import number_input, seed_input
+from .shared import number_input, sampler_inputs, seed_input, step_inputs
 
 ONE_BY_ONE, TOGETHER = "one by one", "together"
 
@@ -145,10 +144,7 @@ def sampling_inputs() -> list[io.Input]:
             tooltip="How much the repaired area follows the reference. 0 paints without it.",
         ),
         seed_input("Seed of the noise, as in KSampler.", advanced=False, is_drawn_anew=True),
-        io.Int.Input("steps", default=30, min=1, max=10000, tooltip="Steps of the sampler, as in KSampler."),
-        io.Float.Input(
-            "cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Strength of the prompt, as in KSampler."
-        ),
+        *step_inputs(steps=30, cfg=5.0),
         io.Float.Input(
             "denoise",
             default=0.8,
@@ -157,12 +153,7 @@ def sampling_inputs() -> list[io.Input]:
             step=0.01,
             tooltip="How much of the area is painted anew. Lower keeps more of what is there.",
         ),
-        io.Combo.Input(
-            "sampler_name", options=SAMPLERS, default="euler", advanced=True, tooltip="Sampler, as in KSampler."
-        ),
-        io.Combo.Input(
-            "scheduler", options=SCHEDULERS, default="normal", advanced=True, tooltip="Scheduler, as in KSampler."
-        ),
+        *sampler_inputs(advanced=True),
     ]
 
 

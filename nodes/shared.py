@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..core.patches.sampling import SAMPLERS, SCHEDULERS
 from ..core.patches.unet import family
 
 
@@ -61,6 +62,28 @@ def seed_input(tooltip: str, name: str = "seed", advanced: bool = True, is_drawn
         advanced=advanced,
         tooltip=tooltip,
     )
+
+
+def step_inputs(steps: int, cfg: float) -> list[io.Input]:
+    """`steps` and `cfg` of a node that samples."""
+    return [
+        io.Int.Input("steps", default=steps, min=1, max=10000, tooltip="Steps of the sampler, as in KSampler."),
+        io.Float.Input(
+            "cfg", default=cfg, min=0.0, max=100.0, step=0.1, tooltip="Strength of the prompt, as in KSampler."
+        ),
+    ]
+
+
+def sampler_inputs(advanced: bool) -> list[io.Input]:
+    """`sampler_name` and `scheduler` of a node that samples."""
+    return [
+        io.Combo.Input(
+            "sampler_name", options=SAMPLERS, default="euler", advanced=advanced, tooltip="Sampler, as in KSampler."
+        ),
+        io.Combo.Input(
+            "scheduler", options=SCHEDULERS, default="normal", advanced=advanced, tooltip="Scheduler, as in KSampler."
+        ),
+    ]
 
 
 def reference_seed_input() -> io.Input:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,16 +14,17 @@ from torch import Tensor
 
 from ..blocks import Block, Layer
 from ..kernels.masks import covered_tokens
+from .roles import Cond, Roles
 from .self_attention import Chunk, Options, SelfAttentionCall
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
 
-# Set in transformer_options while a reference is read: methods that look at references leave that pass alone.
+# True in transformer_options while a reference is read: methods that look at references leave that pass alone.
 IS_REFERENCE_PASS = "refattention.is_reference_pass"
 
-Cond = dict[str, Any]  # one conditioning entry of the host
 KeysValues = tuple[Tensor, Tensor]
+Rename = Callable[[Chunk], Chunk]
 
 # Entries of a conditioning that belong to the generated picture, not to the prompt.
 PICTURE_KEYS = frozenset(
@@ -46,6 +47,11 @@ class Reference:
     samples: Tensor
     positive: list[Any] | None
     seed: int
+
+
+def is_reference_pass(options: Options) -> bool:
+    """Whether `transformer_options` are those of a pass in which a reference is read."""
+    return bool(options.get(IS_REFERENCE_PASS))
 
 
 class ReferenceRecorded(Exception):
@@ -99,13 +105,27 @@ class KeyValueBank:
         """Bytes of one number."""
         return next(iter(self._records.values()))[0].pairs[0][0].element_size()
 
-    def copied(self, move: Callable[[Tensor], Tensor], names: Mapping[object, object]) -> KeyValueBank:
-        """The bank with each tensor put through `move` and other names for the conditionings of the chunks."""
-        bank = KeyValueBank(self._node, self._is_shared)
-        for layer, records in self._records.items():
+    @property
+    def blocks(self) -> set[Block]:
+        """The blocks of which there is anything."""
+        return {block for block, _ in self._records}
+
+    @property
+    def halves(self) -> set[int]:
+        """The halves that are there: the first number of the chunks."""
+        return {half for records in self._records.values() for record in records for half, _ in record.chunks}
+
+    def add(self, other: KeyValueBank, rename: Rename, move: Callable[[Tensor], Tensor] = lambda part: part) -> None:
+        """Takes over what another bank holds, with each tensor put through `move` and each chunk through `rename`."""
+        for layer, records in other._records.items():
             for record in records:
-                chunks = tuple((half, names.get(name, name)) for half, name in record.chunks)
-                bank.store(layer, Record(chunks, record.grid, [(move(k), move(v)) for k, v in record.pairs]))
+                chunks = tuple(rename(chunk) for chunk in record.chunks)
+                self.store(layer, Record(chunks, record.grid, [(move(k), move(v)) for k, v in record.pairs]))
+
+    def copied(self, rename: Rename, move: Callable[[Tensor], Tensor] = lambda part: part) -> KeyValueBank:
+        """The bank with each tensor put through `move` and each chunk through `rename`."""
+        bank = KeyValueBank(self._node, self._is_shared)
+        bank.add(self, rename, move)
         return bank
 
     def keys_values(self, layer: Layer, chunks: tuple[Chunk, ...], like: Tensor) -> list[KeysValues]:
@@ -198,7 +218,7 @@ class ReferencePass:
 
     def __init__(self, reference: Reference, prompts: dict[str, list[Cond]]) -> None:
         self.reference = reference
-        self._role_of_uuid = {entry["uuid"]: role for role, entries in prompts.items() for entry in entries}
+        self.roles = Roles(prompts)
         self._prompts = {role: [_without_picture(entry) for entry in entries] for role, entries in prompts.items()}
         if reference.positive is not None:
             self._prompts["positive"] = comfy.sampler_helpers.convert_cond(reference.positive)
@@ -215,14 +235,14 @@ class ReferencePass:
         """What the references are read with, by role."""
         return self._prompts
 
-    def roles(self, conds: Sequence[list[Cond] | None]) -> list[str | None]:
-        """The roles of the conditionings of an evaluation; None for one that is off or was made for this call."""
-        # The first entry tells the role: what the host adds comes later.
-        return [self._role_of_uuid.get(entries[0]["uuid"]) if entries else None for entries in conds]
-
     def close(self) -> None:
         """Lets go of what the references' own conditioning holds on the device; the host does so for the sampler's."""
         comfy.sampler_helpers.cleanup_models({"positive": self.own_prompts}, [])
+
+    def noised(self, model: BaseModel, sigma: Tensor) -> Tensor:
+        """(R, C, ...), the references at noise level `sigma`, (1,), on its device."""
+        noise, latent = self._tensors(model, sigma.device)
+        return model.model_sampling.noise_scaling(sigma, noise, latent)
 
     def run(
         self,
@@ -241,7 +261,7 @@ class ReferencePass:
             model_options: those of the sampler, with what records the pass.
         """
         noise, latent = self._tensors(model, sigma.device)
-        x = model.model_sampling.noise_scaling(sigma, noise, latent)
+        x = self.noised(model, sigma)
         prompts = [None if entries is None else self._encode(model, entries, noise, latent) for entries in conds]
         options = {**model_options["transformer_options"], IS_REFERENCE_PASS: True}
         evaluate(model, prompts, x, sigma.expand(len(x)), {**model_options, "transformer_options": options})
@@ -261,7 +281,7 @@ class ReferencePass:
         def encode(prompts: list[Cond], kind: str) -> list[Cond]:
             return comfy.samplers.process_conds(model, noise, {kind: prompts}, noise.device, latent)[kind]
 
-        (role,) = self.roles([entries])
+        (role,) = self.roles.of([entries])
         if role is None:  # made by another node for this call: its text, whatever it is
             return encode([_without_picture(entry) for entry in entries], "positive")
         if role not in self._encoded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo_host import set_inputs
+from demo_host import load_workflow, set_inputs
 from host import HeadlessHost, WorkflowError, describe_failure
 from workflow import ui_to_api
 
@@ -94,6 +95,53 @@ def test_20_runs_do_not_grow_memory(host: HeadlessHost, small_workflow: Workflow
         run(host, set_inputs(small_workflow, "KSampler", seed=seed))
         peaks.append(host.peak_rss_bytes())
     assert peaks[-1] <= 1.02 * peaks[2], [f"{peak / 2**20:.0f} MiB" for peak in peaks]
+
+
+@pytest.fixture
+def recorded_workflow() -> Workflow:
+    """The template with a recorded picture, small."""
+    workflow = set_inputs(load_workflow("refdrop_record"), "EmptyLatentImage", width=256, height=192)
+    return set_inputs(set_inputs(workflow, "KSampler", steps=3), "RefDropRecord", steps=3)
+
+
+def test_a_recorded_picture_guides_the_next(host: HeadlessHost, recorded_workflow: Workflow) -> None:
+    first, second = (
+        host.images(host.run(each))[-1]
+        for each in (recorded_workflow, set_inputs(recorded_workflow, "RefDropApply", strength=0.0))
+    )
+    assert first.read_bytes() != second.read_bytes()
+    with pytest.raises(WorkflowError, match=r"\(KSampler\): .*the cache holds 3 noise levels"):
+        host.run(set_inputs(recorded_workflow, "KSampler", steps=4))
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "again"),
+    [
+        ("refdrop", ["0 of them reused"], ["3 of them reused"]),
+        ("refdrop_record", ["RefDropRecord: 3 noise levels"], []),
+    ],
+)
+def test_free_memory_drops_what_was_kept(
+    host: HeadlessHost,
+    small_workflow: Workflow,
+    recorded_workflow: Workflow,
+    name: str,
+    first: list[str],
+    again: list[str],
+) -> None:
+    workflow = small_workflow if name == "refdrop" else recorded_workflow
+
+    def said(seed: int) -> list[str]:
+        """What is logged about references when the guided picture gets another seed."""
+        logged = len(host.log())
+        host.run(set_inputs(workflow, "KSampler", seed=seed))
+        return re.findall(r"\d+ of them reused|RefDropRecord: \d+ noise levels", host.log()[logged:])
+
+    host.free()
+    assert said(31) == first
+    assert said(32) == again
+    host.free()
+    assert said(33) == first
 
 
 def wait_for_sampling(host: HeadlessHost, since: int, timeout: float = 60) -> None:

@@ -17,6 +17,7 @@ from bootstrap import HOST, ROOT
 NODE_IDS = {
     "RefDropApply",
     "RefDropVideo",
+    "RefDropRecord",
     "PointMask",
     "P3SInject",
     "P3STrain",

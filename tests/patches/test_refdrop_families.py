@@ -188,6 +188,14 @@ def test_compiled_models_give_the_same(family: str) -> None:
         assert distance(run(family, compiled, steps=1, cfg=1.0), want) < 1e-5
 
 
+def test_compiled_blocks_serve_passes_of_both_kinds() -> None:
+    """The reference's pass runs through all blocks but the last; then the picture's goes through what it compiled."""
+    compiled = guided("flux")
+    set_torch_compile_wrapper(compiled, backend="eager", options={"guard_filter_fn": skip_torch_compile_dict})
+    want = run("flux", guided("flux"), steps=2, cfg=1.0)
+    assert distance(run("flux", compiled, steps=2, cfg=1.0), want) < 1e-5
+
+
 def test_frames_that_the_prompt_brings_are_refused() -> None:
     text, options = tiny_prompt("wan21", 1)[0]
     prompts = [[text, {**options, "time_dim_concat": tiny_latent("wan21", frames=1)}]], tiny_prompt("wan21", 2)

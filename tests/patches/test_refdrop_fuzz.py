@@ -20,6 +20,10 @@ from refattention.core.patches.refdrop import Guide, Reference, ReferenceCache, 
 from sampling import distance, sample
 from torch import Tensor
 
+# Two steps of heun turn a difference of 1e-6 in the first noise of these untrained models into 4e-4, the other samplers
+# into 1e-5.
+LIMITS = {"heun": 2e-3}
+LIMIT = 2e-4
 CASES = int(os.environ.get("REFATTENTION_FUZZ", "30"))
 
 
@@ -98,4 +102,4 @@ def test_equals_the_oracle(number: int, monkeypatch: pytest.MonkeyPatch) -> None
     ours = add_guide(patcher, guide)
     want = sample(theirs, noise, *prompts, **settings)
     for _ in range(1 + case["is_cached"]):  # the second time from the cache
-        assert distance(sample(ours, noise, *prompts, **settings), want) < 2e-4, case
+        assert distance(sample(ours, noise, *prompts, **settings), want) < LIMITS.get(case["sampler"], LIMIT), case

@@ -213,11 +213,11 @@ VIDEO = [name for name, family in FAMILIES.items() if family.frames > 1]
 
 @functools.cache
 def _random_model(name: str) -> ModelPatcher:
-    return built(FAMILIES[name])
+    return random_model(FAMILIES[name])
 
 
-def built(family: TinyFamily) -> ModelPatcher:
-    """A model of a family with plain random weights."""
+def random_model(family: TinyFamily) -> ModelPatcher:
+    """A model of the host's class with seeded noise for weights."""
     config = getattr(comfy.supported_models, family.host_class)(dict(family.config))
     config.unet_config.update(family.config)  # the class may have put the sizes of the real model there
     config.sampling_settings = {**config.sampling_settings, **family.sampling}
@@ -242,7 +242,11 @@ def tiny_model(name: str) -> ModelPatcher:
 
 def tiny_prompt(name: str, seed: int, tokens: int = 5) -> list[Any]:
     """A conditioning of random text features in the form the host's text nodes give."""
-    family = FAMILIES[name]
+    return random_prompt(FAMILIES[name], seed, tokens)
+
+
+def random_prompt(family: TinyFamily, seed: int, tokens: int) -> list[Any]:
+    """A conditioning that fits a model of `random_model`."""
     generator = torch.Generator().manual_seed(seed)
     text = torch.randn(1, tokens, family.text, generator=generator)
     pooled = {"pooled_output": torch.randn(1, family.pooled, generator=generator)} if family.pooled else {}

@@ -19,7 +19,7 @@ if __name__ == "__main__":
 import comfy.model_sampling
 import torch
 from encoders import encoder
-from families import UNET, TinyFamily, built
+from families import UNET, TinyFamily, random_model
 from refattention.core.models.base import fingerprint
 from refattention.core.models.refine_align import (
     Origin,
@@ -63,7 +63,7 @@ class PredictsPicture(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sa
 @functools.cache
 def _base(channels: int) -> Any:
     config = {**UNET, **ONE_LEVEL, "in_channels": channels, "context_dim": CONTEXT_WIDTH, "num_classes": None}
-    return built(TinyFamily("SD15", config, (4, SIDE, SIDE)))
+    return random_model(TinyFamily("SD15", config, (4, SIDE, SIDE)))
 
 
 def base(inpainting: bool = False) -> Any:

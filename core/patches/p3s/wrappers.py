@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ..reference_pass import IS_REFERENCE_PASS, Recording, forward_through, shape_with_references
+from ..reference_pass import Recording, forward_through, is_reference_pass, shape_with_references
 from ..self_attention import Options, route_self_attention
 from .injection import NODE, Injection, check_injection
 from .run import Injecting, P3SRun, Recorded
@@ -77,7 +77,7 @@ def _calc_cond_batch(
 ) -> list[Tensor]:
     """Before each evaluation of the model that is injected into: one pass of the reference at the same noise level."""
     options = model_options["transformer_options"]
-    if IS_REFERENCE_PASS in options:
+    if is_reference_pass(options):
         return executor(model, conds, x, timestep, model_options)
     run = options.get(KEY)
     if not isinstance(run, P3SRun):
@@ -126,7 +126,7 @@ def _diffusion_model(
     order of the nodes.
     """
     state = transformer_options.get(KEY)
-    is_active = isinstance(state, Recording) or IS_REFERENCE_PASS not in transformer_options
+    is_active = isinstance(state, Recording) or not is_reference_pass(transformer_options)
     forward: Callable[..., Tensor] = executor
     if is_active and isinstance(state, Reading):
         forward = partial(state.forward, executor)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..reference_pass import Cond, KeyValueBank
+from ..reference_pass import KeyValueBank, Rename
+from ..roles import Cond
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -41,23 +42,23 @@ class ReferenceCache:
         self._key: Hashable = None
         self._banks: dict[Hashable, KeyValueBank] = {}
 
-    def get(self, key: Hashable, place: Hashable, names: Mapping[object, object]) -> KeyValueBank | None:
-        """The bank of a place in the schedule; `names` gives the conditionings the names of this run."""
+    def get(self, key: Hashable, place: Hashable, rename: Rename) -> KeyValueBank | None:
+        """The bank of a place in the schedule; `rename` gives the conditionings the names of this run."""
         bank = self._banks.get(place) if key == self._key else None
         if bank is None:
             return None
         self.hits += 1
-        return bank.copied(lambda kept: kept, names)
+        return bank.copied(rename)
 
-    def put(self, key: Hashable, place: Hashable, bank: KeyValueBank, names: Mapping[object, object]) -> None:
-        """Keeps a bank if there is room for it."""
+    def put(self, key: Hashable, place: Hashable, bank: KeyValueBank, rename: Rename) -> None:
+        """Keeps a bank if there is room for it; `rename` gives the conditionings names that hold for every run."""
         if key != self._key:
             self.clear()
             self._key = key
         expected = bank.size // 2 if self.is_half and bank.itemsize > 2 else bank.size
         if place in self._banks or self.size + expected > self.budget:
             return
-        kept = bank.copied(self._kept, names)
+        kept = bank.copied(rename, lambda tensor: kept_tensor(tensor, self.is_half))
         self._banks[place] = kept
         self.size += kept.size
 
@@ -70,11 +71,13 @@ class ReferenceCache:
         fill, kept = f"{self.size / MIB:.0f} of {self.budget / MIB:.0f} MiB", len(self._banks)
         log.info("RefDrop: %d reference passes kept in %s, %d of them reused so far.", kept, fill, self.hits)
 
-    def _kept(self, tensor: Tensor) -> Tensor:
-        dtype = torch.float16 if self.is_half and tensor.element_size() > 2 else tensor.dtype
-        kept = tensor.to("cpu", dtype)
-        is_part = kept.untyped_storage().nbytes() != kept.nbytes  # which would keep the whole in memory
-        return kept.clone(memory_format=torch.contiguous_format) if is_part else kept
+
+def kept_tensor(tensor: Tensor, is_half: bool) -> Tensor:
+    """A tensor on the CPU, without anything else that shares its memory; in float16 where that takes less."""
+    dtype = torch.float16 if is_half and tensor.element_size() > 2 else tensor.dtype
+    kept = tensor.to("cpu", dtype)
+    is_part = kept.untyped_storage().nbytes() != kept.nbytes
+    return kept.clone(memory_format=torch.contiguous_format) if is_part else kept
 
 
 class Identity:

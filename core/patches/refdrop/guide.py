@@ -14,6 +14,7 @@ from ...kernels.masks import to_grid
 from ...schedule import check_range
 from ..reference_pass import Reference
 from .cache import ReferenceCache
+from .recorded import Recorded
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class Guide:
     Attributes:
         strength: c of the RefDrop equation, for each reference.
         blocks: the blocks whose self-attention is guided.
-        reference: None takes the first `batch_references` samples of the batch itself, or frames of the video.
+        reference: None takes the first `batch_references` samples of the batch itself, or frames of the video, unless
+            there is `recorded`.
         mask: (1 or B, H, W), region of the generated picture; None is everywhere.
         reference_mask: (1 or R, H, W), what of the references may be attended to; None is all.
         concat: attend to [K_j; K] instead of K_j.
@@ -31,6 +33,7 @@ class Guide:
         reference_every: for how many steps one look at the reference is used.
         share_halves: let the unconditional half follow the conditional pass of the reference too, unlike the paper.
         cache: keeps what is seen of the reference for the next run. All clones of a model share it.
+        recorded: an earlier run whose pictures are the references.
     """
 
     strength: float
@@ -45,10 +48,18 @@ class Guide:
     reference_every: int = 1
     share_halves: bool = False
     cache: ReferenceCache | None = None
+    recorded: Recorded | None = None
+
+    @property
+    def is_from_batch(self) -> bool:
+        """Whether the first of what is sampled are the references for the rest."""
+        return self.reference is None and self.recorded is None
 
     @property
     def references(self) -> int:
         """How many references share the strength."""
+        if self.recorded is not None:
+            return self.recorded.references
         return self.batch_references if self.reference is None else len(self.reference.samples)
 
     @property

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..families import Attentions
-from ..reference_pass import Cond, KeyValueBank, Recording, Reference, ReferencePass
+from ..reference_pass import KeyValueBank, Recording, Reference, ReferencePass
+from ..roles import Cond
 from .cache import run_key
 
 if TYPE_CHECKING:
@@ -46,13 +47,6 @@ class ReferenceReading:
         self._guide = guide
         self._sigmas = sigmas.cpu()
         self._attentions = attentions
-        # Conditionings have a new name in each run; their place in the prompts stays the same.
-        self._places: dict[object, object] = {
-            entry["uuid"]: (role, place)
-            for role, entries in guider.conds.items()
-            for place, entry in enumerate(entries)
-        }
-        self._names: dict[object, object] = {place: name for name, place in self._places.items()}
         self._key: Hashable = None
         if guide.cache is not None:
             self._key = run_key(guider.model_patcher, guider.model_options, sigmas, self.passes.prompts, own)
@@ -73,8 +67,8 @@ class ReferenceReading:
             evaluate, model, conds, sigma: as for `ReferencePass.run`.
             options_for: model_options in which a recording is at work.
         """
-        guide, cache = self._guide, self._guide.cache
-        roles = self.passes.roles(conds)
+        guide, cache, names = self._guide, self._guide.cache, self.passes.roles
+        roles = names.of(conds)
         place = (self._interval(sigma.item()), tuple(roles))
         # Taken out: the next pass must not find the memory of the last one occupied.
         seen_at, bank = self._latest.pop(sigma.device, (None, None))
@@ -84,14 +78,15 @@ class ReferenceReading:
         del bank
         # What another node made for this evaluation has no role, and nothing tells whether it will be the same again.
         is_known = all((role is None) == (entries is None) for role, entries in zip(roles, conds, strict=True))
-        bank = cache.get(self._key, place, self._names) if cache and self._key is not None and is_known else None
+        keeper = cache if is_known and self._key is not None else None
+        bank = keeper.get(self._key, place, names.named) if keeper else None
         if bank is None:
             blocks, layers = guide.blocks, self._attentions.layers
             recording = Recording(blocks, layers, "RefDrop", guide.reference_mask, guide.share_halves)
             self.passes.run(evaluate, model, self._halves(conds, roles), sigma, options_for(recording))
             bank = recording.bank
-            if cache and self._key is not None and is_known:
-                cache.put(self._key, place, bank, self._places)
+            if keeper:
+                keeper.put(self._key, place, bank, names.placed)
         if guide.reference_every > 1:
             self._latest[sigma.device] = place, bank
         return bank

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from ...kernels.attention import Branch, reference_feature_guidance
 from ...kernels.masks import token_weights
 from ..families import attentions_of
 from ..reference_pass import KeyValueBank, select_tokens
+from ..roles import Roles
 from ..self_attention import SelfAttentionCall
 from .guide import Guide
 from .reading import ReferenceReading
@@ -34,6 +35,9 @@ class RefDropRun:
         # A video's frames are tokens of one sample where latents are (B, C, F, H, W).
         self.frames = noise_shape[2] if self.attentions.is_video and len(noise_shape) == 5 else 1
         _check_batch(guides, noise_shape[0], self.frames)
+        for guide in guides:
+            if guide.recorded is not None:  # once more, because patches may have come after the guide
+                guide.recorded.check(guider.model_patcher, guide.blocks)
         sampling = guider.model_patcher.get_model_object("model_sampling")
         self.guides = guides
         self.latent_size = tuple(noise_shape[-2:])
@@ -46,6 +50,7 @@ class RefDropRun:
             for guide in guides
             if guide.reference is not None
         }
+        self._names = Roles(guider.conds)
         self.has_guided = False
         self._weights: dict[tuple[Guide, tuple[int, int], torch.device], Tensor] = {}
 
@@ -53,9 +58,17 @@ class RefDropRun:
         """The guides whose part of the schedule `sigma` belongs to."""
         return [guide for guide in self.guides if self._sigmas[guide][0] >= sigma >= self._sigmas[guide][1]]
 
+    def recorded(self, guides: list[Guide], conds: list[Any], sigma: Tensor) -> dict[Guide, KeyValueBank]:
+        """Of the guides by an earlier run, what that run saw at the noise level (1,) of an evaluation."""
+        return {
+            guide: guide.recorded.look(sigma, conds, self._names, guide.share_halves)
+            for guide in guides
+            if guide.recorded is not None
+        }
+
     def weight(self, guide: Guide, call: SelfAttentionCall) -> float | Tensor:
         """Strength for each token: a float, or (1 or B, N, 1) where it is not the same for all."""
-        leading = guide.batch_references if guide.reference is None and self.frames > 1 else 0
+        leading = guide.batch_references if guide.is_from_batch and self.frames > 1 else 0
         if guide.mask is None and not leading:
             return guide.strength
         if call.q.shape[1] != call.frames * call.grid[0] * call.grid[1]:
@@ -108,12 +121,11 @@ class Guiding:
         return reference_feature_guidance(call.attend, call.q, call.k, call.v, len(call.chunks), branches, joint)
 
     def _branches(self, guide: Guide, call: SelfAttentionCall) -> list[Branch]:
-        is_from_batch = guide.reference is None and self._run.frames == 1
-        first = guide.batch_references if is_from_batch else 0
+        first = guide.batch_references if guide.is_from_batch and self._run.frames == 1 else 0
         weight = self._run.weight(guide, call)
         if isinstance(weight, Tensor) and len(weight) > 1:
             weight = weight[first:]
-        if (guide.reference is None or guide.concat) and call.q.shape[0] != call.k.shape[0]:
+        if (guide.is_from_batch or guide.concat) and call.q.shape[0] != call.k.shape[0]:
             raise RuntimeError(
                 "RefDrop: another patch (HyperTile?) cuts the queries into tiles, which works only with a "
                 "reference_latent and in mode rfg. Remove that patch."
@@ -127,7 +139,12 @@ class Guiding:
     def _keys_values(self, guide: Guide, call: SelfAttentionCall) -> list[tuple[Tensor, Tensor]]:
         """(G, M, C) keys and values of each reference, on the device of the call; (G, B, M, C) of a video's frames."""
         if guide in self._banks:
-            return self._banks[guide].keys_values((call.block, call.depth), call.chunks, call.k)
+            layer = (call.block, call.depth)
+            pairs = self._banks[guide].keys_values(layer, call.chunks, call.k)
+            if guide.recorded is None or guide.reference_mask is None:
+                return pairs
+            keys, values = (torch.stack(tensors, dim=1) for tensors in zip(*pairs, strict=True))
+            return select_tokens(guide.reference_mask, self._banks[guide].grid(layer), keys, values)
         chunks, references = len(call.chunks), guide.batch_references
         if self._run.frames == 1:
             keys, values = (t.unflatten(0, (chunks, -1))[:, :references] for t in (call.k, call.v))
@@ -140,7 +157,7 @@ class Guiding:
 def _check_batch(guides: tuple[Guide, ...], batch: int, frames: int) -> None:
     there = f"a batch of {batch}" if frames == 1 else f"a video of {frames} frames"
     for guide in guides:
-        if guide.reference is None and guide.batch_references >= (batch if frames == 1 else frames):
+        if guide.is_from_batch and guide.batch_references >= (batch if frames == 1 else frames):
             raise ValueError(
                 f"RefDrop has no reference: reference_latent is not connected, and with batch_references = "
                 f"{guide.batch_references} {there} leaves nothing to guide. Connect reference_latent, or sample at "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ..reference_pass import IS_REFERENCE_PASS, Recording, forward_through, shape_with_references
+from ..reference_pass import IS_REFERENCE_PASS, Recording, forward_through, is_reference_pass, shape_with_references
 from ..self_attention import Handler, Options
 from .guide import Guide, check_guide, check_total_strength
 from .run import Guiding, RefDropRun
@@ -30,9 +30,12 @@ def add_guide(model: ModelPatcher, guide: Guide) -> ModelPatcher:
     """Returns a clone of the model that follows the guide as well as those it already has.
 
     Raises:
-        ValueError: the guide is not valid, or the strengths of all guides sum up beyond [-1, 1].
+        ValueError: the guide is not valid or was recorded with another model, or the strengths of all guides sum up
+            beyond [-1, 1].
     """
     check_guide(guide)
+    if guide.recorded is not None:
+        guide.recorded.check(model, guide.blocks)
     patched = model.clone()
     if guide.is_off:
         return patched
@@ -47,7 +50,8 @@ def add_guide(model: ModelPatcher, guide: Guide) -> ModelPatcher:
 
 
 def _with_state(model_options: dict[str, Any], run: RefDropRun, state: Recording | Guiding) -> dict[str, Any]:
-    added = {KEY: state, ATTENTIONS: run.attentions}
+    # A compiled model looks for all keys that were there when it was compiled, in whichever pass that was.
+    added = {KEY: state, ATTENTIONS: run.attentions, IS_REFERENCE_PASS: False}
     return {**model_options, "transformer_options": {**model_options["transformer_options"], **added}}
 
 
@@ -89,7 +93,7 @@ def _calc_cond_batch(
 ) -> list[Tensor]:
     """Before each evaluation of the model: one pass of the references at the same noise level."""
     transformer_options = model_options["transformer_options"]
-    if IS_REFERENCE_PASS in transformer_options:
+    if is_reference_pass(transformer_options):
         return executor(model, conds, x, timestep, model_options)
     run = transformer_options.get(KEY)
     if not isinstance(run, RefDropRun):
@@ -104,7 +108,7 @@ def _calc_cond_batch(
 
     readings = {guide: run.readings[guide] for guide in guides if guide in run.readings}
     banks = {guide: each.look(executor, model, conds, sigma, recorded) for guide, each in readings.items()}
-    guiding = Guiding(run, guides, banks)
+    guiding = Guiding(run, guides, banks | run.recorded(guides, conds, sigma))
     out = executor(model, conds, x, timestep, _with_state(model_options, run, guiding))
     guiding.check_effect()
     return out
@@ -122,7 +126,7 @@ def _apply_model(
 ) -> Tensor:
     """Routes the self-attentions of one forward pass through the recording or guiding state, if there is one."""
     state = transformer_options.get(KEY)
-    if isinstance(state, Guiding) and IS_REFERENCE_PASS not in transformer_options:
+    if isinstance(state, Guiding) and not is_reference_pass(transformer_options):
         state.begin(x)
     elif not isinstance(state, Recording):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)

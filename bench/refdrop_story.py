@@ -1,0 +1,89 @@
+"""A story of ten pictures that follow one reference: its time over that of ten plain pictures.
+
+Two pictures of the story are sampled, the one that fills the cache and one that finds it full; the other eight are
+taken to last as long as the second, and eight of the plain ones as long as the two measured.
+"""
+
+from __future__ import annotations
+
+import time
+from statistics import mean
+from typing import Any
+
+import comfy.sample
+import torch
+from models import prompt, random_model
+from refattention.core.blocks import CHOICES, select
+from refattention.core.patches.refdrop import Guide, Reference, ReferenceCache, add_guide
+from refattention.core.patches.unet import self_attention_blocks
+from torch import Tensor
+
+FAMILY = "sd15"
+PICTURES = 10
+
+
+def rows(pixels: int = 256, steps: int = 20) -> dict[str, dict[str, Any]]:
+    """The row; its detail has the differences that the cache makes to a picture."""
+    story = Story(pixels, steps)
+    whole, half = ReferenceCache(4 * 2**30), ReferenceCache(4 * 2**30, is_half=True)
+    plain = [story.picture(number, None) for number in (0, 1)]
+    first, cached = (story.picture(number, whole) for number in (0, 1))
+    uncached = story.picture(1, half)  # which is only being filled
+    rounded = story.picture(1, half)
+    seconds = first.seconds + (PICTURES - 1) * cached.seconds
+    detail = {
+        "measured": "2 plain pictures, the first of the story, 1 of the 9 that follow; the rest as long as these",
+        "steps": steps,
+        "plain_s": [each.seconds for each in plain],
+        "first_s": first.seconds,
+        "following_s": [cached.seconds, rounded.seconds],
+        "cache_MiB": {"float32": whole.size / 2**20, "float16": half.size / 2**20},
+        "largest difference to the uncached latent": {
+            "float32": _difference(cached, uncached),
+            "float16": _difference(rounded, uncached),
+        },
+        "spread of that latent": uncached.latent.std().item(),
+    }
+    value = round(seconds / (PICTURES * mean(each.seconds for each in plain)), 4)
+    return {
+        f"refdrop.story.{FAMILY}": {"value": value, "unit": "times ten plain pictures", "bound": 1.25, "detail": detail}
+    }
+
+
+class Picture:
+    """A latent, and the seconds it took."""
+
+    def __init__(self, latent: Tensor, seconds: float) -> None:
+        self.latent = latent
+        self.seconds = seconds
+
+
+class Story:
+    """Pictures with a prompt and a seed of their own, from one full-size model."""
+
+    def __init__(self, pixels: int, steps: int) -> None:
+        self._model = random_model(FAMILY, torch.float32)
+        self._shape = (1, 4, pixels // 8, pixels // 8)
+        self._steps = steps
+        self._reference = Reference(self._noise(99), prompt(FAMILY, 98), 0)
+
+    def picture(self, number: int, cache: ReferenceCache | None) -> Picture:
+        """One picture of the story, with the cache as it is; without the reference where there is none."""
+        model, noise = self._model, self._noise(number)
+        if cache is not None:
+            blocks = select(CHOICES[0], "", list(self_attention_blocks(model.model.diffusion_model)), FAMILY)
+            model = add_guide(model, Guide(0.3, blocks, self._reference, cache=cache))
+        start = time.perf_counter()
+        with torch.inference_mode():
+            latent = comfy.sample.sample(
+                model, noise, self._steps, 7.5, "euler", "normal", prompt(FAMILY, number), prompt(FAMILY, 97),
+                torch.zeros_like(noise), seed=number, disable_pbar=True,
+            )  # fmt: skip
+        return Picture(latent, time.perf_counter() - start)
+
+    def _noise(self, seed: int) -> Tensor:
+        return torch.randn(self._shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _difference(one: Picture, other: Picture) -> float:
+    return (one.latent - other.latent).abs().max().item()
