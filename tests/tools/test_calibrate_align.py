@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from refattention.core.blocks import select_layers
 from refattention.core.patches.unet import self_attention_layers
-from refattention.nodes.align_inputs import look
+from refattention.nodes.align_run import look
 from refattention_demo.loading import load
 from sampling import prompt
 
