@@ -110,8 +110,9 @@ def _unet(
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=device, offload_device=management.unet_offload_device())
     _fill(model, patcher.is_dynamic(), weights, shapes, name)
-    if device.type == "cpu":
-        # oneDNN's convolutions want this order and would put each picture into it and back; the weights spread it.
+    if device.type == "cpu" and unet_config["in_channels"] != layout.CHANNELS[layout.REFERENCE]:
+        # oneDNN's convolutions want this order and would put each picture into it and back; the weights spread it. Not
+        # for the reference U-Net: PyTorch's GroupNorm in this order is too inexact for the flat features of zeros.
         model.diffusion_model.to(memory_format=torch.channels_last)
     return patcher
 
