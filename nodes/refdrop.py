@@ -51,14 +51,9 @@ class RefDropApply(io.ComfyNode):
                 *common.mask_inputs(),
                 common.mode_input(),
                 *common.block_and_range_inputs(),
-                io.Int.Input(
-                    "batch_references",
-                    default=1,
-                    min=1,
-                    max=64,
-                    advanced=True,
-                    tooltip="Without reference_latent: how many of the first pictures of the batch (first frames "
-                    "of a video) are references.",
+                common.batch_references_input(
+                    "Without reference_latent: how many of the first pictures of the batch (first frames "
+                    "of a video) are references."
                 ),
                 *common.economy_inputs(),
                 common.RefDropCacheIO.Input(

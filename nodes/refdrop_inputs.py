@@ -115,6 +115,11 @@ def block_and_range_inputs() -> list[io.Input]:
     ]
 
 
+def batch_references_input(tooltip: str) -> io.Input:
+    """`batch_references`."""
+    return io.Int.Input("batch_references", default=1, min=1, max=64, advanced=True, tooltip=tooltip)
+
+
 def economy_inputs() -> list[io.Input]:
     """How often a latent reference is passed through the model, and what is kept of it."""
     return [

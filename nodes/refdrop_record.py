@@ -44,14 +44,9 @@ class RefDropRecord(io.ComfyNode):
                 ),
                 common.blocks_input(advanced=True),
                 common.custom_blocks_input(),
-                io.Int.Input(
-                    "batch_references",
-                    default=1,
-                    min=1,
-                    max=64,
-                    advanced=True,
-                    tooltip="How many of the first pictures of the batch (first frames of a video) are recorded as "
-                    "references. Of reference_latent all are.",
+                common.batch_references_input(
+                    "How many of the first pictures of the batch (first frames of a video) are recorded as "
+                    "references. Of reference_latent all are."
                 ),
                 *common.cache_inputs(
                     "Main memory, in MiB, for what is recorded. A run that needs more ends after its first step and "
