@@ -18,6 +18,10 @@ from host_process import HostError, HostProcess, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK_NAME = "ComfyUI-RefAttention"
+TINY_WORKFLOW = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
 BASE_FOLDERS = ("custom_nodes", "models/checkpoints", "models/loras", "input", "output", "temp", "user")
 
 
@@ -192,8 +196,13 @@ class HeadlessHost(HostProcess):
         self.post("/interrupt", {})
 
     def free(self) -> None:
-        """Asks the host to unload models and drop its caches before the next workflow."""
+        """Has the host unload its models and drop its caches; that is done before the next workflow begins.
+
+        The host looks at such a request between two workflows only, and may take up one that comes at the
+        same moment first. A tiny one after the request makes sure that the next finds everything dropped.
+        """
         self.post("/free", {"unload_models": True, "free_memory": True})
+        self.run(TINY_WORKFLOW)
 
     def object_info(self) -> dict[str, Any]:
         """What the host knows about every node class."""
