@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from torch import Tensor
 
 from . import checkpoint
 
 OriginT = TypeVar("OriginT")
+WIDEST = 1 << 20  # of what an origin says in numbers
 
 
 def save(weights: dict[str, Tensor], origin: Any, path: str | Path, key: str) -> None:
@@ -40,10 +41,23 @@ def load(
     Raises:
         RuntimeError: the file is damaged or no adapter of the method.
     """
-    weights, text = checkpoint.load(path), checkpoint.load_metadata(path).get(key)
+    name, weights = Path(path).name, checkpoint.load(path)
     try:
-        return weights, origin(**json.loads(text or "null"))
+        found = origin(**json.loads(checkpoint.load_metadata(path).get(key, "null")))
+        _require_types(found)
     except (TypeError, ValueError) as error:
         raise RuntimeError(
-            f"{Path(path).name} is no {method} adapter: it does not say what it was trained for. Choose {advice}."
+            f"{name} is no {method} adapter: it does not say what it was trained for. Choose {advice}."
         ) from error
+    checkpoint.require_floats(weights, name)
+    return weights, found
+
+
+def _require_types(origin: Any) -> None:
+    """Raises: TypeError or ValueError, a field holds what its class does not say."""
+    for name, kind in get_type_hints(type(origin)).items():
+        value = getattr(origin, name)
+        if not isinstance(value, get_origin(kind) or kind):
+            raise TypeError(name)
+        if isinstance(value, int) and not 0 < value < WIDEST:
+            raise ValueError(name)

@@ -99,6 +99,16 @@ def test_rows_uploads_and_manifest(host: HeadlessHost, tmp_path: Path) -> None:
     assert red["versions"]["comfyui"] and red["input_sha256"].keys() == {"LoadImage.image"}
 
 
+def test_previews_are_kept_where_nothing_is_saved(host: HeadlessHost, tmp_path: Path) -> None:
+    preview = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
+    for name, workflow in (("only", {**QUICK, "3": preview}), ("beside", {**QUICK, "4": preview})):
+        (tmp_path / name).mkdir()
+        folder = Folder(tmp_path / name, workflow, [{"name": "row"}])
+        assert folder.run("--host", host.url).returncode == 0
+        (picture,) = folder.pictures()
+        assert Path(picture).name.startswith("quick") == (name == "beside")
+
+
 def test_mistakes_in_the_table_run_nothing(host: HeadlessHost, tmp_path: Path) -> None:
     before = executed(host)
     folder = Folder(tmp_path, QUICK, [{"ImageScale.width": "48"}, {"ImageScale.width": "wide"}])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -12,17 +13,21 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import p3s_support
 import pytest
+import refine_support
 import tryon
 from messages import is_clear
 from mutations import MUTATIONS, Weights, trace_of_code, write
-from refattention.core.models import checkpoint, deadiff
+from refattention.core.models import checkpoint, deadiff, p3s, refine_align
 from refattention.core.models.leffa.loader import from_state_dict
 from refattention_demo.deadiff_layout import DEMO_SIZE, random_weights
+from sampling import model
 
 FILES = int(os.environ.get("REFATTENTION_FUZZ_FILES", "60"))
 SECONDS = 20
@@ -41,9 +46,31 @@ def load_leffa(path: Path) -> Any:
     return from_state_dict(checkpoint.load(path), path.name)
 
 
-LOADERS: dict[str, tuple[Callable[[], Weights], Callable[[Path], Any]]] = {
-    "deadiff": (deadiff_weights, load_deadiff),
-    "leffa": (tryon.weights, load_leffa),
+class Loader:
+    """What reads a kind of file, a file that is right, and the names it may have."""
+
+    def __init__(self, load: Callable[[Path], Any], weights: Weights, metadata: dict[str, str] | None = None) -> None:
+        self.load, self.weights, self.metadata = load, weights, metadata
+        self.suffixes = (".safetensors",) if metadata else (".pth", ".safetensors")
+
+    def save(self, weights: Weights, path: Path) -> None:
+        write(weights, path, self.metadata)
+
+
+def adapter_loader(method: ModuleType, key: str, adapter: Any, base: Any) -> Loader:
+    def load(path: Path) -> Any:
+        return method.for_model(method.load_adapter(path), base, adapter.origin.family)
+
+    return Loader(load, adapter.weights, {key: json.dumps(asdict(adapter.origin))})
+
+
+LOADERS: dict[str, Callable[[], Loader]] = {
+    "deadiff": lambda: Loader(load_deadiff, deadiff_weights()),
+    "leffa": lambda: Loader(load_leffa, tryon.weights()),
+    "p3s": lambda: adapter_loader(p3s, p3s.files.KEY, p3s_support.adapter(), model("sd15")),
+    "refine_align": lambda: adapter_loader(
+        refine_align, refine_align.files.KEY, refine_support.adapter(), refine_support.base()
+    ),
 }
 
 
@@ -70,19 +97,18 @@ def peak_bytes() -> int:
 @pytest.mark.timeout(0 if FILES > 100 else 600)
 @pytest.mark.parametrize("name", LOADERS)
 def test_wrong_files(name: str, tmp_path: Path) -> None:
-    make, load = LOADERS[name]
-    weights = make()
-    for suffix in (".pth", ".safetensors"):
-        write(weights, tmp_path / f"right{suffix}")
-        load(tmp_path / f"right{suffix}")
+    loader = LOADERS[name]()
+    for suffix in loader.suffixes:
+        loader.save(loader.weights, tmp_path / f"right{suffix}")
+        loader.load(tmp_path / f"right{suffix}")
     before, outcomes = peak_bytes(), Counter[str]()
     for case in range(FILES):
         mutate = MUTATIONS[case % len(MUTATIONS)]
-        path = tmp_path / f"model{('.pth', '.safetensors')[case // len(MUTATIONS) % 2]}"
-        mutate(weights, path, random.Random(case))
+        path = tmp_path / f"model{loader.suffixes[case // len(MUTATIONS) % len(loader.suffixes)]}"
+        mutate(loader.weights, path, random.Random(case), loader.save)
         try:
             with time_limit(SECONDS):
-                load(path)
+                loader.load(path)
             outcomes[f"{mutate.__name__}: loaded"] += 1
         except (ValueError, RuntimeError) as error:
             assert is_clear(str(error)), f"case {case}, {mutate.__name__}: {error}"

@@ -72,6 +72,23 @@ def test_other_files_are_no_adapters(tmp_path: Path) -> None:
         load_adapter(path)
 
 
+@pytest.mark.parametrize("width", ["24", None, 0, -24, 2**40])
+def test_origins_that_no_training_wrote_are_refused(tmp_path: Path, width: Any) -> None:
+    path = tmp_path / "edited.safetensors"
+    save_adapter(changed(adapter(), vision_width=width), path)
+    with pytest.raises(RuntimeError, match=r"edited\.safetensors is no Refine by Align adapter"):
+        load_adapter(path)
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    trained, path = adapter(), tmp_path / "rounded.safetensors"
+    name = next(iter(trained.weights))
+    whole = {**trained.weights, name: trained.weights[name].to(torch.int64)}
+    save_adapter(dataclasses.replace(trained, weights=whole), path)
+    with pytest.raises(RuntimeError, match=rf"rounded\.safetensors does not fit: {name} holds int64"):
+        load_adapter(path)
+
+
 def test_the_model_stays_as_it_is_and_the_clone_has_the_trained_weights() -> None:
     patcher, trained = base(), adapter()
     before, weights = picture(patcher), {name: each.clone() for name, each in patcher.model.state_dict().items()}

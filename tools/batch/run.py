@@ -171,10 +171,11 @@ class _Failed(RuntimeError):
 
 
 def _output_files(entry: dict[str, Any]) -> list[dict[str, str]]:
-    """What a finished workflow wrote to the output folder: pictures, videos, sounds, models."""
+    """What a finished workflow saved: pictures, videos, sounds, models. Its previews, if that is nothing."""
     listed = [each for output in entry["outputs"].values() for values in output.values() for each in values]
-    files = [each for each in listed if isinstance(each, dict) and each.get("type") == "output" and "filename" in each]
-    return [{"subfolder": "", **file} for file in files]
+    files = [{"subfolder": "", **each} for each in listed if isinstance(each, dict) and "filename" in each]
+    saved, previews = ([file for file in files if file.get("type") == kind] for kind in ("output", "temp"))
+    return saved or previews
 
 
 def _free_name(name: str, taken: dict[str, str]) -> str:
