@@ -41,7 +41,7 @@ def load(path: str | Path) -> dict[str, Tensor]:
         raise _no_weights(name) from error
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         raise _unreadable(name) from error
-    if not isinstance(state_dict, dict) or not state_dict:
+    if not isinstance(state_dict, dict) or not state_dict or not all(isinstance(key, str) for key in state_dict):
         raise _no_weights(name)
     if odd := [key for key, value in state_dict.items() if not isinstance(value, Tensor)]:
         raise RuntimeError(f"{name} is no checkpoint of weights: its entry '{odd[0]}' is not a tensor.")

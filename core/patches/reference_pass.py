@@ -79,9 +79,13 @@ class KeyValueBank:
     Args:
         node: for messages.
         is_shared: whether a half without a recording of its own uses that of another.
+
+    Attributes:
+        dropped: blocks that were there and gave way to others.
     """
 
     def __init__(self, node: str, is_shared: bool = False) -> None:
+        self.dropped: frozenset[Block] = frozenset()
         self._node = node
         self._is_shared = is_shared
         self._records: dict[Layer, list[Record]] = {}
@@ -95,10 +99,17 @@ class KeyValueBank:
         return self._records[layer][0].grid
 
     @property
+    def sizes(self) -> dict[Layer, int]:
+        """Bytes of each layer's keys and values, in the order the layers run."""
+        return {
+            layer: sum(part.nbytes for record in records for pair in record.pairs for part in pair)
+            for layer, records in self._records.items()
+        }
+
+    @property
     def size(self) -> int:
         """Bytes of all keys and values."""
-        records = (record for records in self._records.values() for record in records)
-        return sum(part.nbytes for record in records for pair in record.pairs for part in pair)
+        return sum(self.sizes.values())
 
     @property
     def itemsize(self) -> int:
@@ -122,10 +133,16 @@ class KeyValueBank:
                 chunks = tuple(rename(chunk) for chunk in record.chunks)
                 self.store(layer, Record(chunks, record.grid, [(move(k), move(v)) for k, v in record.pairs]))
 
+    def drop(self, blocks: frozenset[Block]) -> None:
+        """Lets go of some blocks."""
+        self._records = {layer: records for layer, records in self._records.items() if layer[0] not in blocks}
+        self.dropped |= blocks
+
     def copied(self, rename: Rename, move: Callable[[Tensor], Tensor] = lambda part: part) -> KeyValueBank:
         """The bank with each tensor put through `move` and each chunk through `rename`."""
         bank = KeyValueBank(self._node, self._is_shared)
         bank.add(self, rename, move)
+        bank.dropped = self.dropped
         return bank
 
     def keys_values(self, layer: Layer, chunks: tuple[Chunk, ...], like: Tensor) -> list[KeysValues]:

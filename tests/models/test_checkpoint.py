@@ -69,7 +69,7 @@ def test_damaged_files(tmp_path: Path, name: str, write: Callable[[Path], Any]) 
         checkpoint.load(tmp_path / name)
 
 
-@pytest.mark.parametrize("content", [[torch.zeros(2)], 3, {}])
+@pytest.mark.parametrize("content", [[torch.zeros(2)], 3, {}, {"a": torch.zeros(2), 1: torch.zeros(2)}])
 def test_files_without_named_weights(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(RuntimeError, match=r"^model\.pth does not hold named weights"):

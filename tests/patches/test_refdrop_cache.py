@@ -14,6 +14,8 @@ from comfy.patcher_extension import WrappersMP
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
 from refattention.core.patches.families import attentions_of
 from refattention.core.patches.refdrop import Guide, Reference, ReferenceCache, add_guide
+from refattention.core.patches.refdrop.cache import cheap_to_repeat
+from refattention.core.patches.reference_pass import is_reference_pass
 from sampling import distance, sample
 from torch import Tensor
 
@@ -193,3 +195,43 @@ def test_halves_may_share_the_conditional_pass() -> None:
     assert passes.chunks == [[1, 0]] * 3
     # With the same prompt in both halves their passes are the same.
     assert distance(run("sd15", patcher, negative=1), run("sd15", plain, negative=1)) < 1e-5
+
+
+def layers_read(patcher: Any) -> list[tuple[str, int]]:
+    """The blocks that passes of the reference go through from now on."""
+    seen: list[tuple[str, int]] = []
+
+    def look(n: Tensor, context: Tensor, value: Tensor, extra_options: dict[str, Any]) -> tuple[Tensor, ...]:
+        if is_reference_pass(extra_options):
+            seen.append(extra_options["block"])
+        return n, context, value
+
+    patcher.set_model_attn1_patch(look)
+    return seen
+
+
+@pytest.mark.parametrize(("missing", "thinned"), [(0, 0), (1, 1), (2, 2)])
+@pytest.mark.parametrize("is_half", [False, True])
+def test_noise_levels_give_up_their_first_block_for_one_more(missing: int, thinned: int, is_half: bool) -> None:
+    """The budget lacks so many times what the first block takes; the later blocks are not read again."""
+    whole = ReferenceCache(64 * MIB, is_half)
+    run("sd15", guided("sd15", whole)[0])
+    first_block = 6 * 8 * 32 * 2 * 2 * (2 if is_half else 4)  # tokens, width, K and V, halves
+    cache = ReferenceCache(whole.size - missing * first_block, is_half)
+    patcher, _ = guided("sd15", cache)
+    seen = layers_read(patcher)
+    first = run("sd15", patcher)
+    assert len(seen) == 3 * len(attentions_of(patcher, "test").layers)
+    assert cache.size == whole.size - thinned * first_block
+    seen.clear()
+    for _ in range(2):
+        assert (distance if is_half else torch.dist)(run("sd15", patcher), first) <= (1e-3 if is_half else 0)
+    assert seen == 2 * thinned * [("input", 1)]
+
+
+def test_blocks_are_given_up_only_where_they_take_more_memory_than_time() -> None:
+    def sizes(*each: int) -> dict[Any, int]:
+        return {(("input", number), 0): size for number, size in enumerate(each)}
+
+    assert cheap_to_repeat(sizes(4, 4, 2, 1, 2, 4)) == {("input", 0), ("input", 1)}
+    assert cheap_to_repeat(sizes(2, 2, 2)) == cheap_to_repeat(sizes(1, 2, 3)) == cheap_to_repeat(sizes(1)) == set()

@@ -6,11 +6,13 @@ import hashlib
 import logging
 import weakref
 from collections.abc import Hashable, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ...blocks import Block, Layer
 from ..reference_pass import KeyValueBank, Rename
 from ..roles import Cond
 
@@ -26,8 +28,10 @@ class ReferenceCache:
     """What the references of one guide gave at each noise level, on the CPU, up to a budget.
 
     A guide has one cache, so the reference, its seed, its mask and the blocks are the same for all that is in it. All
-    else that a pass depends on is its key; of another key nothing is kept. When the budget is spent the cache keeps
-    what it has, because a run asks for the noise levels in the same order each time; the others are passed again.
+    else that a pass depends on is its key; of another key nothing is kept. When the budget is spent, noise levels give
+    up their first blocks for a further one: to see these again takes the beginning of a pass only. Where that is not
+    enough the cache keeps what it has, because a run asks for the noise levels in the same order each time; the others
+    are passed again.
 
     Args:
         budget: bytes.
@@ -43,7 +47,10 @@ class ReferenceCache:
         self._banks: dict[Hashable, KeyValueBank] = {}
 
     def get(self, key: Hashable, place: Hashable, rename: Rename) -> KeyValueBank | None:
-        """The bank of a place in the schedule; `rename` gives the conditionings the names of this run."""
+        """The bank of a place in the schedule, which may lack some of the first blocks.
+
+        `rename` gives the conditionings the names of this run.
+        """
         bank = self._banks.get(place) if key == self._key else None
         if bank is None:
             return None
@@ -55,12 +62,29 @@ class ReferenceCache:
         if key != self._key:
             self.clear()
             self._key = key
-        expected = bank.size // 2 if self.is_half and bank.itemsize > 2 else bank.size
-        if place in self._banks or self.size + expected > self.budget:
+        if place in self._banks:
             return
+        share = 0.5 if self.is_half and bank.itemsize > 2 else 1.0
+        first: frozenset[Block] = frozenset()
+        if self.size + share * bank.size > self.budget:
+            first = cheap_to_repeat(bank.sizes)
+            if not first or not self._make_room(share * (bank.size - _part(bank, first)), first):
+                return
         kept = bank.copied(rename, lambda tensor: kept_tensor(tensor, self.is_half))
+        kept.drop(first)
         self._banks[place] = kept
         self.size += kept.size
+
+    def _make_room(self, needed: float, first: frozenset[Block]) -> bool:
+        """Drops the first blocks of as many noise levels as it takes; of none if it is not enough in all."""
+        whole = [bank for bank in self._banks.values() if not bank.dropped]
+        if self.size + needed - sum(_part(bank, first) for bank in whole) > self.budget:
+            return False
+        for bank in whole:
+            if self.size + needed > self.budget:
+                self.size -= _part(bank, first)
+                bank.drop(first)
+        return True
 
     def clear(self) -> None:
         """Drops everything."""
@@ -70,6 +94,31 @@ class ReferenceCache:
         """Tells the log how full the cache is."""
         fill, kept = f"{self.size / MIB:.0f} of {self.budget / MIB:.0f} MiB", len(self._banks)
         log.info("RefDrop: %d reference passes kept in %s, %d of them reused so far.", kept, fill, self.hits)
+
+
+def _part(bank: KeyValueBank, blocks: frozenset[Block]) -> int:
+    """Bytes of some of a bank's blocks."""
+    return sum(size for (block, _), size in bank.sizes.items() if block in blocks)
+
+
+def cheap_to_repeat(sizes: Mapping[Layer, int]) -> frozenset[Block]:
+    """The first blocks of a pass, as many as give most memory for the time it takes to see them again.
+
+    None where all blocks give the same. Each layer is taken to need the same time.
+
+    Args:
+        sizes: of what is kept of each layer, in the order the layers run.
+    """
+    blocks = list(dict.fromkeys(block for block, _ in sizes))
+    total = sum(sizes.values())
+
+    def time_for_memory(first: frozenset[Block]) -> Fraction:
+        inside = [size for (block, _), size in sizes.items() if block in first]
+        return Fraction(len(inside) * total, len(sizes) * max(sum(inside), 1))
+
+    beginnings = (frozenset(blocks[:end]) for end in range(len(blocks) - 1, 0, -1))
+    best = min(beginnings, key=time_for_memory, default=frozenset())
+    return best if best and time_for_memory(best) < 1 else frozenset()
 
 
 def kept_tensor(tensor: Tensor, is_half: bool) -> Tensor:

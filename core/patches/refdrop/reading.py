@@ -80,13 +80,15 @@ class ReferenceReading:
         is_known = all((role is None) == (entries is None) for role, entries in zip(roles, conds, strict=True))
         keeper = cache if is_known and self._key is not None else None
         bank = keeper.get(self._key, place, names.named) if keeper else None
-        if bank is None:
-            blocks, layers = guide.blocks, self._attentions.layers
+        if bank is None or bank.dropped:
+            blocks, layers = bank.dropped if bank else guide.blocks, self._attentions.layers
             recording = Recording(blocks, layers, "RefDrop", guide.reference_mask, guide.share_halves)
             self.passes.run(evaluate, model, self._halves(conds, roles), sigma, options_for(recording))
+            if bank:
+                recording.bank.add(bank, lambda chunk: chunk)
+            elif keeper:
+                keeper.put(self._key, place, recording.bank, names.placed)
             bank = recording.bank
-            if keeper:
-                keeper.put(self._key, place, bank, names.placed)
         if guide.reference_every > 1:
             self._latest[sigma.device] = place, bank
         return bank
