@@ -21,6 +21,37 @@ UNKNOWN = """
     return types.filter((type) => !(type in window.LiteGraph.registered_node_types));
 }
 """
+# Nodes that stick out of the group they begin in, or lie on another node; sizes as the editor needs them.
+MISPLACED = """
+() => {
+    const { nodes, groups } = window.app.graph;
+    const title = window.LiteGraph.NODE_TITLE_HEIGHT;
+    const box = (node) => {
+        const minimum = node.computeSize();
+        const [width, height] = [0, 1].map((axis) => Math.max(node.size[axis], minimum[axis]));
+        const [left, top] = [node.pos[0], node.pos[1] - title];
+        return { name: `${node.type} ${node.id}`, left, top, right: left + width, bottom: top + height + title };
+    };
+    const boxes = nodes.map(box);
+    const found = [];
+    for (const group of groups) {
+        const [left, top] = group.pos;
+        const [right, bottom] = [left + group.size[0], top + group.size[1]];
+        for (const each of boxes) {
+            const begins = each.left >= left && each.left < right && each.top >= top && each.top < bottom;
+            if (begins && (each.right > right || each.bottom > bottom)) {
+                found.push(`${each.name} ${each.right - right} ${each.bottom - bottom} out of ${group.title}`);
+            }
+        }
+    }
+    boxes.forEach((a, number) => boxes.slice(number + 1).forEach((b) => {
+        if (a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom) {
+            found.push(`${a.name} on ${b.name}`);
+        }
+    }));
+    return found;
+}
+"""
 
 
 @pytest.fixture
@@ -43,6 +74,7 @@ def test_templates_open(frontend: Frontend, complaints: list[str]) -> None:
         assert frontend.evaluate(UNKNOWN) == [], name
         assert without_titles(frontend.prompt()) == without_titles(load_workflow(name)), name
         assert complaints == [], name
+        assert frontend.evaluate(MISPLACED) == [], name
 
 
 def test_blueprints_open(frontend: Frontend, complaints: list[str]) -> None:
