@@ -150,6 +150,23 @@ def test_click_and_enter_choose_the_spot_and_nothing_else_is_stored(probe: Probe
     assert frontend.widget(probe.node, "working_size") == 128
 
 
+def test_after_the_page_is_loaded_again_a_run_fills_the_panel(probe: Probe) -> None:
+    """The host has the result still and computes nothing."""
+    frontend = probe.frontend
+    probe.queue()
+    probe.leave()
+    before = probe.status
+    frontend.page.wait_for_timeout(1000)  # the frontend keeps open workflows after a pause
+    frontend.load()
+    frontend.page.wait_for_function("() => window.app.graph.nodes.length === 5")
+    probe.panel = probe.find()
+    probe.panel.wait_status("Queue once to fill.")
+    logged = len(frontend.host.log())
+    probe.queue()
+    assert "Requested to load" not in frontend.host.log()[logged:]
+    assert probe.status == before == probe.words(POINT)
+
+
 def test_other_picture_asks_for_a_run(probe: Probe) -> None:
     probe.queue()
     probe.frontend.set_widget(probe.ids["reference"], "image", "coins.jpg")
