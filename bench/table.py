@@ -1,0 +1,71 @@
+"""Writes the table of results into README.md; run it after `make bench`.
+
+Each row of bench/results/latest.json gets a line, in the order of `TITLES`; a row without a title is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+README, RESULTS = HERE.parent / "README.md", HERE / "results" / "latest.json"
+BEGIN, END = "| Row | What | Measured | Bound |\n|---|---|---|---|\n", "\n\n"
+TITLES = {
+    "refdrop.latent.sd15.256": "RefDrop, reference passed at every step, 256 x 256",
+    "refdrop.latent.sd15.512": "the same, 512 x 512",
+    "refdrop.cached.sd15.256": "RefDrop, reference from the cache, all blocks, 256 x 256",
+    "refdrop.cached.sd15.512": "the same, 512 x 512",
+    "refdrop.batch4.sd15.256": "RefDrop, one reference for four pictures: its pass per picture",
+    "refdrop.story.sd15": "RefDrop, a story of ten pictures with the cache",
+    "refdrop.public.step.256": "RefDrop, a recorded reference against `sd-refdrop-comfyui`, 256 x 256",
+    "refdrop.public.step.512": "the same, 512 x 512",
+    "refdrop.public.cache.256": "its memory in float16 against theirs, 256 x 256",
+    "refdrop.public.cache.512": "the same, 512 x 512",
+    "refdrop.flux.block.cached": "RefDrop, blocks as wide as Flux's, reference from the cache",
+    "refdrop.flux.block.passed": "the same, reference passed",
+    "refdrop.wan.block.cached": "RefDrop, blocks as wide as Wan's, reference from the cache",
+    "refdrop.wan.block.passed": "the same, reference passed",
+    "pointmask.vs_encoder": "Point Mask, CLIP ViT-L/14",
+    "p3s.step.512": "P3S Inject with an adapter, 512 x 512",
+    "p3s.train.rss.512": "P3S Train, one step, memory",
+    "deadiff.step.256": "DEADiff Style, 256 x 256",
+    "deadiff.step.512": "the same, 512 x 512",
+    "deadiff.tokens": "DEADiff, reading a reference",
+    "leffa.once.vs_official.384x512": "Leffa, reference once, 384 x 512",
+    "leffa.every.vs_official.384x512": "Leffa, reference at every step",
+    "leffa.every_nocache.vs_official.384x512": "the same without the cache of the empty reference",
+    "leffa.once.operations.768x1024": "Leffa, reference once, 768 x 1024",
+    "leffa.every.operations.768x1024": "Leffa, reference at every step, 768 x 1024",
+    "leffa.rss.vs_official.384x512": "Leffa, loading and one step, memory",
+    "align.time_vs_step": "Refine by Align, alignment, 512 x 512",
+    "align.memory_vs_step": "the same, memory",
+    "import.seconds": "the pack's share of ComfyUI's start",
+}
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The lines of the table."""
+    if unknown := sorted(set(results) - set(TITLES)):
+        raise KeyError(f"bench/table.py has no title for {', '.join(unknown)}")
+    return "\n".join(_line(name, results[name]) for name in TITLES if name in results)
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    return f"| `{name}` | {TITLES[name]} | {_number(row['value'])} {row['unit']} | {_number(row['bound'])} |"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def written(readme: str, results: dict[str, dict[str, Any]]) -> str:
+    """The README with the results in its table."""
+    before, rest = readme.split(BEGIN)
+    return before + BEGIN + table(results) + END + rest.split(END, 1)[1]
+
+
+if __name__ == "__main__":
+    text = README.read_text(encoding="utf-8")
+    README.write_text(written(text, json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
