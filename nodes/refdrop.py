@@ -12,7 +12,7 @@ from ..core.patches.families import NAMES, attentions_of
 from ..core.patches.refdrop import Guide, Recorded, Reference, ReferenceCache, add_guide
 from ..core.patches.unet import family
 from . import refdrop_inputs as common
-from .shared import mask_batch, require_latent_of
+from .shared import mask_batch, require_latent_of, text_on_node
 
 
 class RefDropApply(io.ComfyNode):
@@ -107,7 +107,7 @@ class RefDropApply(io.ComfyNode):
             end_percent=end_percent,
             reference_every=reference_every,
             share_halves=share_conditional,
-            cache=ReferenceCache(cache_mib * 2**20, common.is_half(cache_precision)) if cache_mib else None,
+            cache=_cache(cache_mib, cache_precision),
             recorded=cache,
         )
         return io.NodeOutput(add_guide(model, guide))
@@ -184,6 +184,10 @@ class RefDropVideo(io.ComfyNode):
             reference_latent=reference_latent,
             reference_positive=reference_positive,
         )
+
+
+def _cache(mib: int, precision: str) -> ReferenceCache | None:
+    return ReferenceCache(mib * 2**20, common.is_half(precision), text_on_node()) if mib else None
 
 
 def _reference(model: Any, latent: dict[str, Any] | None, positive: list[Any] | None, seed: int) -> Reference | None:

@@ -13,7 +13,7 @@ from ..core.patches.refdrop import Recorded, Reference, add_recorder
 from ..core.patches.sampling import Sampling, sampled_latent
 from ..core.patches.unet import family
 from . import refdrop_inputs as common
-from .shared import number_input, require_latent_of, sampler_inputs, seed_input, step_inputs
+from .shared import number_input, require_latent_of, sampler_inputs, seed_input, step_inputs, text_on_node
 
 
 class RefDropRecord(io.ComfyNode):
@@ -113,7 +113,8 @@ class RefDropRecord(io.ComfyNode):
             )
         available = list(attentions_of(model, "RefDropRecord").layers)
         chosen = block_choice.select(blocks, custom_blocks, available, family(model))
-        recorded = Recorded(model, chosen, batch_references, cache_mib * 2**20, common.is_half(cache_precision))
+        is_half = common.is_half(cache_precision)
+        recorded = Recorded(model, chosen, batch_references, cache_mib * 2**20, is_half, text_on_node())
         sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise, sigmas)
         out = sampled_latent(add_recorder(model, recorded, given), positive, negative, latent_image, sampling)
         return io.NodeOutput(reference_latent or out, recorded)

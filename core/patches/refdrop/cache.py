@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import weakref
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MIB = 2**20
+Tell = Callable[[str], None]
 PLAIN = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
 
 
@@ -36,11 +37,13 @@ class ReferenceCache:
     Args:
         budget: bytes.
         is_half: whether keys and values are kept in float16, which takes half the memory and rounds them.
+        tell: shows how full it is to the user, besides the log.
     """
 
-    def __init__(self, budget: int, is_half: bool = False) -> None:
+    def __init__(self, budget: int, is_half: bool = False, tell: Tell | None = None) -> None:
         self.budget = budget
         self.is_half = is_half
+        self._tell = tell
         self.size = 0
         self.hits = 0
         self._key: Hashable = None
@@ -91,9 +94,16 @@ class ReferenceCache:
         self._key, self._banks, self.size = None, {}, 0
 
     def report(self) -> None:
-        """Tells the log how full the cache is."""
+        """Tells the log and the user how full the cache is."""
         fill, kept = f"{self.size / MIB:.0f} of {self.budget / MIB:.0f} MiB", len(self._banks)
-        log.info("RefDrop: %d reference passes kept in %s, %d of them reused so far.", kept, fill, self.hits)
+        tell(f"{kept} reference passes kept in {fill}, {self.hits} of them reused so far.", "RefDrop", self._tell)
+
+
+def tell(text: str, who: str, show: Tell | None) -> None:
+    """Writes a sentence to the log, and shows it to the user if there is a way."""
+    log.info("%s: %s", who, text)
+    if show is not None:
+        show(text)
 
 
 def _part(bank: KeyValueBank, blocks: frozenset[Block]) -> int:

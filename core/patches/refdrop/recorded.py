@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -13,12 +12,11 @@ from ..reference_pass import KeyValueBank
 from ..roles import Cond, Roles
 from ..self_attention import Chunk
 from ..unet import family
-from .cache import MIB, Identity
+from .cache import MIB, Identity, Tell, tell
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-log = logging.getLogger(__name__)
 CLOSE = 1e-5  # relative difference of two noise levels that are the same but for rounding
 
 
@@ -31,16 +29,24 @@ class Recorded:
         references: how many of the first pictures of its batch, or frames of its video.
         budget: bytes.
         is_half: whether keys and values are kept in float16.
+        tell: shows how much it is to the user, besides the log.
     """
 
     def __init__(
-        self, model: ModelPatcher, blocks: frozenset[Block], references: int, budget: int, is_half: bool
+        self,
+        model: ModelPatcher,
+        blocks: frozenset[Block],
+        references: int,
+        budget: int,
+        is_half: bool,
+        tell: Tell | None = None,
     ) -> None:
         self.blocks = blocks
         self.references = references
         self.is_half = is_half
         self.size = 0
         self._budget = budget
+        self._tell = tell
         self._family = family(model)
         self._model = Identity(model.model)
         self._weights = model.patches_uuid
@@ -133,9 +139,9 @@ class Recorded:
             )
 
     def report(self) -> None:
-        """Tells the log how much is kept."""
+        """Tells the log and the user how much is kept."""
         fill = f"{self.size / MIB:.0f} of {self._budget / MIB:.0f} MiB"
-        log.info("RefDropRecord: %d noise levels kept in %s.", len(self._levels), fill)
+        tell(f"{len(self._levels)} noise levels kept in {fill}.", "RefDropRecord", self._tell)
 
     def _half(self, role: str) -> int:
         if role not in self._roles:
