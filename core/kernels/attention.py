@@ -113,7 +113,7 @@ def reference_feature_guidance(
     elif isinstance(total, float) and total == 1.0:
         out = torch.zeros_like(own_q)  # the samples' own attention would be multiplied by 0
     else:
-        out = attend(q, k, v).unflatten(0, (chunks, -1)) * (1 - total)
+        out = attend(q, k, v).unflatten(0, (chunks, -1)).mul_(1 - total)
     for branch in branches:
         rows = slice(branch.first, None)
         if branch.with_own:
