@@ -10,9 +10,10 @@ from comfy_api.latest import io
 from ..core import blocks as block_choice
 from ..core.patches.families import NAMES, attentions_of
 from ..core.patches.refdrop import Guide, Recorded, Reference, ReferenceCache, add_guide
+from ..core.patches.status import text_on_node
 from ..core.patches.unet import family
 from . import refdrop_inputs as common
-from .shared import mask_batch, require_latent_of, text_on_node
+from .shared import mask_batch, require_latent_of
 
 
 class RefDropApply(io.ComfyNode):

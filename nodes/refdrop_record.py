@@ -11,9 +11,10 @@ from ..core import blocks as block_choice
 from ..core.patches.families import NAMES, attentions_of
 from ..core.patches.refdrop import Recorded, Reference, add_recorder
 from ..core.patches.sampling import Sampling, sampled_latent
+from ..core.patches.status import text_on_node
 from ..core.patches.unet import family
 from . import refdrop_inputs as common
-from .shared import number_input, require_latent_of, sampler_inputs, seed_input, step_inputs, text_on_node
+from .shared import number_input, require_latent_of, sampler_inputs, seed_input, step_inputs
 
 
 class RefDropRecord(io.ComfyNode):

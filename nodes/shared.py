@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
 from comfy_api.latest import io
-from comfy_execution.utils import get_executing_context
 
 from ..core.patches.sampling import SAMPLERS, SCHEDULERS
 from ..core.patches.unet import family
@@ -34,20 +32,6 @@ def needing_opencv(module: str, node: str) -> ModuleType:
             f"{node} needs OpenCV, which is not installed. Run `pip install opencv-python-headless` in ComfyUI's "
             "Python environment."
         ) from None
-
-
-def text_on_node() -> Callable[[str], None] | None:
-    """What shows a sentence on the node that is executed now, also later; None where no server runs."""
-    context = get_executing_context()
-    if context is None:
-        return None
-
-    def show(text: str) -> None:
-        from server import PromptServer  # the host's; not to be had where nodes run without one
-
-        PromptServer.instance.send_progress_text(text, context.node_id)
-
-    return show
 
 
 def range_inputs() -> list[io.Input]:

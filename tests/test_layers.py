@@ -14,7 +14,7 @@ STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 ALLOWED = {
     "core/kernels": STANDARD | {"torch", "core/kernels"},
     "core/models": STANDARD | {"torch", "comfy", "numpy", "PIL", "safetensors", "core/models", "core/kernels", "core"},
-    "core/patches": STANDARD | {"torch", "comfy", "core/patches", "core/kernels", "core"},
+    "core/patches": STANDARD | {"torch", "comfy", "comfy_execution", "server", "core/patches", "core/kernels", "core"},
     "core/pictures": STANDARD | {"torch", "numpy", "PIL", "scipy", "core/pictures", "core/kernels"},
     "core": STANDARD | {"torch", "numpy", "cv2", "core", "core/kernels"},
     "nodes": STANDARD

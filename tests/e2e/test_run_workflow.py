@@ -60,7 +60,13 @@ class Folder:
         return subprocess.run(self.command(*more), capture_output=True, text=True, timeout=300, check=False)
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.command(*more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            self.command(*more),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # A shell that runs the tests in the background has made them, and what they start, deaf to Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     def records(self) -> list[dict[str, Any]]:
         """The manifest's lines about rows."""
