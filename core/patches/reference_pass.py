@@ -111,6 +111,10 @@ class KeyValueBank:
         """Bytes of all keys and values."""
         return sum(self.sizes.values())
 
+    def size_of(self, blocks: frozenset[Block]) -> int:
+        """Bytes of some blocks."""
+        return sum(size for (block, _), size in self.sizes.items() if block in blocks)
+
     @property
     def itemsize(self) -> int:
         """Bytes of one number."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from ...blocks import Block, Layer
 from ..reference_pass import KeyValueBank, Rename
 from ..roles import Cond
+from ..status import Show, nowhere
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 log = logging.getLogger(__name__)
 MIB = 2**20
-Tell = Callable[[str], None]
 PLAIN = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
 
 
@@ -37,13 +37,13 @@ class ReferenceCache:
     Args:
         budget: bytes.
         is_half: whether keys and values are kept in float16, which takes half the memory and rounds them.
-        tell: shows how full it is to the user, besides the log.
+        show: tells the user how full it is, besides the log.
     """
 
-    def __init__(self, budget: int, is_half: bool = False, tell: Tell | None = None) -> None:
+    def __init__(self, budget: int, is_half: bool = False, show: Show = nowhere) -> None:
         self.budget = budget
         self.is_half = is_half
-        self._tell = tell
+        self._show = show
         self.size = 0
         self.hits = 0
         self._key: Hashable = None
@@ -71,7 +71,7 @@ class ReferenceCache:
         first: frozenset[Block] = frozenset()
         if self.size + share * bank.size > self.budget:
             first = cheap_to_repeat(bank.sizes)
-            if not first or not self._make_room(share * (bank.size - _part(bank, first)), first):
+            if not first or not self._make_room(share * (bank.size - bank.size_of(first)), first):
                 return
         kept = bank.copied(rename, lambda tensor: kept_tensor(tensor, self.is_half))
         kept.drop(first)
@@ -81,11 +81,11 @@ class ReferenceCache:
     def _make_room(self, needed: float, first: frozenset[Block]) -> bool:
         """Drops the first blocks of as many noise levels as it takes; of none if it is not enough in all."""
         whole = [bank for bank in self._banks.values() if not bank.dropped]
-        if self.size + needed - sum(_part(bank, first) for bank in whole) > self.budget:
+        if self.size + needed - sum(bank.size_of(first) for bank in whole) > self.budget:
             return False
         for bank in whole:
             if self.size + needed > self.budget:
-                self.size -= _part(bank, first)
+                self.size -= bank.size_of(first)
                 bank.drop(first)
         return True
 
@@ -96,19 +96,9 @@ class ReferenceCache:
     def report(self) -> None:
         """Tells the log and the user how full the cache is."""
         fill, kept = f"{self.size / MIB:.0f} of {self.budget / MIB:.0f} MiB", len(self._banks)
-        tell(f"{kept} reference passes kept in {fill}, {self.hits} of them reused so far.", "RefDrop", self._tell)
-
-
-def tell(text: str, who: str, show: Tell | None) -> None:
-    """Writes a sentence to the log, and shows it to the user if there is a way."""
-    log.info("%s: %s", who, text)
-    if show is not None:
-        show(text)
-
-
-def _part(bank: KeyValueBank, blocks: frozenset[Block]) -> int:
-    """Bytes of some of a bank's blocks."""
-    return sum(size for (block, _), size in bank.sizes.items() if block in blocks)
+        text = f"{kept} reference passes kept in {fill}, {self.hits} of them reused so far."
+        log.info("RefDrop: %s", text)
+        self._show(text)
 
 
 def cheap_to_repeat(sizes: Mapping[Layer, int]) -> frozenset[Block]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...blocks import Block
 from ..families import Attentions
 from ..reference_pass import KeyValueBank, Recording, Reference, ReferencePass
 from ..roles import Cond
@@ -79,16 +80,19 @@ class ReferenceReading:
         # What another node made for this evaluation has no role, and nothing tells whether it will be the same again.
         is_known = all((role is None) == (entries is None) for role, entries in zip(roles, conds, strict=True))
         keeper = cache if is_known and self._key is not None else None
-        bank = keeper.get(self._key, place, names.named) if keeper else None
-        if bank is None or bank.dropped:
-            blocks, layers = bank.dropped if bank else guide.blocks, self._attentions.layers
-            recording = Recording(blocks, layers, "RefDrop", guide.reference_mask, guide.share_halves)
+
+        def passed(blocks: frozenset[Block]) -> KeyValueBank:
+            recording = Recording(blocks, self._attentions.layers, "RefDrop", guide.reference_mask, guide.share_halves)
             self.passes.run(evaluate, model, self._halves(conds, roles), sigma, options_for(recording))
-            if bank:
-                recording.bank.add(bank, lambda chunk: chunk)
-            elif keeper:
-                keeper.put(self._key, place, recording.bank, names.placed)
-            bank = recording.bank
+            return recording.bank
+
+        bank = keeper.get(self._key, place, names.named) if keeper else None
+        if bank is None:
+            bank = passed(guide.blocks)
+            if keeper:
+                keeper.put(self._key, place, bank, names.placed)
+        elif bank.dropped:
+            bank.add(passed(bank.dropped), lambda chunk: chunk)
         if guide.reference_every > 1:
             self._latest[sigma.device] = place, bank
         return bank

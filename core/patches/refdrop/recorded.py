@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,14 @@ from ...blocks import Block
 from ..reference_pass import KeyValueBank
 from ..roles import Cond, Roles
 from ..self_attention import Chunk
+from ..status import Show, nowhere
 from ..unet import family
-from .cache import MIB, Identity, Tell, tell
+from .cache import MIB, Identity
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+log = logging.getLogger(__name__)
 CLOSE = 1e-5  # relative difference of two noise levels that are the same but for rounding
 
 
@@ -29,7 +32,7 @@ class Recorded:
         references: how many of the first pictures of its batch, or frames of its video.
         budget: bytes.
         is_half: whether keys and values are kept in float16.
-        tell: shows how much it is to the user, besides the log.
+        show: tells the user how much it is, besides the log.
     """
 
     def __init__(
@@ -39,14 +42,14 @@ class Recorded:
         references: int,
         budget: int,
         is_half: bool,
-        tell: Tell | None = None,
+        show: Show = nowhere,
     ) -> None:
         self.blocks = blocks
         self.references = references
         self.is_half = is_half
         self.size = 0
         self._budget = budget
-        self._tell = tell
+        self._show = show
         self._family = family(model)
         self._model = Identity(model.model)
         self._weights = model.patches_uuid
@@ -141,7 +144,9 @@ class Recorded:
     def report(self) -> None:
         """Tells the log and the user how much is kept."""
         fill = f"{self.size / MIB:.0f} of {self._budget / MIB:.0f} MiB"
-        tell(f"{len(self._levels)} noise levels kept in {fill}.", "RefDropRecord", self._tell)
+        text = f"{len(self._levels)} noise levels kept in {fill}."
+        log.info("RefDropRecord: %s", text)
+        self._show(text)
 
     def _half(self, role: str) -> int:
         if role not in self._roles:
