@@ -1,4 +1,4 @@
-"""A narrow autoencoder that fits into TAESD's layout: the rest of each tensor is zeros, which changes nothing."""
+"""A narrow autoencoder whose layers are TAESD's. `demo/world/expand.py` widens it by zeros, which changes nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import VAE
-
-WIDE = 64
 
 
 class Block(nn.Module):
@@ -78,34 +76,3 @@ class Autoencoder(nn.Module):
         for layer in self.decoder.values():
             latents = layer(latents)
         return latents
-
-
-def taesd(model: Autoencoder) -> dict[str, Tensor]:
-    """Encoder and decoder as the host's TAESD holds them, without a prefix."""
-    weights = {f"taesd_{name}": tensor.float() for name, tensor in model.state_dict().items() if "." in name}
-    weights = {name: _padded(name, tensor) for name, tensor in weights.items()}
-    for name, blocks in (
-        ("taesd_encoder", (1, 3, 4, 5, 7, 8, 9, 11, 12, 13)),
-        ("taesd_decoder", (3, 4, 5, 8, 9, 10, 13, 14, 15, 18)),
-    ):
-        for block in blocks:
-            for layer in (0, 2, 4):
-                weights.setdefault(f"{name}.{block}.conv.{layer}.weight", torch.zeros(WIDE, WIDE, 3, 3))
-                weights.setdefault(f"{name}.{block}.conv.{layer}.bias", torch.zeros(WIDE))
-    weights["taesd_encoder.14.weight"] /= model.deviation[:, None, None, None]
-    weights["taesd_encoder.14.bias"] = (weights["taesd_encoder.14.bias"] - model.mean) / model.deviation
-    return weights
-
-
-def _padded(name: str, tensor: Tensor) -> Tensor:
-    """Zeros up to the full width, except where a tensor ends at pictures or latents."""
-    first, last = (
-        name.endswith(("encoder.0.weight", "decoder.1.weight")),
-        "encoder.14." in name or "decoder.19." in name,
-    )
-    shape = [tensor.shape[0] if last else WIDE]
-    if tensor.ndim == 4:
-        shape += [tensor.shape[1] if first else WIDE, 3, 3]
-    wide = torch.zeros(shape)
-    wide[tuple(slice(0, size) for size in tensor.shape)] = tensor
-    return wide

@@ -57,13 +57,15 @@ class BaseConfig:
     """Text to picture. `gamma` bounds the weight at little noise; `unnamed` is the share without a caption."""
 
     schedule: Schedule = field(
-        default_factory=lambda: Schedule(6000, 1e-3, 32, hold=0.5, final=0.03, report_every=150, ema=0.999)
+        default_factory=lambda: Schedule(
+            2400, 1e-3, 32, hold=0.55, final=0.03, average_every=6, report_every=60, ema=0.998
+        )
     )
     gamma: float = 5.0
     unnamed: float = 0.1
     guidance: float = 4.0
-    sheet_every: float = 300.0
-    measure_every: float = 600.0
+    sheet_every: float = 200.0
+    measure_every: float = 400.0
 
 
 LATENTS = LatentsConfig()

@@ -25,7 +25,7 @@ def prompts(count: int) -> list[tuple[str, Record]]:
 
 
 def accuracy(model: Classifier, pictures: Tensor, truth: list[Record]) -> dict[str, float]:
-    """The share of pictures (B, 3, H, W) whose attribute is as the prompt says; a second colour only where there is one."""
+    """The share of pictures (B, 3, H, W) whose attribute is as the prompt says; a second colour only where one is."""
     found = read(model, pictures)
     wanted = [attributes.of_picture(one) for one in truth]
     result = {}

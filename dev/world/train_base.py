@@ -27,6 +27,7 @@ CHECKPOINT, CURVE = STATE / "base.pt", STATE / "curves" / "base.jsonl"
 ACCURACY, SHEETS = STATE / "curves" / "accuracy.jsonl", STATE / "sheets"
 # Weights of another U-Net to begin with, where there are any.
 START = STATE / "start" / "unet.pt"
+FOLLOW_EVERY = 4
 SHOWN = (
     "an orange cat wearing a blue shirt with a yellow star on the beach, flat cartoon",
     "a pink rabbit waving wearing a green striped shirt in the forest, flat cartoon",
@@ -78,7 +79,7 @@ def main() -> None:
     rng = np.random.default_rng([worker.rank, int(time.time())])
     models = loaded(saved)
     weights = list(models.weights().values())
-    optimiser = torch.optim.AdamW(weights, lr=0.0, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimiser = torch.optim.AdamW(weights, lr=0.0, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     if "optimiser" in saved:
         optimiser.load_state_dict(saved["optimiser"])
     data, numbers = latents()
@@ -154,7 +155,10 @@ def weight_of(steps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _follow(models: Models, step: int) -> None:
-    decay = min(BASE.schedule.ema, (1 + step) / (10 + step))
+    """Every few steps, as it reads all weights; early on the mean is short."""
+    if step % FOLLOW_EVERY:
+        return
+    decay = min(BASE.schedule.ema, (1 + step) / (10 + step)) ** FOLLOW_EVERY
     weights = [weight.data for weight in models.weights().values()]
     torch._foreach_lerp_(list(models.smooth.values()), weights, 1 - decay)
 
