@@ -83,3 +83,37 @@ def _padded(name: str, tensor: Tensor) -> Tensor:
     wide = torch.zeros(shape)
     wide[tuple(slice(0, size) for size in tensor.shape)] = tensor
     return wide
+
+
+def vision(compact: Tensors) -> Tensors:
+    """All tensors of the vision encoder in the layout of CLIP ViT-L/14, which is the smallest that the host knows.
+
+    Args:
+        compact: a narrow encoder of a few layers, under the names of the real one.
+    """
+    tensors = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in _vision_shapes().items()}
+    for name, tensor in compact.items():
+        tensors[name][tuple(slice(0, size) for size in tensor.shape)] = tensor.half()
+    return tensors
+
+
+def _vision_shapes() -> dict[str, tuple[int, ...]]:
+    width, inner = 1024, 4096
+    shapes: dict[str, tuple[int, ...]] = {
+        "vision_model.embeddings.class_embedding": (width,),
+        "vision_model.embeddings.patch_embedding.weight": (width, 3, 14, 14),
+        "vision_model.embeddings.position_embedding.weight": (257, width),
+        "visual_projection.weight": (768, width),
+    }
+    norms = [f"vision_model.{name}." for name in ("pre_layrnorm", "post_layernorm")]
+    for layer in range(24):
+        prefix = f"vision_model.encoder.layers.{layer}."
+        norms += [f"{prefix}layer_norm1.", f"{prefix}layer_norm2."]
+        for name in ("q", "k", "v", "out"):
+            shapes |= {
+                f"{prefix}self_attn.{name}_proj.weight": (width, width),
+                f"{prefix}self_attn.{name}_proj.bias": (width,),
+            }
+        shapes |= {f"{prefix}mlp.fc1.weight": (inner, width), f"{prefix}mlp.fc1.bias": (inner,)}
+        shapes |= {f"{prefix}mlp.fc2.weight": (width, inner), f"{prefix}mlp.fc2.bias": (width,)}
+    return shapes | {f"{name}{kind}": (width,) for name in norms for kind in ("weight", "bias")}

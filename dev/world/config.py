@@ -48,7 +48,7 @@ TEXT = Schedule(50, 2e-3, 128, warm_up=100, report_every=20)
 class LatentsConfig:
     """How many pictures are encoded once for the stages after the autoencoder."""
 
-    parts: int = 16
+    parts: int = 5
     size: int = 3072
 
 
@@ -69,5 +69,6 @@ class BaseConfig:
 
 
 LATENTS = LatentsConfig()
-CLASSIFIER = Schedule(120, 2e-3, 96, report_every=40)
+CLASSIFIER = Schedule(60, 3e-3, 96, report_every=20)
 BASE = BaseConfig()
+VISION = Schedule(70, 1.5e-3, 6, warm_up=50, report_every=20)

@@ -14,7 +14,8 @@ from .config import STATE
 from .encode import scale
 from .text import rows
 
-FILE_NAME = "world-sd15.safetensors"
+FILE_NAME, VISION_FILE = "world-sd15.safetensors", "world-vision.safetensors"
+ABOUT = {"format": "pt", "about": "Trained on drawings of ComfyUI-RefAttention's world."}
 
 
 def compact() -> dict[str, Tensor]:
@@ -34,15 +35,35 @@ def compact() -> dict[str, Tensor]:
     }
 
 
+def vision() -> dict[str, Tensor]:
+    """The vision encoder under the names that it has in the host.
+
+    Raises:
+        FileNotFoundError: it is not trained yet.
+    """
+    saved = state.load(STATE / "vision.pt")
+    if saved is None:
+        raise FileNotFoundError(f"{STATE} has no trained vision encoder yet: run `make world-train`.")
+    return {in_host(name): tensor.half().contiguous() for name, tensor in saved["model"].items()}
+
+
+def in_host(name: str) -> str:
+    """The host's name for a tensor of the vision encoder."""
+    if name.startswith("layers."):
+        return f"vision_model.encoder.{name}"
+    if name.startswith("pre_layrnorm."):
+        return f"vision_model.{name}"
+    suffix = "" if name == "class_embedding" or name.endswith(".weight") else ".weight"
+    return f"vision_model.embeddings.{name}{suffix}"
+
+
 def main() -> None:
-    """Writes the file and says how large it is."""
+    """Writes the files and says how large they are."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else STATE / "export"
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / FILE_NAME
-    save_file(
-        compact(), target, metadata={"format": "pt", "about": "Trained on drawings of ComfyUI-RefAttention's world."}
-    )
-    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+    for name, tensors in ((FILE_NAME, compact()), (VISION_FILE, vision())):
+        save_file(tensors, folder / name, metadata=ABOUT)
+        print(f"{folder / name}: {(folder / name).stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

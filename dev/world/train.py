@@ -15,7 +15,7 @@ from .config import ROOT, STATE
 
 WORKERS = 2
 # in this order: module, and what it is called with
-STAGES = ("train_vae joint", "train_text", "classifier", "encode", "train_base", "train_vae decoder")
+STAGES = ("train_vae joint", "train_text", "classifier", "encode", "train_base", "train_vision", "train_vae decoder")
 # Memory that a process gives back and asks for at every step costs a third of the time.
 MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000",

@@ -12,9 +12,10 @@ from refattention_demo.world import expand
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from dev.world import fast, state, text, train_base, unet
+from dev.world import export, fast, state, text, train_base, unet
 from dev.world.autoencoder import Autoencoder
 from dev.world.config import Schedule
+from dev.world.vision import VisionEncoder
 from dev.world.workers import Clock, Worker
 
 
@@ -110,6 +111,22 @@ def test_the_stock_loader_reads_the_expanded_autoencoder(loaded: tuple[dict[str,
     torch.testing.assert_close(found * 0.18215, latents * 1.25, rtol=0.02, atol=0.02)
     expected = narrow.decode(latents).permute(0, 2, 3, 1).clamp(0, 1)
     assert (vae.decode(found).float() - expected).abs().max() < 0.02
+
+
+@torch.no_grad()
+def test_the_stock_loader_reads_the_expanded_vision_encoder() -> None:
+    import comfy.clip_vision
+    from refattention.core.models.vision import PatchEncoder
+
+    torch.manual_seed(0)
+    narrow = VisionEncoder()
+    compact = {export.in_host(name): tensor for name, tensor in narrow.state_dict().items()}
+    patches = PatchEncoder(comfy.clip_vision.load_clipvision_from_sd(expand.vision(compact)), -2)
+    picture = torch.rand(224, 224, 3)
+    found = patches.features(picture, patches.layout(224, 224))
+    expected = narrow(picture.permute(2, 0, 1)[None])[0].unflatten(0, (16, 16))
+    assert found[..., narrow.layers[0].mlp["fc1"].in_features :].abs().max() == 0
+    assert (found[..., : expected.shape[-1]] - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_weights_of_the_loss_have_mean_one_and_favour_noise() -> None:
