@@ -65,7 +65,7 @@ class BaseConfig:
     unnamed: float = 0.1
     guidance: float = 4.0
     sheet_every: float = 200.0
-    measure_every: float = 400.0
+    measure_every: float = 300.0
 
 
 LATENTS = LatentsConfig()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import state
+from . import loop
 from .autoencoder import Autoencoder
 from .config import LATENTS, STATE
 from .pictures import drawn
@@ -29,11 +29,8 @@ def main() -> None:
 
 def autoencoder() -> Autoencoder:
     """The trained one, fast to run."""
-    saved = state.load(STATE / "vae.pt")
-    if saved is None:
-        raise FileNotFoundError(f"There is no trained autoencoder in {STATE}: run train_vae first.")
     model = Autoencoder().to(memory_format=torch.channels_last).eval()
-    model.load_state_dict(saved["model"])
+    model.load_state_dict(loop.trained("vae"))
     return model
 
 

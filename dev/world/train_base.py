@@ -13,18 +13,17 @@ from torch import Tensor, nn
 
 from demo.world.captions import caption
 
-from . import measure, state
-from .classifier import CHECKPOINT as CLASSIFIER
+from . import loop, measure, state
 from .classifier import trained as trained_classifier
 from .config import BASE, HELD_OUT, STATE
 from .encode import autoencoder, latents, scale
 from .pictures import numbered, write_sheet
 from .text import TextEncoder, tokens
+from .train_text import trained as trained_text
 from .unet import STEPS, build, noise_of, sample, signal
 from .workers import Clock, Worker
 
-CHECKPOINT, CURVE = STATE / "base.pt", STATE / "curves" / "base.jsonl"
-ACCURACY, SHEETS = STATE / "curves" / "accuracy.jsonl", STATE / "sheets"
+CHECKPOINT, SHEETS = loop.checkpoint("base"), STATE / "sheets"
 # Weights of another U-Net to begin with, where there are any.
 START = STATE / "start" / "unet.pt"
 FOLLOW_EVERY = 4
@@ -106,7 +105,7 @@ def loaded(saved: dict[str, Any]) -> Models:
     """The models of a checkpoint; new ones begin with the trained text encoder and what fits of another U-Net."""
     unet, text = build(), TextEncoder()
     if "smooth" not in saved:
-        text.load_state_dict(state.load(STATE / "text.pt")["model"])
+        text = trained_text()
         other = state.load(START) or {}
         unet.load_state_dict({name: weight for name, weight in other.items() if "attn2" not in name}, strict=False)
     models = Models(unet, text, {})
@@ -196,7 +195,7 @@ class Report:
         content |= {name: getattr(self, name) for name in ("reported", "shown", "measured")}
         content["weights"] = {name: weight.detach() for name, weight in self.models.weights().items()}
         state.save(CHECKPOINT, content)
-        state.log(CURVE, cpu=self.clock.used, seen=self.seen, loss=self.loss, **self._fixed_error())
+        state.log(loop.curve("base"), cpu=self.clock.used, seen=self.seen, loss=self.loss, **self._fixed_error())
 
     @torch.no_grad()
     def _fixed_error(self) -> dict[str, float]:
@@ -226,16 +225,16 @@ class Report:
                 .clamp(0, 1)
             )
 
-    def measure(self, count: int = 100) -> None:
+    def measure(self, count: int = 50) -> None:
         """Accuracy on held-out prompts."""
-        if not CLASSIFIER.exists():
+        if not loop.checkpoint("classifier").exists():
             return
         asked = measure.prompts(count)
         texts = [text for text, _ in asked]
         starts = range(0, count, 25)
         pictures = torch.cat([self.painted(texts[start : start + 25], HELD_OUT + start) for start in starts])
         found = measure.accuracy(trained_classifier(), pictures, [truth for _, truth in asked])
-        state.log(ACCURACY, cpu=self.clock.used, seen=self.seen, prompts=count, **found)
+        state.log(loop.curve("accuracy"), cpu=self.clock.used, seen=self.seen, prompts=count, **found)
 
 
 if __name__ == "__main__":
