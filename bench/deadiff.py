@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from models import random_model, sampler_step
-from refattention.core.models.deadiff import load
-from refattention.core.patches.deadiff import Style, add_style
-from refattention.core.patches.deadiff.style import cross_attention_widths
+from refattention.core.deadiff.loaded import load
+from refattention.core.deadiff.settings import Style, cross_attention_widths
+from refattention.core.deadiff.wrappers import add_style
 from refattention_demo.deadiff_layout import FULL_SIZE, random_weights
 from timing import alternate
 

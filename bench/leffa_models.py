@@ -15,11 +15,12 @@ from typing import Any
 
 import comfy.samplers
 import torch
-from refattention.core.leffa import REFERENCES, Reference
-from refattention.core.models.leffa import LeffaParts, layout
-from refattention.core.models.leffa.loader import from_state_dict
-from refattention.core.models.leffa.unet import LeffaUNet, ReferenceUNet
-from refattention.core.patches.leffa import Settings, add_reference, attach_reference_unet
+from refattention.core.leffa import layout
+from refattention.core.leffa.loader import LeffaParts, from_state_dict
+from refattention.core.leffa.reference import REFERENCES, Reference
+from refattention.core.leffa.settings import Settings
+from refattention.core.leffa.unet import LeffaUNet, ReferenceUNet
+from refattention.core.leffa.wrappers import add_reference, attach_reference_unet
 from torch import Tensor
 
 OFFICIAL = Path(__file__).resolve().parent.parent / "out" / "official"

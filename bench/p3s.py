@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from models import random_model
-from refattention.core.models.p3s import new_adapter
-from refattention.core.patches.p3s import Adapter, Injection, add_injection
+from refattention.core.p3s.adapter import new_adapter
+from refattention.core.p3s.settings import Adapter, Injection
+from refattention.core.p3s.wrappers import add_injection
 from refattention.core.patches.reference_pass import Reference
 from steps import step_row
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from models import random_model, sampler_step
-from refattention.core.blocks import ALL, CHOICES, select
-from refattention.core.patches.refdrop import Guide, Reference, ReferenceCache, add_guide
+from refattention.core.patches.blocks import ALL, CHOICES, select
+from refattention.core.patches.reference_pass import Reference
 from refattention.core.patches.unet import self_attention_blocks
+from refattention.core.refdrop.cache import ReferenceCache
+from refattention.core.refdrop.settings import Guide
+from refattention.core.refdrop.wrappers import add_guide
 from steps import step_row
 from timing import alternate
 

@@ -9,7 +9,10 @@ import torch
 from families import FAMILIES, TinyFamily, random_model, random_prompt
 from models import evaluation
 from refattention.core.patches.families import attentions_of
-from refattention.core.patches.refdrop import Guide, Reference, ReferenceCache, add_guide
+from refattention.core.patches.reference_pass import Reference
+from refattention.core.refdrop.cache import ReferenceCache
+from refattention.core.refdrop.settings import Guide
+from refattention.core.refdrop.wrappers import add_guide
 from steps import compared
 
 BOUND = 1.15

@@ -19,8 +19,11 @@ from typing import Any
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
 from models import random_model, sampler_step
-from refattention.core.patches.refdrop import Guide, Recorded, add_guide, add_recorder
 from refattention.core.patches.unet import self_attention_blocks
+from refattention.core.refdrop.recorded import Recorded
+from refattention.core.refdrop.recorder import add_recorder
+from refattention.core.refdrop.settings import Guide
+from refattention.core.refdrop.wrappers import add_guide
 from timing import alternate
 from torch import Tensor
 

@@ -13,9 +13,12 @@ from typing import Any
 import comfy.sample
 import torch
 from models import prompt, random_model
-from refattention.core.blocks import CHOICES, select
-from refattention.core.patches.refdrop import Guide, Reference, ReferenceCache, add_guide
+from refattention.core.patches.blocks import CHOICES, select
+from refattention.core.patches.reference_pass import Reference
 from refattention.core.patches.unet import self_attention_blocks
+from refattention.core.refdrop.cache import ReferenceCache
+from refattention.core.refdrop.settings import Guide
+from refattention.core.refdrop.wrappers import add_guide
 from torch import Tensor
 
 FAMILY = "sd15"

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
-from ..core.blocks import select_layers
-from ..core.models.refine_align import PatchReader, TrainedAdapter, for_model
-from ..core.patches.align import Look
+from ..core.patches.blocks import select_layers
 from ..core.patches.unet import family, require_image_unet, self_attention_layers
 from ..core.pictures.grid import binary_mask
-from .shared import mask_batch, needing_opencv, require_latent_of
-
-
-def methods(node: str) -> ModuleType:
-    """What the nodes run."""
-    return needing_opencv("..core.patches.align.repair", node)
+from ..core.refine_by_align.adapter import TrainedAdapter, for_model
+from ..core.refine_by_align.back_ends import BackEnd, CrossAttention, SelfAttention
+from ..core.refine_by_align.match import Finding
+from ..core.refine_by_align.observe import Look
+from ..core.refine_by_align.reader import PatchReader
+from ..core.refine_by_align.repair import Repair, Search
+from ..core.refine_by_align.window import Case, Work
+from .shared import mask_batch, require_latent_of
 
 
 def repair(
@@ -42,21 +41,20 @@ def repair(
             is not the model's.
     """
     require_image_unet(model, node)
-    run = methods(node)
 
     def encode(picture: Tensor) -> Tensor:
         return require_latent_of(model, vae.encode(picture), "What vae makes of a picture")
 
     if adapter is None and clip_vision is None:
-        back_end = run.SelfAttention(model, encode, positive, node)
+        back_end: BackEnd = SelfAttention(model, encode, positive, node)
     elif adapter is None or clip_vision is None:
         there, missing = ("adapter", "clip_vision") if clip_vision is None else ("clip_vision", "adapter")
         raise ValueError(f"{there} is connected, but {missing} is not. Connect both of them, or neither.")
     else:
         trained, network = for_model(adapter, model, family(model))
         read = PatchReader(clip_vision, network, adapter.origin)
-        back_end = run.CrossAttention(trained, read, encode, positive, node)
-    return run.Repair(back_end, encode, vae.decode, run.Work(*work))
+        back_end = CrossAttention(trained, read, encode, positive, node)
+    return Repair(back_end, encode, vae.decode, Work(*work))
 
 
 def cases(
@@ -68,7 +66,6 @@ def cases(
         ValueError: masks or references that are neither one for all pictures nor one for each, or an empty reference
             mask.
     """
-    run = methods(node)
     images, references = (each[..., :3].cpu().float() for each in (image, reference_image))
     masks, places = binary_mask(mask, (image.shape[1], image.shape[2])), _searched(reference_mask)
     given = {"mask": len(masks), "reference_image": len(references), "reference_mask": len(places)}
@@ -79,7 +76,7 @@ def cases(
                 "for each."
             )
     return [
-        run.Case(one, masks[at % len(masks)], references[at % len(references)].unsqueeze(0), places[at % len(places)])
+        Case(one, masks[at % len(masks)], references[at % len(references)].unsqueeze(0), places[at % len(places)])
         for at, one in enumerate(images.split(1))
     ]
 
@@ -104,9 +101,9 @@ def search(node: str, model: Any, looking: tuple[str, str, int], finding: tuple[
     Raises:
         ValueError: as of `look`.
     """
-    run, (threshold, margin, minimum_contrast) = methods(node), finding
-    found = run.Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
-    return run.Search(look(model, *looking, node), found)
+    threshold, margin, minimum_contrast = finding
+    found = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
+    return Search(look(model, *looking, node), found)
 
 
 def _timesteps(text: str) -> tuple[int, ...]:

@@ -7,12 +7,15 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core import coordinates
 from ..core.pictures.sheet import Cell, labelled_sheet, with_rings
+from ..core.point_mask import coordinates
+from ..core.refine_by_align import probe
+from ..core.refine_by_align.match import heat_picture
+from ..core.refine_by_align.window import scaled
 from . import align_inputs as common
 from . import align_run
 from .previews import temporary
-from .shared import needing_opencv, require_latent_of, seed_input
+from .shared import require_latent_of, seed_input
 
 POINTS = coordinates.POSITIVE
 COLUMNS, CELL = 6, 224  # of the sheet, in pictures and in pixels
@@ -75,25 +78,25 @@ class AttentionProbe(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns the heat map, the heat and the sheet, and gives the panel its maps."""
         node = "AttentionProbe"
-        methods = needing_opencv("..core.patches.align.probe", node)
         pictures = align_run.one_picture(image, "image"), align_run.one_picture(reference_image, "reference_image")
         size, reference_size = ((each.shape[1], each.shape[2]) for each in pictures)
         points, spot = _points(positive_coords, size), _spot(mask, pictures[0])
         look = align_run.look(model, timesteps, layers, seed, node)
-        latents = [vae.encode(methods.scaled(each, working_size)) for each in pictures]
-        latents = [require_latent_of(model, each, "What vae makes of a picture") for each in latents]
-        found = methods.probe(
-            model, positive, latents, (size, reference_size), look, methods.spot_of(points, spot, size), node
-        )
-        heat = methods.heat(found.spot, reference_size)
-        overlay = methods.heat_picture(heat, pictures[1])
+        latents = [
+            require_latent_of(model, vae.encode(scaled(each, working_size)), "What vae makes of a picture")
+            for each in pictures
+        ]
+        sizes, queries = (size, reference_size), probe.spot_of(points, spot, size)
+        found = probe.probe(model, positive, (latents[0], latents[1]), sizes, look, queries, node)
+        heat = probe.heat(found.spot, reference_size)
+        overlay = heat_picture(heat, pictures[1])
         first = [("picture", _marked(pictures[0][0], points, spot)), ("mean", overlay[0])]
-        small = methods.scaled(pictures[1], CELL)
+        small = scaled(pictures[1], CELL)
         cells = {
-            name: methods.heat_picture(methods.heat(each, tuple(small.shape[1:3])), small)[0]
+            name: heat_picture(probe.heat(each, (small.shape[1], small.shape[2])), small)[0]
             for name, each in found.layers.items()
         }
-        panel = _panel(pictures, spot, found.grid, *methods.mosaic(found))
+        panel = _panel(pictures, spot, found.grid, *probe.mosaic(found))
         return io.NodeOutput(overlay, heat.unsqueeze(0), _sheet(first, cells), ui=panel)
 
 

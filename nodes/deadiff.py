@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.models.deadiff import COMBINE, CONTENT_LAYERS, FITS, MODES, DEADiff
-from ..core.patches.deadiff import Style, add_style, require_sd15
+from ..core.deadiff.loaded import COMBINE, CONTENT_LAYERS, MODES, DEADiff
+from ..core.deadiff.preprocess import FITS
+from ..core.deadiff.settings import Style, require_sd15
+from ..core.deadiff.wrappers import add_style
 from .deadiff_files import DEADiffIO
 from .shared import mask_batch, range_inputs
 

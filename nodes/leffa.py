@@ -8,9 +8,11 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.leffa import REFERENCES, Reference
-from ..core.models import leffa
-from ..core.patches.leffa import Settings, add_reference, attach_reference_unet
+from ..core.leffa.loader import load
+from ..core.leffa.model import require_leffa
+from ..core.leffa.reference import REFERENCES, Reference
+from ..core.leffa.settings import Settings
+from ..core.leffa.wrappers import add_reference, attach_reference_unet
 from ..core.pictures.grid import CELL, binary_mask, pad_to_cells, to_cells
 from .files import model_names, model_path
 
@@ -63,7 +65,7 @@ class LeffaLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str, cache_megabytes: int) -> io.NodeOutput:
         """Returns the generative model and the VAE."""
-        parts = leffa.load(model_path(model_name, FOLDERS))
+        parts = load(model_path(model_name, FOLDERS))
         return io.NodeOutput(attach_reference_unet(parts.generative, parts.reference, cache_megabytes << 20), parts.vae)
 
 
@@ -245,7 +247,7 @@ class _Inputs:
 
     def __init__(self, model: Any, vae: Any, node: str) -> None:
         self._patcher = model
-        self._model = leffa.require_leffa(model, node)
+        self._model = require_leffa(model, node)
         if vae is None:
             raise ValueError(f"{node} got no VAE: the checkpoint has none. Connect Load VAE.")
         self._vae = vae

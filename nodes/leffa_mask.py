@@ -9,9 +9,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.pictures import agnostic
-from ..core.pictures import parsing as maps
-from ..core.pictures.repaint import paste_exact, paste_official
+from ..core.leffa import masks as agnostic
+from ..core.leffa import parsing as maps
+from ..core.leffa.repaint import paste_exact, paste_official
 
 CLEAN, VITON_HD, DRESS_CODE = "clean", "viton_hd", "dress_code"
 EXACT, OFFICIAL = "exact", "official"

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.models.p3s import TrainedAdapter, for_model
-from ..core.patches.p3s import NODE, SCHEDULES, Adapter, Injection, Schedule, add_injection
+from ..core.p3s.adapter import TrainedAdapter, for_model
+from ..core.p3s.kernel import SCHEDULES
+from ..core.p3s.settings import NODE, Adapter, Injection, Schedule
+from ..core.p3s.wrappers import add_injection
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
 from .p3s_files import P3SAdapterIO

@@ -10,21 +10,14 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.models.p3s import Origin, TrainedAdapter, fingerprint, for_model, trainable, trained_weights
-from ..core.patches.p3s import (
-    AVERAGES,
-    WHERE,
-    Adapter,
-    Injection,
-    Pictures,
-    Settings,
-    Trainer,
-    Watch,
-    add_injection,
-    encode,
-    sample_preview,
-    train,
-)
+from ..core.models.base import fingerprint
+from ..core.p3s.adapter import Origin, TrainedAdapter, for_model, trainable, trained_weights
+from ..core.p3s.kernel import AVERAGES
+from ..core.p3s.preview import sample_preview
+from ..core.p3s.settings import Adapter, Injection
+from ..core.p3s.training import WHERE, Pictures, Settings, Trainer, Watch, train
+from ..core.p3s.wrappers import add_injection
+from ..core.patches.frozen import encode
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
 from ..core.pictures.curve import curves

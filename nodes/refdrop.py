@@ -7,11 +7,15 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core import blocks as block_choice
+from ..core.patches import blocks as block_choice
 from ..core.patches.families import NAMES, attentions_of
-from ..core.patches.refdrop import Guide, Recorded, Reference, ReferenceCache, add_guide
+from ..core.patches.reference_pass import Reference
 from ..core.patches.status import text_on_node
 from ..core.patches.unet import family
+from ..core.refdrop.cache import ReferenceCache
+from ..core.refdrop.recorded import Recorded
+from ..core.refdrop.settings import Guide
+from ..core.refdrop.wrappers import add_guide
 from . import refdrop_inputs as common
 from .shared import mask_batch, require_latent_of
 

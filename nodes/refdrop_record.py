@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core import blocks as block_choice
+from ..core.patches import blocks as block_choice
 from ..core.patches.families import NAMES, attentions_of
-from ..core.patches.refdrop import Recorded, Reference, add_recorder
+from ..core.patches.reference_pass import Reference
 from ..core.patches.sampling import Sampling, sampled_latent
 from ..core.patches.status import text_on_node
 from ..core.patches.unet import family
+from ..core.refdrop.recorded import Recorded
+from ..core.refdrop.recorder import add_recorder
 from . import refdrop_inputs as common
 from .shared import number_input, require_latent_of, sampler_inputs, seed_input, step_inputs
 

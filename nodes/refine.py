@@ -10,6 +10,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.patches.sampling import Sampling
+from ..core.refine_by_align.match import Box
+from ..core.refine_by_align.repair import Paint, summary
+from ..core.refine_by_align.window import artifacts
 from . import align_inputs as common
 from . import align_run
 from .shared import seed_input
@@ -76,11 +79,11 @@ class RefineAlign(io.ComfyNode):
         )
         stages = align_run.repair(node, model, vae, positive, (context, working_size, 0), adapter, clip_vision)
         search = align_run.search(node, model, (timesteps, layers, seed), (threshold, margin, minimum_contrast))
-        run, (case,) = align_run.methods(node), align_run.cases(node, image, mask, reference, reference_mask)
-        areas = run.artifacts(case.mask, stages.work, is_together=True)
+        (case,) = align_run.cases(node, image, mask, reference, reference_mask)
+        areas = artifacts(case.mask, stages.work, is_together=True)
         matches = [stages.align(case, area, search) for area in areas]
-        box = matches[0].box if matches else run.Box(0, 0, reference.shape[2], reference.shape[1])
-        heat, place, matched, warning = run.summary(matches, reference)
+        box = matches[0].box if matches else Box(0, 0, reference.shape[2], reference.shape[1])
+        heat, place, matched, warning = summary(matches, reference)
         align_run.log_warning(node, warning)
         return io.NodeOutput(heat, asdict(box), place, matched, warning, box.cut(reference))
 
@@ -142,7 +145,7 @@ class RefineRegion(io.ComfyNode):
         node = "RefineRegion"
         stages = align_run.repair(node, model, vae, positive, (context, working_size, feather), adapter, clip_vision)
         sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)
-        paint = align_run.methods(node).Paint(negative, strength, sampling)
+        paint = Paint(negative, strength, sampling)
         cases = align_run.cases(node, image, mask, reference_image)
         done = stages.repair(cases, areas == common.TOGETHER, None, paint)
         return io.NodeOutput(torch.cat([repaired for repaired, _ in done]))

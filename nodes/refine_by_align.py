@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.patches.sampling import Sampling
+from ..core.refine_by_align.repair import Paint, summary
 from . import align_inputs as common
 from . import align_run
 
@@ -85,10 +86,10 @@ class RefineByAlign(io.ComfyNode):
         node = "RefineByAlign"
         stages = align_run.repair(node, model, vae, positive, (context, working_size, feather), adapter, clip_vision)
         search = align_run.search(node, model, (timesteps, layers, seed), (threshold, margin, minimum_contrast))
-        run, cases = align_run.methods(node), align_run.cases(node, image, mask, reference_image, reference_mask)
-        paint = run.Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
+        cases = align_run.cases(node, image, mask, reference_image, reference_mask)
+        paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
         done = stages.repair(cases, areas == common.TOGETHER, search, paint)
-        found = [run.summary(matches, case.reference) for case, (_, matches) in zip(cases, done, strict=True)]
+        found = [summary(matches, case.reference) for case, (_, matches) in zip(cases, done, strict=True)]
         heats, places, matched, warnings = zip(*found, strict=True)
         boxes = [[asdict(match.box) for match in matches] for _, matches in done]
         warning = align_run.joined(warnings)

@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.models.refine_align import load_adapter
+from ..core.refine_by_align.files import load_adapter
 from .files import model_names, model_path
 
 RefineAdapterIO = io.Custom("REFINE_ADAPTER")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,27 +9,6 @@ from comfy_api.latest import io
 
 from ..core.patches.sampling import SAMPLERS, SCHEDULERS
 from ..core.patches.unet import family
-
-
-def needing_opencv(module: str, node: str) -> ModuleType:
-    """Imports a module of the pack when it is needed, because OpenCV would slow down the host's start.
-
-    Args:
-        module: relative to this folder.
-        node: for the message.
-
-    Raises:
-        RuntimeError: OpenCV is not installed.
-    """
-    try:
-        return importlib.import_module(module, __package__)
-    except ModuleNotFoundError as error:
-        if error.name != "cv2":
-            raise
-        raise RuntimeError(
-            f"{node} needs OpenCV, which is not installed. Run `pip install opencv-python-headless` in ComfyUI's "
-            "Python environment."
-        ) from None
 
 
 def range_inputs() -> list[io.Input]:

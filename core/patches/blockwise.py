@@ -14,7 +14,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import (
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..blocks import Block
+from .blocks import Block
 from .self_attention import Options
 
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..blocks import Layer
 from ..kernels.attention import Attend
+from .blocks import Layer
 from .self_attention import Chunk, Options, chunks_of
 
 

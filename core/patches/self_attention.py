@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..blocks import Block
 from ..kernels.attention import Attend
+from .blocks import Block
 
 Options = dict[str, Any]  # the host's transformer_options
 Chunk = tuple[int, object]  # index into the list of conditionings, uuid of the conditioning

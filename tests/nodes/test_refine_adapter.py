@@ -10,7 +10,7 @@ import comfy.utils
 import folder_paths
 import pytest
 import torch
-from refattention.core.models.refine_align import save_adapter
+from refattention.core.refine_by_align.files import save_adapter
 from refattention.nodes.refine import RefineAlign, RefineRegion
 from refattention.nodes.refine_by_align import RefineByAlign
 from refattention.nodes.refine_load import RefineAlignLoad

@@ -10,7 +10,7 @@ from typing import Any
 import oracle
 import torch
 from naive import labelled_layers
-from refattention.core.patches.deadiff import Style
+from refattention.core.deadiff.settings import Style
 from torch import Tensor
 
 Image = dict[Any, tuple[Tensor, Tensor]]

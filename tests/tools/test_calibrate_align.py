@@ -9,7 +9,7 @@ import calibrate_align
 import numpy as np
 import pytest
 from PIL import Image
-from refattention.core.blocks import select_layers
+from refattention.core.patches.blocks import select_layers
 from refattention.core.patches.unet import self_attention_layers
 from refattention.nodes.align_run import look
 from refattention_demo.loading import load

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ...blocks import Block
+from ..blocks import Block
 from ..self_attention import Handler, Options
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...blocks import Block, Layer
 from ...kernels.attention import Attend
+from ..blocks import Block, Layer
 from ..self_attention import Handler, Options, SelfAttentionCall, chunks_of, opaque
 
 APPENDED = ("time_dim_concat", "context_latents")  # inputs of Wan whose tokens the host puts behind the video's

@@ -9,7 +9,7 @@ from comfy.ldm.modules.attention import SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from ...blocks import Layer
+from ..blocks import Layer
 from ..self_attention import Handler, Options, SelfAttentionCall, route_self_attention
 from ..unet import self_attention_blocks
 
