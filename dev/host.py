@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tools"))
 
+from batch.answers import describe_failure, describe_refusal
 from host_process import HostError, HostProcess, free_port
 
 PACK_NAME = "ComfyUI-RefAttention"
@@ -43,26 +44,6 @@ def host_dir() -> Path:
         todo = "Set COMFYUI_DIR to the folder that holds it." if own else "Run `make setup` first."
         raise FileNotFoundError(f"There is no ComfyUI main.py in {folder}. {todo}")
     return folder
-
-
-def describe_refusal(answer: Mapping[str, Any]) -> str:
-    """The host's answer to a refused prompt as text: one line per node and reason."""
-    lines = [str(answer.get("error", {}).get("message", "The host refused the workflow"))]
-    for node_id, node in answer.get("node_errors", {}).items():
-        for error in node["errors"]:
-            where = f"node {node_id} ({node['class_type']})"
-            lines.append(f"{where}: {error['message']}: {error.get('details', '')}")
-    return "\n".join(lines)
-
-
-def describe_failure(messages: Sequence[Sequence[Any]]) -> str:
-    """Node, type and exception of the first failure among a history entry's status messages."""
-    for name, data in messages:
-        if name == "execution_error":
-            return f"node {data['node_id']} ({data['node_type']}): {data['exception_message'].strip()}"
-        if name == "execution_interrupted":
-            return f"node {data['node_id']} ({data['node_type']}): interrupted"
-    return "The workflow failed without a message; see the host's log"
 
 
 def import_seconds(log: str, pack: str = PACK_NAME) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from host import describe_refusal
+from batch.answers import describe_refusal
 
 POLL_SECONDS = 0.5
 CONNECTION_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ServerTimeoutError, asyncio.TimeoutError, ConnectionError)

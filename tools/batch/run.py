@@ -16,10 +16,10 @@ import aiohttp
 from tqdm import tqdm
 
 from batch import overrides
+from batch.answers import describe_failure
 from batch.client import CONNECTION_ERRORS, Client, Lost, Refused
 from batch.ledger import DONE, FAILED, Ledger, Record, digest
 from batch.table import Row
-from host import describe_failure
 
 
 @dataclass(frozen=True)
