@@ -27,8 +27,8 @@ def opencv() -> ModuleType:
         import cv2
     except ModuleNotFoundError as error:
         raise RuntimeError(
-            "This node needs OpenCV, which is not installed. Run `pip install opencv-python-headless` in ComfyUI's "
-            "Python environment."
+            "PointMask, Refine by Align and the Attention Probe need OpenCV, which is not installed. Run `pip install "
+            "opencv-python-headless` in ComfyUI's Python environment."
         ) from error
     return cv2
 
