@@ -19,9 +19,9 @@ from ..pictures.curve import curves
 from ..pictures.grid import to_pillow
 from .adapter import Origin, TrainedAdapter, for_model, trainable, trained_weights
 from .preview import sample_preview
-from .settings import Adapter, Injection
+from .settings import Adapter, P3SSettings
 from .training import Pictures, Settings, Trainer, Watch, train
-from .wrappers import add_injection
+from .wrappers import apply_p3s
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -103,5 +103,5 @@ def _preview(model: ModelPatcher, adapter: TrainedAdapter, examples: Examples, s
     part = Adapter(for_model(adapter, model, adapter.origin.family), examples.vision[:1])
     mask = None if examples.masks is None else examples.masks[:1]
     reference = Reference(examples.samples[:1], None, settings.seed)
-    patched = add_injection(model, Injection(reference, part, mask, value_strength=settings.value_strength))
+    patched = apply_p3s(model, P3SSettings(reference, part, mask, value_strength=settings.value_strength))
     return sample_preview(patched, examples.positive, examples.negative, examples.samples, settings.seed)
