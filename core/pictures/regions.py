@@ -27,7 +27,7 @@ def opencv() -> ModuleType:
         import cv2
     except ModuleNotFoundError as error:
         raise RuntimeError(
-            "PointMask, Refine by Align and the Attention Probe need OpenCV, which is not installed. Run `pip install "
+            "This node works on regions of a picture and needs OpenCV, which is not installed. Run `pip install "
             "opencv-python-headless` in ComfyUI's Python environment."
         ) from error
     return cv2
