@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.leffa import masks as agnostic
 from ..core.leffa import parsing as maps
+from ..core.leffa.masks import CLEAN, DRESS_CODE, VITON_HD
 from ..core.leffa.repaint import paste_exact, paste_official
 
-CLEAN, VITON_HD, DRESS_CODE = "clean", "viton_hd", "dress_code"
 EXACT, OFFICIAL = "exact", "official"
 
 
@@ -86,27 +84,7 @@ class LeffaMask(io.ComfyNode):
             raise ValueError(
                 f"keypoints hold {len(frames)} frames, but parsing {len(parsing)} maps. Give equal numbers."
             )
-        masks = [
-            _mask(picture, frames[i % len(frames)], garment_type, rule, labels) for i, picture in enumerate(parsing)
-        ]
-        return io.NodeOutput(torch.stack([torch.from_numpy(mask).float() for mask in masks]))
-
-
-def _mask(
-    picture: Tensor, frame: dict[str, Any] | None, garment_type: str, rule: str, data_set: str
-) -> numpy.ndarray[Any, Any]:
-    labels = maps.labels_of(picture, data_set)
-    if rule != CLEAN:
-        labels = maps.resized(labels, agnostic.OFFICIAL_SIZE)
-    points = maps.keypoints_of(frame, labels.shape) if frame else numpy.zeros((8, 2))
-    rules = {CLEAN: agnostic.clean, VITON_HD: agnostic.viton_hd, DRESS_CODE: agnostic.dress_code}
-    mask = rules[rule](labels, points, garment_type)
-    if not mask.any():
-        raise ValueError(
-            f"parsing holds nothing to replace by a garment of the type {garment_type}; its labels are "
-            f"{numpy.unique(labels).tolist()}. Choose another garment_type, or check the parser and its labels."
-        )
-    return mask
+        return io.NodeOutput(agnostic.from_maps(parsing, frames, garment_type, rule, labels))
 
 
 class LeffaRepaint(io.ComfyNode):
