@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.leffa import masks as agnostic
 from ..core.leffa import parsing as maps
+from ..core.leffa.keypoints import frames_of
 from ..core.leffa.masks import CLEAN, DRESS_CODE, VITON_HD
 from ..core.leffa.repaint import paste_exact, paste_official
 
@@ -34,7 +35,7 @@ class LeffaMask(io.ComfyNode):
                 io.Image.Input(
                     "parsing",
                     tooltip="Human-parsing map of the person, as the parser gives it: label numbers as grey values, or "
-                    "the customary label colours. Not resized, or with nearest-exact.",
+                    "the customary label colours (SCHP's or Graphonomy's). Not resized, or with nearest-exact.",
                 ),
                 io.Combo.Input(
                     "garment_type",
@@ -52,16 +53,17 @@ class LeffaMask(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "labels",
-                    options=[maps.ATR, maps.LIP],
-                    default=maps.ATR,
+                    options=[maps.ATR, maps.LIP, maps.AUTO],
+                    default=maps.AUTO,
                     advanced=True,
-                    tooltip="Data set whose label numbers the map holds. ATR may have the neck as number 18.",
+                    tooltip="Data set whose label numbers the map holds: auto tells it by where the face is. ATR may "
+                    "have the neck as number 18; LIP is also for CIHP and Graphonomy.",
                 ),
                 io.Custom("POSE_KEYPOINT").Input(
                     "keypoints",
                     optional=True,
-                    tooltip="Body points of the person from an OpenPose, DWPose or SDPose node. Unconnected (rule "
-                    "clean only): the arms are where the map has them.",
+                    tooltip="Body points from an OpenPose, DWPose or SDPose node; of several persons, those of the one "
+                    "that the map shows. Unconnected (rule clean only): the arms are where the map has them.",
                 ),
             ],
             outputs=[
@@ -79,7 +81,7 @@ class LeffaMask(io.ComfyNode):
         """Returns one mask for each map."""
         if keypoints is None and rule != CLEAN and garment_type != agnostic.LOWER_BODY:
             raise ValueError(f"The rule {rule} draws the arms from keypoints. Connect a pose detector, or use {CLEAN}.")
-        frames: list[dict[str, Any] | None] = [*keypoints] if keypoints else [None]
+        frames = frames_of(keypoints)
         if len(frames) not in (1, len(parsing)):
             raise ValueError(
                 f"keypoints hold {len(frames)} frames, but parsing {len(parsing)} maps. Give equal numbers."

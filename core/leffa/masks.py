@@ -7,7 +7,6 @@ Three rules. `viton_hd` and `dress_code` are those of Leffa's two try-on checkpo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy
 import torch
@@ -18,10 +17,10 @@ from torch import Tensor
 
 from . import outline
 from . import parsing as p
-from .parsing import Labels
+from .keypoints import Frame, Points, keypoints_of
+from .palette import Labels
 
 Mask = NDArray[numpy.bool_]
-Points = NDArray[numpy.float64]
 
 CLEAN, VITON_HD, DRESS_CODE = "clean", "viton_hd", "dress_code"
 UPPER_BODY, LOWER_BODY, DRESSES = "upper_body", "lower_body", "dresses"
@@ -53,9 +52,7 @@ ARMS = (
 )
 
 
-def from_maps(
-    parsing: Tensor, frames: Sequence[dict[str, Any] | None], garment: str, rule: str, data_set: str
-) -> Tensor:
+def from_maps(parsing: Tensor, frames: Sequence[Frame | None], garment: str, rule: str, data_set: str) -> Tensor:
     """Masks from what other nodes give.
 
     Args:
@@ -75,11 +72,11 @@ def from_maps(
     return torch.stack([torch.from_numpy(mask).float() for mask in masks])
 
 
-def _mask(picture: Tensor, frame: dict[str, Any] | None, garment: str, rule: str, data_set: str) -> Mask:
+def _mask(picture: Tensor, frame: Frame | None, garment: str, rule: str, data_set: str) -> Mask:
     labels = p.labels_of(picture, data_set)
     if rule != CLEAN:
         labels = p.resized(labels, OFFICIAL_SIZE)
-    points = p.keypoints_of(frame, labels.shape) if frame else numpy.zeros((8, 2))
+    points = keypoints_of(frame, labels) if frame else numpy.zeros((8, 2))
     mask = {CLEAN: clean, VITON_HD: viton_hd, DRESS_CODE: dress_code}[rule](labels, points, garment)
     if not mask.any():
         raise ValueError(
