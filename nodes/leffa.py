@@ -11,8 +11,8 @@ from torch import Tensor
 from ..core.leffa.loader import load
 from ..core.leffa.model import require_leffa
 from ..core.leffa.reference import REFERENCES, Reference
-from ..core.leffa.settings import Settings
-from ..core.leffa.wrappers import add_reference, attach_reference_unet
+from ..core.leffa.settings import LeffaSettings
+from ..core.leffa.wrappers import apply_leffa, attach_reference_unet
 from ..core.pictures.grid import CELL, binary_mask, pad_to_cells, to_cells
 from .files import model_names, model_path
 
@@ -136,7 +136,7 @@ class LeffaTryOn(io.ComfyNode):
             binary,
             densepose,
             garment_image,
-            Settings(_interval(reference, reference_interval), rescale_guidance),
+            LeffaSettings(_interval(reference, reference_interval), rescale_guidance),
         )
 
 
@@ -184,7 +184,7 @@ class LeffaPoseTransfer(io.ComfyNode):
         inputs.require_batch(reference_image=reference_image, densepose=densepose)
         nothing = torch.full((1, *_size(densepose), 3), GREY)
         everything = torch.ones(1, *_size(densepose))
-        settings = Settings(_interval(reference, reference_interval), rescale_guidance)
+        settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)
         return inputs.output(nothing, everything, densepose, reference_image, settings)
 
 
@@ -262,7 +262,7 @@ class _Inputs:
             )
 
     def output(
-        self, masked: Tensor, mask: Tensor, densepose: Tensor, reference_image: Tensor, settings: Settings
+        self, masked: Tensor, mask: Tensor, densepose: Tensor, reference_image: Tensor, settings: LeffaSettings
     ) -> io.NodeOutput:
         """The node's outputs, from pictures of one size and a reference of any size."""
         inputs = [
@@ -278,7 +278,7 @@ class _Inputs:
         batch = max(persons, len(references))
         latent = torch.zeros(batch, self._channels, *concat.shape[-2:])
         return io.NodeOutput(
-            add_reference(self._patcher, settings),
+            apply_leffa(self._patcher, settings),
             _conditioning(concat, references),
             _conditioning(concat, [zero]),
             {"samples": latent},

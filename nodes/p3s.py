@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..core.p3s.adapter import TrainedAdapter, for_model
 from ..core.p3s.kernel import SCHEDULES
-from ..core.p3s.settings import NODE, Adapter, Injection, Schedule
-from ..core.p3s.wrappers import add_injection
+from ..core.p3s.settings import NODE, Adapter, P3SSettings, Schedule
+from ..core.p3s.wrappers import apply_p3s
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
 from .p3s_files import P3SAdapterIO
@@ -64,7 +64,7 @@ class P3SInject(io.ComfyNode):
         """Returns a patched clone of the model."""
         require_image_unet(model, NODE)
         samples = _samples(model, reference_image, vae, reference_latent)
-        injection = Injection(
+        injection = P3SSettings(
             reference=Reference(samples, None, reference_seed),
             adapter=_adapter(model, adapter, clip_vision, reference_image, identity_at_zero),
             subject_mask=mask_batch(subject_mask),
@@ -74,7 +74,7 @@ class P3SInject(io.ComfyNode):
             start_percent=start_percent,
             end_percent=end_percent,
         )
-        return io.NodeOutput(add_injection(model, injection))
+        return io.NodeOutput(apply_p3s(model, injection))
 
 
 def _samples(model: Any, image: torch.Tensor | None, vae: Any | None, latent: dict[str, Any] | None) -> torch.Tensor:

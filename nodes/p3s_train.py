@@ -14,9 +14,9 @@ from ..core.models.base import fingerprint
 from ..core.p3s.adapter import Origin, TrainedAdapter, for_model, trainable, trained_weights
 from ..core.p3s.kernel import AVERAGES
 from ..core.p3s.preview import sample_preview
-from ..core.p3s.settings import Adapter, Injection
+from ..core.p3s.settings import Adapter, P3SSettings
 from ..core.p3s.training import WHERE, Pictures, Settings, Trainer, Watch, train
-from ..core.p3s.wrappers import add_injection
+from ..core.p3s.wrappers import apply_p3s
 from ..core.patches.frozen import encode
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
@@ -144,8 +144,8 @@ def _train(
         part = Adapter(for_model(adapter(), model, origin.family), subject.vision[:1])
         mask = None if subject.masks is None else subject.masks[:1]
         reference = Reference(subject.samples[:1], None, settings.seed)
-        injection = Injection(reference, part, mask, value_strength=settings.value_strength)
-        patched = add_injection(model, injection)
+        injection = P3SSettings(reference, part, mask, value_strength=settings.value_strength)
+        patched = apply_p3s(model, injection)
         latent = sample_preview(patched, subject.positive, subject.negative, subject.samples, settings.seed)
         return "JPEG", to_pillow(vae.decode(latent)[0]), PREVIEW_SIDE
 

@@ -15,14 +15,14 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..patches.attention import Options, route_self_attention
 from ..patches.blockwise import checkpointed, differentiable
 from ..patches.frozen import Noised, Prompt, frozen_copy, plain
-from ..patches.self_attention import Options, route_self_attention
 from .features import FeaturesOf
 from .kernel import MEAN, attention_consistency
 from .maps import CrossMaps
-from .run import Injecting, Subject
-from .trained import Trained, with_cross
+from .run import P3SEvaluation, Subject
+from .trained import ReadByAdapter, with_cross
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -200,9 +200,9 @@ class Trainer:
             "optimized_attention_override": differentiable,
             "patches": {"attn2_patch": [maps.see]},
         }
-        hidden = Trained(features, self._unet, identity_at_zero=False)
-        injecting = Injecting(self._subjects[batch.reference], hidden, 1.0, self.settings.value_strength)
-        return with_cross(route_self_attention(options, injecting.handle), features, 1.0)
+        hidden = ReadByAdapter(features, self._unet, identity_at_zero=False)
+        injecting = P3SEvaluation(self._subjects[batch.reference], hidden, 1.0, self.settings.value_strength)
+        return with_cross(route_self_attention(options, injecting.inject), features, 1.0)
 
     def _consistency(self, copied: CrossMaps, original: CrossMaps) -> Tensor:
         """L_ac, the mean over the layers that are compared."""

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..patches.attention import Options
 from ..patches.blocks import SKIP_FIRST_OUTPUT, select
 from ..patches.evaluation import other_seed
 from ..patches.reference_pass import Reference
-from ..patches.self_attention import Options
 from ..patches.unet import family, require_image_unet, self_attention_blocks
-from ..refdrop.settings import Guide
-from ..refdrop.wrappers import add_guide
+from ..refdrop.settings import RefDropSettings
+from ..refdrop.wrappers import apply_refdrop
 from .kernel import group_of_mask
 from .observe import Look, Maps, attention_maps, of_whole_picture
 from .tokens import token_maps
@@ -87,7 +87,7 @@ class SelfAttention:
         reference = Reference(self.encode(crop), None, other_seed(seed))
         blocks = list(self_attention_blocks(require_image_unet(self.model, self.node)))
         chosen = select(SKIP_FIRST_OUTPUT, "", blocks, family(self.model))
-        guided = add_guide(self.model, Guide(strength, chosen, reference, mask=scene.mask[0]))
+        guided = apply_refdrop(self.model, RefDropSettings(strength, chosen, reference, mask=scene.mask[0]))
         return guided, self.positive, negative
 
 

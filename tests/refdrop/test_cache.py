@@ -15,8 +15,8 @@ from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
 from refattention.core.patches.families import attentions_of
 from refattention.core.patches.reference_pass import Reference, is_reference_pass
 from refattention.core.refdrop.cache import ReferenceCache, cheap_to_repeat
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import distance, sample
 from torch import Tensor
 
@@ -48,7 +48,9 @@ def guided(family: str, cache: ReferenceCache | None, positive: Any = None, **se
     patcher, passes = tiny_model(family), Passes()
     reference = Reference(tiny_latent(family, seed=3, size=REFERENCE_SIZE, frames=1), positive, 5)
     blocks = frozenset(attentions_of(patcher, "test").layers)
-    return passes.watch(add_guide(patcher, Guide(0.5, blocks, reference, cache=cache, **settings))), passes
+    return passes.watch(
+        apply_refdrop(patcher, RefDropSettings(0.5, blocks, reference, cache=cache, **settings))
+    ), passes
 
 
 def run(family: str, patcher: Any, prompt: int = 1, seed: int = 0, **settings: Any) -> Tensor:
@@ -188,7 +190,7 @@ def test_kept_looks_serve_several_steps() -> None:
 
 
 def test_halves_may_share_the_conditional_pass() -> None:
-    patcher, passes = guided("sd15", None, share_halves=True)
+    patcher, passes = guided("sd15", None, share_conditional=True)
     shared = run("sd15", patcher)
     assert passes.chunks == [[0]] * 3
     plain, passes = guided("sd15", None)

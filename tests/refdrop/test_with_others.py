@@ -16,8 +16,8 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from naive import HiddenStates, NaiveRefDrop
 from refattention.core.patches.reference_pass import Reference
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
@@ -27,7 +27,7 @@ PROMPTS = prompt("sd15", 1), prompt("sd15", 2)
 
 def guided(patcher: Any, strength: float = 0.4, **settings: Any) -> Any:
     settings.setdefault("reference", Reference(latent(1, 4, 9, 11, seed=3), settings.pop("positive", None), 5))
-    return add_guide(patcher, Guide(strength, settings.pop("blocks", guide_all(patcher)), **settings))
+    return apply_refdrop(patcher, RefDropSettings(strength, settings.pop("blocks", guide_all(patcher)), **settings))
 
 
 def naive(patcher: Any, strength: float = 0.4) -> Any:
