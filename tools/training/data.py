@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -33,17 +34,19 @@ class Looked:
         stamp: (bytes, time of change) of the file.
         digest: of its content.
         size: (width, height) of a picture, (0, 0) of other files.
+        brightest: value of its pixels, 0 to 255.
         problem: kind of what is wrong, and a sentence; empty = nothing.
     """
 
     stamp: tuple[int, int]
     digest: str
     size: tuple[int, int]
+    brightest: int
     problem: tuple[str, str] | tuple[()] = ()
 
 
-# What is wrong with a record, from the sizes (width, height) of its files by their roles.
-Rule = Callable[[Record, Mapping[str, tuple[int, int]]], Iterable[str]]
+# What is wrong with a record, from what its files are by their roles.
+Rule = Callable[[Record, Mapping[str, Looked]], Iterable[str]]
 
 
 def require_good(
@@ -76,7 +79,7 @@ def require_good(
         for path, (kind, why) in bad:
             complaints[kind][f"{path}: {why}" if why else f"{path}"] = None
         if not bad:
-            for sentence in rule(record, {role: looked[path].size for role, path in paths.items()}):
+            for sentence in rule(record, {role: looked[path] for role, path in paths.items()}):
                 complaints[WRONG][f"record {number + 1}: {sentence}"] = None
                 bad = [(Path(), (WRONG, sentence))]
         if not bad:
@@ -112,35 +115,38 @@ def _look(path: Path, known: Looked | None) -> Looked:
             return known
         content = path.read_bytes()
     except FileNotFoundError:
-        return Looked((0, 0), "", (0, 0), (MISSING, ""))
+        return Looked((0, 0), "", (0, 0), 0, (MISSING, ""))
     except OSError as error:
-        return Looked((0, 0), "", (0, 0), (UNREADABLE, str(error)))
+        return Looked((0, 0), "", (0, 0), 0, (UNREADABLE, str(error)))
     digest = hashlib.sha256(content).hexdigest()
     try:
-        return Looked(stamp, digest, _size(path, content))
+        return Looked(stamp, digest, *_picture(path, content))
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        return Looked(stamp, digest, (0, 0), (UNREADABLE, f"{error}"))
+        return Looked(stamp, digest, (0, 0), 0, (UNREADABLE, f"{error}"))
 
 
-def _size(path: Path, content: bytes) -> tuple[int, int]:
+def _picture(path: Path, content: bytes) -> tuple[tuple[int, int], int]:
+    """Size and brightest value."""
     if path.suffix.lower() == ".json":
         json.loads(content)
-        return 0, 0
+        return (0, 0), 0
     if path.suffix.lower() == ".npy":
-        return 0, 0  # read with the record, whose rule knows its shape
+        shape = numpy.load(io.BytesIO(content), allow_pickle=False).shape
+        return (shape[1], shape[0]), 0
     with Image.open(io.BytesIO(content)) as picture:
         size = picture.size
         if picture.format == "JPEG":  # decodes fewer frequencies, but reads to the end
             picture.draft(picture.mode, (max(size[0] // 8, 1), max(size[1] // 8, 1)))
         picture.load()
-    return size
+        return size, int(picture.convert("L").getextrema()[1])
 
 
 def _read_cache(path: Path) -> dict[str, Looked]:
     try:
         entries: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         return {
-            name: Looked(tuple(each["stamp"]), each["digest"], tuple(each["size"])) for name, each in entries.items()
+            name: Looked(tuple(each["stamp"]), each["digest"], tuple(each["size"]), each["brightest"])
+            for name, each in entries.items()
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import comfy.utils
 import folder_paths
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .config import Config, ConfigError
 
@@ -87,39 +87,50 @@ def conditioning(clip: Any, text: str) -> list[Any]:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-class Encoder:
-    """A VAE that remembers latents: pictures that are seen again are not encoded again.
+class Memory:
+    """Tensors that are made once, and kept while there is room.
 
     Args:
-        most: bytes it may remember.
+        most: bytes.
     """
 
-    def __init__(self, vae: Any, scale: Any, most: int = 2 << 30) -> None:
-        self._vae, self._scale, self._left = vae, scale, most
-        self._known: dict[object, Tensor] = {}
+    def __init__(self, most: int = 1 << 30) -> None:
+        self._left, self._known = most, dict[object, Tensor]()
 
-    def __call__(self, picture: Tensor, key: object = None) -> Tensor:
-        """(1, H, W, 3) in [0, 1] -> (1, c, H / 8, W / 8) on the CPU, as the U-Net takes it.
+    def get(self, key: object, make: Callable[[], Tensor]) -> Tensor:
+        """The tensor of a key, on the CPU and fit for gradients, which what ComfyUI's nodes make is not."""
+        if key in self._known:
+            return self._known[key]
+        made = make().float().cpu().detach().clone()
+        if made.nbytes <= self._left:
+            self._left -= made.nbytes
+            self._known[key] = made
+        return made
+
+
+class Encoder:
+    """A VAE whose latents are as the U-Net takes them, and remembered."""
+
+    def __init__(self, vae: Any, latent_format: Any) -> None:
+        self._vae, self._format, self._memory = vae, latent_format, Memory()
+
+    def __call__(self, picture: Tensor, key: object) -> Tensor:
+        """(1, H, W, 3) in [0, 1] -> (1, c, H / 8, W / 8) on the CPU.
 
         Args:
-            key: tells the picture from all others; None = it is not seen again.
+            key: tells the picture from all others.
         """
-        if key is not None and key in self._known:
-            return self._known[key]
-        with torch.inference_mode():
-            latent = self._scale(self._vae.encode(picture).float().cpu())
-        latent = latent.detach().clone()
-        if key is not None and latent.nbytes <= self._left:
-            self._left -= latent.nbytes
-            self._known[key] = latent
-        return latent
 
-    def decode(self, latents: Tensor, unscale: Any) -> Tensor:
+        def make() -> Tensor:
+            with torch.inference_mode():
+                return self._format.process_in(self._vae.encode(picture).float().cpu())
+
+        return self._memory.get(key, make)
+
+    def decode(self, latents: Tensor) -> Tensor:
         """(B, c, h, w) -> (B, H, W, 3) in [0, 1] on the CPU."""
         with torch.inference_mode():
-            return self._vae.decode(unscale(latents.float().cpu())).float().cpu().clone()
+            pictures = self._vae.decode(self._format.process_out(latents.float().cpu()))
+        return pictures.float().cpu().clone()
 
 
-def thumbnail(latent: Tensor) -> Tensor:
-    """A mask (1, h, w) as a grey picture (8 h, 8 w, 3)."""
-    return F.interpolate(latent[None], scale_factor=8)[0].movedim(0, -1).expand(-1, -1, 3)

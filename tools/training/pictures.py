@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
 LANCZOS, NEAREST = InterpolationMode.LANCZOS, InterpolationMode.NEAREST
+BICUBIC, BILINEAR = InterpolationMode.BICUBIC, InterpolationMode.BILINEAR
 Size = tuple[int, int]  # (height, width)
 
 
@@ -39,17 +40,40 @@ def labels(path: Path) -> Tensor:
     return (pixels.float() / 255).movedim(0, -1).expand(-1, -1, 3)
 
 
-def cropped(image: Tensor, size: Size) -> tuple[Tensor, float]:
-    """A picture (H, W, C) scaled until it covers a size, and cut to it around the middle; with the scale."""
-    scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
-    inner = [max(round(side * scale), wanted) for side, wanted in zip(image.shape[:2], size, strict=True)]
-    scaled = v2.resize(image.movedim(-1, 0), inner, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
-    return v2.center_crop(scaled, list(size)).movedim(0, -1), scale
+class Crop:
+    """A part of a picture of one size, of a scaled picture that covers that size, as near to a place as may be.
 
+    Args:
+        shape: (height, width) of the picture.
+        size: (height, width) of the part.
+        centre: (y, x) in the picture's pixels; None = its middle.
+    """
 
-def flipped(*images: Tensor) -> tuple[Tensor, ...]:
-    """Pictures (H, W, C) or masks (H, W) seen in a mirror."""
-    return tuple(each.flip(1) for each in images)
+    def __init__(self, shape: Size, size: Size, centre: tuple[float, float] | None = None) -> None:
+        self._size = size
+        self.scale = max(size[0] / shape[0], size[1] / shape[1])
+        self._scaled = [max(round(side * self.scale), wanted) for side, wanted in zip(shape, size, strict=True)]
+        middle = centre or (shape[0] / 2, shape[1] / 2)
+        self._top_left = [
+            min(max(round(at * self.scale - wanted / 2), 0), side - wanted)
+            for at, wanted, side in zip(middle, size, self._scaled, strict=True)
+        ]
+
+    def picture(self, image: Tensor) -> Tensor:
+        """Cuts a picture (H, W, C) in [0, 1]."""
+        return self._cut(image, BICUBIC).clamp(0, 1)
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """Cuts a mask (H, W) of 0 and 1."""
+        return (self._cut(mask.unsqueeze(-1), BILINEAR)[..., 0] >= 0.5).float()
+
+    def map(self, values: Tensor) -> Tensor:
+        """Cuts a map (H, W, C) of values that must not be mixed."""
+        return self._cut(values, NEAREST)
+
+    def _cut(self, image: Tensor, how: InterpolationMode) -> Tensor:
+        scaled = v2.resize(image.movedim(-1, 0), self._scaled, how, antialias=how != NEAREST)
+        return v2.crop(scaled, *self._top_left, *self._size).movedim(0, -1).contiguous()
 
 
 def _tensor(image: Image.Image, size: Size | None, how: InterpolationMode) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from ..config import Config, ConfigError, fill
+from ..data import Looked
 from ..plan import generator_of
 
 T = TypeVar("T")
+SMALLEST = 16  # side of a picture, in pixels
 
 
 def noise_of(latent: Tensor, seed: int) -> Tensor:
@@ -68,6 +70,13 @@ def read_jsonl(config: Config, name: str, kind: type[T], key: str) -> list[T]:
 def paths_of(root: Path, **names: str) -> dict[str, Path]:
     """Files by role, without those that a record does not have."""
     return {role: root / name for role, name in names.items() if name}
+
+
+def too_small(files: Mapping[str, Looked]) -> Iterable[str]:
+    """Complaints about pictures in which nothing can be seen."""
+    for role, file in files.items():
+        if 0 < min(file.size) < SMALLEST:
+            yield f"{role} is {file.size[0]} x {file.size[1]} pixels, but needs at least {SMALLEST}."
 
 
 def one_of(value: str, choices: tuple[str, ...], key: str) -> str:

@@ -30,11 +30,11 @@ from refattention.core.pictures.grid import binary_mask, to_cells
 from torch import Tensor
 
 from ..config import Config, ConfigError, Phase
-from ..data import require_good
+from ..data import Looked, require_good
 from ..models import Encoder, file_of, load_base, load_vae
 from ..pictures import Size, labels, mask, picture
 from ..plan import Key, Plan, generator_of
-from .common import chance, noise_of, one_of, paint, paths_of, read_jsonl, whole
+from .common import chance, noise_of, one_of, paint, paths_of, read_jsonl, too_small, whole
 
 DEFAULTS = {"learning_rate": 1e-5, "height": 512, "width": 384}
 VITON_HD, DRESS_CODE, PAIRS, JSONL = "viton_hd", "dress_code", "pairs", "jsonl"
@@ -217,7 +217,7 @@ class Task:
     def painted(self, batch: Batch, steps: int) -> list[list[tuple[str, Tensor]]]:
         """The persons in what they wear, painted from noise."""
         latents = paint(lambda x, sigma: self.objective.denoised(batch, x, sigma), self._sampling, batch.noise, steps)
-        pictures = self._encode.decode(latents, self._format.process_out)
+        pictures = self._encode.decode(latents)
         return [[*cells, ("painted", each)] for cells, each in zip(self.shown(batch), pictures, strict=True)]
 
     def _load(self, config: Config) -> None:
@@ -245,9 +245,8 @@ class Task:
             stored = vae_to_diffusers(vae.first_stage_model.state_dict())
             self._kept |= {VAE + name: weight.cpu() for name, weight in stored.items()}
         self._config, self._sampling = family_of(model.model_config.unet_config)
-        self._format = model.latent_format
         self.objective = TryOn(self._sampling, self._config, weights)
-        self._encode = Encoder(vae, self._format.process_in)
+        self._encode = Encoder(vae, model.latent_format)
 
     def _files(self, record: Record) -> dict[str, Path]:
         names = {name: getattr(record, name) for name in ("person", "reference", "densepose")}
@@ -257,16 +256,19 @@ class Task:
                 names |= {"parsing": record.parsing, "keypoints": record.keypoints}
         return paths_of(self._root, **names)
 
-    def _complaints(self, record: Record, sizes: Mapping[str, tuple[int, int]]) -> Iterable[str]:
+    def _complaints(self, record: Record, files: Mapping[str, Looked]) -> Iterable[str]:
         """Parts that belong together have to have the same shape."""
-        width, height = sizes["person"]
-        if min(width, height) < 16:
-            yield f"person is {width} x {height} pixels, which is less than 16."
+        width, height = files["person"].size
+        yield from too_small(files)
         for role in ("densepose", "mask", "parsing"):
-            other = sizes.get(role)
+            if role not in files:
+                continue
             # Some data sets have smaller maps; what matters is that they show the same part.
-            if other and abs(other[0] * height - other[1] * width) > max(width, height):
+            other = files[role].size
+            if abs(other[0] * height - other[1] * width) > max(width, height):
                 yield f"{role} is {other[0]} x {other[1]} pixels, but person is {width} x {height}."
+        if "mask" in files and files["mask"].brightest < 128:
+            yield "mask is black, so nothing would be painted."
         if self._task == TRY_ON and not record.mask and not record.parsing:
             yield "there is neither a mask nor a parsing to make one of."
         if record.garment_type not in masks.GARMENTS:
