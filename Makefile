@@ -17,25 +17,25 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: ## make .venv and the managed ComfyUI, link the pack into it
-	@$(PYTHON) tools/setup_env.py
+	@$(PYTHON) dev/setup_env.py
 
 demo: setup ## run the workflows on a headless ComfyUI, pictures go to out/demo
-	@$(BIN)/python tools/demo.py
+	@$(BIN)/python demo/runs/demo.py
 
 browser: setup ## find or install a Chromium for the browser tests
-	@$(BIN)/python tools/setup_browser.py
+	@$(BIN)/python dev/setup_browser.py
 
 test: setup browser ## run all tests; a test that was skipped fails the run
 	@mkdir -p out
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) --junitxml=out/pytest.xml $(PYTEST_ARGS)
-	@$(BIN)/python tools/check_skips.py out/pytest.xml
+	@$(BIN)/python dev/check_skips.py out/pytest.xml
 
 soak: setup ## 200 workflows of all methods through one server, some of them cancelled
 	REFATTENTION_SOAK_RUNS=200 $(BIN)/pytest -s tests/e2e/test_soak.py
 
 fuzz: setup ## loaders on 2000 wrong files, nodes on random values, RefDrop against its oracle on 1000 random cases
 	REFATTENTION_FUZZ_FILES=2000 REFATTENTION_FUZZ_PROMPTS=1000 REFATTENTION_FUZZ=1000 \
-		$(BIN)/pytest -s tests/fuzz tests/e2e/test_random_widgets.py tests/patches/test_refdrop_fuzz.py
+		$(BIN)/pytest -s tests/fuzz tests/e2e/test_random_widgets.py tests/refdrop/test_fuzz.py
 
 beside: setup ## the pack beside others: make beside PACKS="FOLDER ..."
 	REFATTENTION_BESIDE="$(PACKS)" $(BIN)/pytest tests/e2e/test_beside_packs.py
@@ -43,7 +43,7 @@ beside: setup ## the pack beside others: make beside PACKS="FOLDER ..."
 lint: setup ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@$(BIN)/python tools/check_types.py
+	@$(BIN)/python dev/check_types.py
 
 bench: setup ## measure speed, results go to bench/results
 	$(BIN)/python bench/run.py
@@ -52,7 +52,7 @@ world-train: setup ## train the demo world's models in the background of the mac
 	@nice -n 19 $(BIN)/python -m dev.world.train
 
 serve: setup ## start ComfyUI with the pack and the demo models for a look in the browser
-	@$(BIN)/python tools/serve.py
+	@$(BIN)/python dev/serve.py
 
 lock: setup ## resolve requirements/dev.in into requirements/lock.txt
 	cd requirements && UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile dev.in -o lock.txt \

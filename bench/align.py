@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tools"), str(HERE.parent / "tests" / "support")]
+sys.path[:0] = [str(HERE), *(str(HERE.parent / each) for each in ("tools", "dev", "demo/runs", "tests/support"))]
 PIXELS = 512
 
 
@@ -45,10 +45,10 @@ def prepared() -> tuple[Callable[[Callable[..., Any]], Any], Callable[[], Any]]:
     """A run of plain steps, and an alignment."""
     import torch
     from models import prompt, random_model, sampler_step
-    from refattention.core.blocks import select_layers
-    from refattention.core.kernels.align import group_of_mask
-    from refattention.core.patches.align import Look, attention_maps
+    from refattention.core.patches.blocks import select_layers
     from refattention.core.patches.unet import self_attention_layers
+    from refattention.core.refine_by_align.kernel import group_of_mask
+    from refattention.core.refine_by_align.observe import Look, attention_maps
 
     model = random_model("sd15", torch.float32)
     look = Look(select_layers("", list(self_attention_layers(model.model.diffusion_model)), "sd15"), (261,))

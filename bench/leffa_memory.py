@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tools"), str(HERE.parent / "tests" / "support")]
+sys.path[:0] = [str(HERE), *(str(HERE.parent / each) for each in ("tools", "dev", "demo/runs", "tests/support"))]
 
 import bootstrap
 
@@ -21,7 +21,7 @@ bootstrap.prepare_host(exact=True)
 import leffa_models
 import torch
 from memory import forget_peak, peak_bytes
-from refattention.core.models.leffa.loader import load
+from refattention.core.leffa.loader import load
 
 
 def main(which: str, path: str) -> None:

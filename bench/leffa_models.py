@@ -15,11 +15,12 @@ from typing import Any
 
 import comfy.samplers
 import torch
-from refattention.core.leffa import REFERENCES, Reference
-from refattention.core.models.leffa import LeffaParts, layout
-from refattention.core.models.leffa.loader import from_state_dict
-from refattention.core.models.leffa.unet import LeffaUNet, ReferenceUNet
-from refattention.core.patches.leffa import Settings, add_reference, attach_reference_unet
+from refattention.core.leffa import layout
+from refattention.core.leffa.loader import LeffaParts, from_state_dict
+from refattention.core.leffa.reference import REFERENCES, Reference
+from refattention.core.leffa.settings import LeffaSettings
+from refattention.core.leffa.unet import LeffaUNet, ReferenceUNet
+from refattention.core.leffa.wrappers import apply_leffa, attach_reference_unet
 from torch import Tensor
 
 OFFICIAL = Path(__file__).resolve().parent.parent / "out" / "official"
@@ -78,7 +79,7 @@ def ours(parts: LeffaParts, inputs: Inputs, interval: int, cache_bytes: int) -> 
     guided noise prediction; it returns what that returns.
     """
     model = attach_reference_unet(parts.generative, parts.reference, cache_bytes)
-    patched = add_reference(model, Settings(interval))
+    patched = apply_leffa(model, LeffaSettings(interval))
     garment = Reference(inputs.garment[0])
     halves = {"positive": garment, "negative": Reference(torch.zeros_like(garment.latent), is_zero=True)}
     guider = comfy.samplers.CFGGuider(patched)

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from leffa_models import Inputs, Published, without_weights
-from refattention.core.leffa import Reference
-from refattention.core.models.leffa import layout
-from refattention.core.models.leffa.unet import LeffaUNet, ReferenceUNet
-from refattention.core.patches.leffa.run import Attending
-from refattention.core.patches.leffa.tokens import ReferenceTokens
-from refattention.core.patches.self_attention import route_self_attention
+from refattention.core.leffa import layout
+from refattention.core.leffa.reference import Reference
+from refattention.core.leffa.run import Attending
+from refattention.core.leffa.tokens import ReferenceTokens
+from refattention.core.leffa.unet import LeffaUNet, ReferenceUNet
+from refattention.core.patches.attention import route_self_attention
 from steps import operations
 
 STEPS = 50

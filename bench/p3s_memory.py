@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tools"), str(HERE.parent / "tests" / "support")]
+sys.path[:0] = [str(HERE), *(str(HERE.parent / each) for each in ("tools", "dev", "demo/runs", "tests/support"))]
 
 import bootstrap
 
@@ -21,8 +21,9 @@ bootstrap.prepare_host(exact=True)
 import torch
 from memory import peak_bytes
 from models import prompt, random_model
-from refattention.core.models.p3s import trainable
-from refattention.core.patches.p3s import Pictures, Settings, Trainer, encode
+from refattention.core.p3s.adapter import trainable
+from refattention.core.p3s.training import Pictures, Settings, Trainer
+from refattention.core.patches.frozen import encode
 
 VISION = 257, 1024  # tokens of CLIP ViT-L/14 and their width
 

@@ -15,7 +15,7 @@ from typing import Any
 
 Measure = Callable[[], dict[str, dict[str, Any]]]
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tools"), str(HERE.parent / "tests" / "support")]
+sys.path[:0] = [str(HERE), *(str(HERE.parent / each) for each in ("tools", "dev", "demo/runs", "tests/support"))]
 
 
 def device_name() -> str:

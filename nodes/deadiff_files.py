@@ -8,8 +8,9 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..core.deadiff.extract import extract, write_file
+from ..core.deadiff.loaded import load
 from ..core.models import checkpoint
-from ..core.models.deadiff import extract, load, write_file
 from .files import model_names, model_path
 
 DEADiffIO = io.Custom("DEADIFF")

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.patches.deadiff import OfficialDDIM, official_sigmas
+from ..core.deadiff.sampler import OfficialDDIM, official_sigmas
 
 
 class DEADiffSampler(io.ComfyNode):

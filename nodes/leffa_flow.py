@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.leffa import REFERENCES
-from ..core.models.leffa import require_leffa
-from ..core.patches.leffa import learned_flow
-from ..core.pictures.flow import pictures_of
+from ..core.leffa.flow_pictures import pictures_of
+from ..core.leffa.model import require_leffa
+from ..core.leffa.observe import learned_flow
+from ..core.leffa.reference import REFERENCES
 from .shared import seed_input
 
 

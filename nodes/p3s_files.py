@@ -8,7 +8,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..core.models.p3s import TrainedAdapter, load_adapter, save_adapter
+from ..core.p3s.adapter import TrainedAdapter
+from ..core.p3s.files import load_adapter, save_adapter
 from .files import model_names, model_path
 
 P3SAdapterIO = io.Custom("P3S_ADAPTER")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ..core import coordinates
 from ..core.models.vision import FITS, RESOLUTIONS, PatchEncoder
+from ..core.point_mask import coordinates, frames
+from ..core.point_mask.selection import Refinement
 from .previews import temporary
-from .shared import needing_opencv
 
 POSITIVE, NEGATIVE = coordinates.POSITIVE, coordinates.NEGATIVE
 
@@ -80,26 +79,12 @@ class PointMask(io.ComfyNode):
         image = image[..., :3].cpu().float()
         positive, negative = _read(positive_coords, POSITIVE, image), _read(negative_coords, NEGATIVE, image)
         _require_points(positive)
-        methods = _methods()
-        settings = methods.Refinement(rescale_similarity, smoothing, threshold, minimum_area, grow, feather)
-        if clip_vision is None:
-            chosen = methods.by_discs(image, positive, negative, radius, settings)
-            note = f"No clip_vision is connected: these are discs of {radius} pixels around the points."
-        else:
-            encoder = PatchEncoder(clip_vision, layer, fit, resolution)
-            chosen = methods.by_similarity(image, positive, negative, encoder, settings)
-            note = methods.missed_points(chosen)
-        masks, opposite = (torch.stack([pair[sign].mask for pair in chosen]) for sign in (0, 1))
-        cleaned = methods.cleaned(image, masks, opposite)
-        heat = methods.heat_maps(chosen)
+        settings = Refinement(rescale_similarity, smoothing, threshold, minimum_area, grow, feather)
+        encoder = None if clip_vision is None else PatchEncoder(clip_vision, layer, fit, resolution)
+        found = frames.point_masks(image, positive, negative, encoder, radius, settings)
         texts = coordinates.dump(positive), coordinates.dump(negative)
-        preview = _preview(image[0], masks[0], heat[0], note)
-        return io.NodeOutput(masks, opposite, cleaned, heat, *texts, ui=preview)
-
-
-def _methods() -> ModuleType:
-    """What the node runs."""
-    return needing_opencv("..core.models.point_mask", "PointMask")
+        preview = _preview(image[0], found.masks[0], found.heat[0], found.note)
+        return io.NodeOutput(found.masks, found.opposite, found.cleaned, found.heat, *texts, ui=preview)
 
 
 def _read(text: str, name: str, image: torch.Tensor) -> list[coordinates.Points]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..core import blocks as block_choice
+from ..core.patches import blocks as block_choice
 from .shared import range_inputs, reference_seed_input
 
 RefDropCacheIO = io.Custom("REFDROP_CACHE")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,27 +10,6 @@ from comfy_api.latest import io
 
 from ..core.patches.sampling import SAMPLERS, SCHEDULERS
 from ..core.patches.unet import family
-
-
-def needing_opencv(module: str, node: str) -> ModuleType:
-    """Imports a module of the pack when it is needed, because OpenCV would slow down the host's start.
-
-    Args:
-        module: relative to this folder.
-        node: for the message.
-
-    Raises:
-        RuntimeError: OpenCV is not installed.
-    """
-    try:
-        return importlib.import_module(module, __package__)
-    except ModuleNotFoundError as error:
-        if error.name != "cv2":
-            raise
-        raise RuntimeError(
-            f"{node} needs OpenCV, which is not installed. Run `pip install opencv-python-headless` in ComfyUI's "
-            "Python environment."
-        ) from None
 
 
 def range_inputs() -> list[io.Input]:
@@ -94,6 +72,26 @@ def reference_seed_input() -> io.Input:
 def mask_batch(mask: torch.Tensor | None) -> torch.Tensor | None:
     """(H, W) or (B, H, W) -> (B, H, W) on the CPU."""
     return None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu()
+
+
+def one_picture(image: torch.Tensor, name: str) -> torch.Tensor:
+    """(1, H, W, 3) on the CPU.
+
+    Raises:
+        ValueError: a batch.
+    """
+    if len(image) != 1:
+        raise ValueError(f"{name} holds {len(image)} pictures, but one is needed. Select one of the batch.")
+    return image[..., :3].cpu().float()
+
+
+def encoder(model: Any, vae: Any, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model's latents (B, C, h, w) of pictures (B, H, W, 3), on the CPU; refuses a VAE of another model.
+
+    Args:
+        name: of what comes out, for the message.
+    """
+    return lambda picture: require_latent_of(model, vae.encode(picture), name)
 
 
 def require_latent_of(model: Any, samples: torch.Tensor, name: str) -> torch.Tensor:

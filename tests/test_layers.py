@@ -1,4 +1,7 @@
-"""Arrows point one way: nodes -> core/patches -> core/kernels. Read from the imports, without importing anything."""
+"""Arrows point one way: nodes -> method -> what methods share -> kernels, and no method knows another.
+
+Read from the imports, without importing anything.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,28 @@ import pytest
 from bootstrap import ROOT
 
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
-# What each layer may import: top-level packages, and folders of the pack.
+# What several methods share, from the floor upwards: pure tensor functions, then what binds them to ComfyUI.
+SHARED = {"core/kernels", "core/patches", "core/models", "core/pictures"}
+METHODS = ("refdrop", "p3s", "point_mask", "deadiff", "leffa", "refine_by_align")
+LIBRARIES = STANDARD | {"torch", "comfy", "numpy", "PIL", "scipy", "safetensors"}
+# What each folder may import: top-level packages, and folders of the pack.
 ALLOWED = {
     "core/kernels": STANDARD | {"torch", "core/kernels"},
-    "core/models": STANDARD | {"torch", "comfy", "numpy", "PIL", "safetensors", "core/models", "core/kernels", "core"},
-    "core/patches": STANDARD | {"torch", "comfy", "comfy_execution", "server", "core/patches", "core/kernels", "core"},
-    "core/pictures": STANDARD | {"torch", "numpy", "PIL", "scipy", "core/pictures", "core/kernels"},
-    "core": STANDARD | {"torch", "numpy", "cv2", "core", "core/kernels"},
+    "core/patches": STANDARD | {"torch", "comfy", "comfy_execution", "server", "core/patches", "core/kernels"},
+    "core/models": STANDARD | {"torch", "comfy", "numpy", "PIL", "safetensors", "core/models", "core/kernels"},
+    "core/pictures": STANDARD | {"torch", "numpy", "PIL", "scipy", "cv2", "core/pictures", "core/kernels"},
+    **{f"core/{method}": LIBRARIES | SHARED | {f"core/{method}"} for method in METHODS},
+    "core": {"__future__"},
     "nodes": STANDARD
     | {"torch", "numpy", "comfy_api", "folder_paths", "nodes"}
-    | {"core/patches", "core/models", "core/pictures", "core"},
+    | (SHARED - {"core/kernels"})
+    | {f"core/{method}" for method in METHODS},
     ".": {"__future__", "typing", "comfy_api", "nodes"},
 }
+# Refine-by-Align paints with RefDrop's guidance: the one arrow between methods.
+ALLOWED["core/refine_by_align"] |= {"core/refdrop"}
+# The file of each method that holds its equations; torch alone, like the shared kernels.
+KERNEL = STANDARD | {"torch", "core/kernels"}
 FILES = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *sorted((ROOT / "core").rglob("*.py"))]
 
 
@@ -61,16 +74,34 @@ def test_imports(path: Path) -> None:
     assert not check(path.read_text(encoding="utf-8"), package)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_kernel_needs_torch_alone(method: str) -> None:
+    source = (ROOT / "core" / method / "kernel.py").read_text(encoding="utf-8")
+    assert not imports(source, ["core", method]) - KERNEL
+
+
+def test_every_folder_has_a_law() -> None:
+    assert {f"core/{path.name}" for path in (ROOT / "core").iterdir() if (path / "__init__.py").exists()} <= set(
+        ALLOWED
+    )
+
+
 @pytest.mark.parametrize(
     ("package", "line", "wrong"),
     [
         ("core/kernels", "import comfy.utils", "comfy"),
         ("core/kernels", "from ..patches import unet", "core/patches"),
-        ("core/kernels", "from .. import blocks", "core"),
+        ("core/kernels", "from ..refdrop import kernel", "core/refdrop"),
         ("core/patches", "from ...nodes import refdrop", "nodes"),
-        ("core/patches/refdrop", "from ....nodes.refdrop import NODE", "nodes"),
+        ("core/patches", "from ..refdrop.settings import RefDropSettings", "core/refdrop"),
+        ("core/patches/families", "from ...models import vision", "core/models"),
+        ("core/refdrop", "from ..deadiff.kernel import join", "core/deadiff"),
+        ("core/refdrop", "from ..refine_by_align import observe", "core/refine_by_align"),
+        ("core/leffa", "from ..refdrop.settings import RefDropSettings", "core/refdrop"),
+        ("core/refdrop", "from ...nodes.refdrop import NODE", "nodes"),
+        ("core/refdrop", "import cv2", "cv2"),
         ("core/patches", "import nodes", "nodes"),
-        ("nodes", "from ..core.kernels.attention import Branch", "core/kernels"),
+        ("nodes", "from ..core.kernels.attention import Attend", "core/kernels"),
         ("nodes", "from ..demo import loading", "demo"),
         ("nodes", "import comfy.samplers", "comfy"),
         ("core", "import comfy", "comfy"),
@@ -78,4 +109,4 @@ def test_imports(path: Path) -> None:
 )
 def test_wrong_arrows_are_seen(package: str, line: str, wrong: str) -> None:
     assert check(line, package.split("/")) == {wrong}
-    assert check("from __future__ import annotations\nimport typing", package.split("/")) == set()
+    assert check("from __future__ import annotations", package.split("/")) == set()

@@ -30,12 +30,12 @@ def score(
 ) -> Scores:
     """IoU of found and true place for every case, timestep and layer."""
     import torch
-    from refattention.core.alignment import Finding, find
-    from refattention.core.blocks import layer_name
-    from refattention.core.kernels.align import group_of_mask
-    from refattention.core.patches.align import Look, attention_maps
+    from refattention.core.patches.blocks import layer_name
     from refattention.core.patches.unet import require_image_unet, self_attention_layers
-    from refattention.core.repair import Work, artifacts, scaled
+    from refattention.core.refine_by_align.kernel import group_of_mask
+    from refattention.core.refine_by_align.match import Finding, find
+    from refattention.core.refine_by_align.observe import Look, attention_maps
+    from refattention.core.refine_by_align.window import Work, artifacts, scaled
 
     layers = frozenset(self_attention_layers(require_image_unet(model, "calibrate_align")))
     scores: Scores = {}

@@ -10,7 +10,6 @@ where the original is float16 already. --without-vae leaves the VAE out.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
 
@@ -27,10 +26,10 @@ def main() -> int:
     if arguments.target.exists():
         sys.exit(f"{arguments.target} exists already.")
     import_pack()
-    leffa = importlib.import_module("refattention.core.models.leffa")
+    from refattention.core.leffa.slim import slim
 
     try:
-        written = leffa.slim(arguments.source, arguments.target, with_vae=not arguments.without_vae)
+        written = slim(arguments.source, arguments.target, with_vae=not arguments.without_vae)
     except (RuntimeError, FileNotFoundError) as error:
         sys.exit(str(error))
     print(f"{arguments.target}: {written / 2**30:.2f} GiB, from {arguments.source.stat().st_size / 2**30:.2f} GiB")

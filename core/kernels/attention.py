@@ -1,13 +1,12 @@
-"""Reference attention, the kernels.
+"""Attention as several methods compute with it.
 
-Symbols: a forward pass carries G chunks (conditional and unconditional half) of B samples each, stacked in dim 0.
-N query tokens, M reference tokens, C = heads * head size. `Att(Q, K, V)` is handed in as a callable, so that the
-host's own attention function, with whatever override it carries, does the work.
+Symbols: B samples; Q of N query tokens on an (h, w) grid, K of M reference tokens on a grid of their own; C is heads
+times the head size. Coordinates are (x, y) with the middles of the corner tokens, or corner pixels, at -1 and 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,124 +15,42 @@ from torch import Tensor
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Branch:
-    """One reference term `c_j M_j * Att(Q, K_j, V_j)` of the RefDrop equation.
+@dataclass(frozen=True, eq=False)
+class AttentionLayer:
+    """Queries and reference keys of one self-attention.
 
     Attributes:
-        weight: `c_j M_j`; a float, or (1 or B, N, 1) where a mask varies it over the tokens.
-        keys, values: (G, M, C), one reference for all samples of a chunk; or (G, B, M, C), one for each sample.
-        first: index of the first sample of a chunk that is guided; those before it are left alone.
-        with_own: attend to [K_j; K] instead of K_j alone ("concat").
+        q: (B, N, C), projected, heads not split.
+        k: (B, M, C), of the reference alone.
+        heads: how many heads C holds.
+        grid: (h, w) with h * w = N.
+        reference_grid: the same for M.
     """
 
-    weight: float | Tensor
-    keys: Tensor
-    values: Tensor
-    first: int = 0
-    with_own: bool = False
+    q: Tensor
+    k: Tensor
+    heads: int
+    grid: tuple[int, int]
+    reference_grid: tuple[int, int]
 
 
-def attend_to_reference(attend: Attend, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """`Att(Q, K_j, V_j)` for every sample of a chunk, without copying the reference once per sample.
+def coordinates(grid: tuple[int, int], like: Tensor) -> Tensor:
+    """(h * w, 2) coordinates of the tokens of a grid, in the dtype and on the device of `like`."""
+    y, x = (
+        torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) if n > 1 else like.new_zeros(1) for n in grid
+    )
+    return torch.stack([x.expand(grid), y.unsqueeze(1).expand(grid)], dim=-1).flatten(0, 1)
 
-    Where all samples of a chunk share the reference they are laid end to end as one long query sequence, because
-    attention treats queries independently.
+
+def attention_map(q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """`Softmax(Q K^T / sqrt(d))`, P3S-Diffusion, Eq. 13.
 
     Args:
-        q: (G, B, N, C).
-        keys, values: (G, M, C) or (G, B, M, C).
+        q: (B, N, heads * d).
+        k: (B, L, heads * d).
 
     Returns:
-        (G, B, N, C).
+        (B, heads, N, L), rows sum to 1.
     """
-    if keys.ndim == q.ndim:
-        return attend(q.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)).reshape(q.shape)
-    return attend(q.flatten(1, 2), keys, values).reshape(q.shape)
-
-
-def attend_to_both(attend: Attend, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Concatenated attention `Att(Q, [K_j; K], [V_j; V])`.
-
-    Args:
-        q, k, v: (G, B, N, C), the samples' own.
-        keys, values: (G, M, C) or (G, B, M, C), the reference's.
-
-    Returns:
-        (G, B, N, C).
-    """
-    samples = q.shape[1]
-
-    def joined(reference: Tensor, own: Tensor) -> Tensor:
-        each = reference if reference.ndim == own.ndim else reference.unsqueeze(1).expand(-1, samples, -1, -1)
-        return torch.cat([each, own], dim=2).flatten(0, 1)
-
-    return attend(q.flatten(0, 1), joined(keys, k), joined(values, v)).reshape(q.shape)
-
-
-def reference_feature_guidance(
-    attend: Attend,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    chunks: int,
-    branches: Sequence[Branch],
-    joint: Tensor | None = None,
-) -> Tensor:
-    """Reference feature guidance, RefDrop (arXiv 2405.17661):
-
-        out = sum_j c_j M_j * Att(Q, K_j, V_j) + (1 - sum_j c_j M_j) * Att(Q, K, V)
-
-    In models whose image tokens attend to text in the same softmax, Q, K and V are those of the image tokens, X is
-    what the model computes for them, and the difference between the two attentions is added (equation 15):
-
-        out = X + sum_j c_j M_j * (Att(Q, K_j, V_j) - Att(Q, K, V))
-
-    Args:
-        attend: computes Att for (batch, tokens, C) tensors.
-        q, k, v: (G * B, N, C).
-        chunks: G, how many chunks dim 0 holds.
-        branches: the reference terms j.
-        joint: (G * B, N, C), X; changed in place. None for models without text in the attention.
-
-    Returns:
-        (G * B, N, C). Tokens and samples whose weights are 0 equal `Att(Q, K, V)`, or X, to the bit.
-
-    Note:
-        The paper has one reference and one scalar; several references, token masks and the concatenated
-        form as a branch of its own are extensions. A branch `with_own` and weight 1 is exactly
-        `Att(Q, [K_j; K], [V_j; V])`.
-    """
-    own_q, own_k, own_v = (t.unflatten(0, (chunks, -1)) for t in (q, k, v))
-    total = _total_weight(own_q, branches)
-    if joint is not None:
-        out = joint.unflatten(0, (chunks, -1))
-        if isinstance(total, Tensor) or total != 0:
-            out -= attend(q, k, v).unflatten(0, (chunks, -1)).mul_(total)
-    elif isinstance(total, float) and total == 1.0:
-        out = torch.zeros_like(own_q)  # the samples' own attention would be multiplied by 0
-    else:
-        out = attend(q, k, v).unflatten(0, (chunks, -1)).mul_(1 - total)
-    for branch in branches:
-        rows = slice(branch.first, None)
-        if branch.with_own:
-            own = own_q[:, rows], own_k[:, rows], own_v[:, rows]
-            term = attend_to_both(attend, *own, branch.keys, branch.values)
-        else:
-            term = attend_to_reference(attend, own_q[:, rows], branch.keys, branch.values)
-        # In place: at 4096 tokens and more, passes over memory are what this function itself costs.
-        if isinstance(branch.weight, Tensor):
-            out[:, rows].addcmul_(term, branch.weight)
-        else:
-            out[:, rows].add_(term, alpha=branch.weight)
-    return out.flatten(0, 1)
-
-
-def _total_weight(q: Tensor, branches: Sequence[Branch]) -> float | Tensor:
-    """Sum of the weights: a float if it is the same everywhere, else (B, N, 1) for q of (G, B, N, C)."""
-    if all(branch.first == 0 and isinstance(branch.weight, float) for branch in branches):
-        return sum(branch.weight for branch in branches)
-    total = q.new_zeros((*q.shape[1:3], 1))
-    for branch in branches:
-        total[branch.first :] += branch.weight
-    return total
+    q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
+    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)

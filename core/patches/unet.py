@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransformer, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from ..blocks import Block
+from .blocks import Block
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

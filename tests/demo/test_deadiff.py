@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from refattention.core.deadiff.loaded import load
 from refattention.core.models import checkpoint
-from refattention.core.models.deadiff import load
 from refattention_demo import deadiff, weights
 
 

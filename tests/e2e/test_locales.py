@@ -11,7 +11,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_english_is_what_the_nodes_say(host: HeadlessHost) -> None:
-    assert locales.read("en") == locales.texts_of(host.object_info(), PACK_NAME), "run tools/locales.py"
+    assert locales.read("en") == locales.texts_of(host.object_info(), PACK_NAME), "run dev/locales.py"
 
 
 @pytest.mark.parametrize("language", locales.LANGUAGES)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from refattention.core.models.base import fingerprint
-from refattention.core.models.refine_align import Origin, TrainedAdapter, new_network, save_adapter, trained_weights
 from refattention.core.patches.unet import family
+from refattention.core.refine_by_align.adapter import Origin, TrainedAdapter, new_network, trained_weights
+from refattention.core.refine_by_align.files import save_adapter
 from refattention_demo import vision
 from refattention_demo.loading import load
 

@@ -24,8 +24,13 @@ import refine_support
 import tryon
 from messages import is_clear
 from mutations import MUTATIONS, Weights, trace_of_code, write
-from refattention.core.models import checkpoint, deadiff, p3s, refine_align
-from refattention.core.models.leffa.loader import from_state_dict
+from refattention.core.deadiff.loaded import load
+from refattention.core.leffa.loader import from_state_dict
+from refattention.core.models import checkpoint
+from refattention.core.p3s import adapter as p3s_adapter
+from refattention.core.p3s import files as p3s_files
+from refattention.core.refine_by_align import adapter as refine_adapter
+from refattention.core.refine_by_align import files as refine_files
 from refattention_demo.deadiff_layout import DEMO_SIZE, random_weights
 from sampling import model
 
@@ -39,7 +44,7 @@ def deadiff_weights() -> Weights:
 
 
 def load_deadiff(path: Path) -> Any:
-    return deadiff.load(checkpoint.load(path))
+    return load(checkpoint.load(path))
 
 
 def load_leffa(path: Path) -> Any:
@@ -57,19 +62,19 @@ class Loader:
         write(weights, path, self.metadata)
 
 
-def adapter_loader(method: ModuleType, key: str, adapter: Any, base: Any) -> Loader:
-    def load(path: Path) -> Any:
-        return method.for_model(method.load_adapter(path), base, adapter.origin.family)
+def adapter_loader(networks: ModuleType, files: ModuleType, adapter: Any, base: Any) -> Loader:
+    def read(path: Path) -> Any:
+        return networks.for_model(files.load_adapter(path), base, adapter.origin.family)
 
-    return Loader(load, adapter.weights, {key: json.dumps(asdict(adapter.origin))})
+    return Loader(read, adapter.weights, {files.KEY: json.dumps(asdict(adapter.origin))})
 
 
 LOADERS: dict[str, Callable[[], Loader]] = {
     "deadiff": lambda: Loader(load_deadiff, deadiff_weights()),
     "leffa": lambda: Loader(load_leffa, tryon.weights()),
-    "p3s": lambda: adapter_loader(p3s, p3s.files.KEY, p3s_support.adapter(), model("sd15")),
+    "p3s": lambda: adapter_loader(p3s_adapter, p3s_files, p3s_support.adapter(), model("sd15")),
     "refine_align": lambda: adapter_loader(
-        refine_align, refine_align.files.KEY, refine_support.adapter(), refine_support.base()
+        refine_adapter, refine_files, refine_support.adapter(), refine_support.base()
     ),
 }
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from comfy.model_patcher import CoreModelPatcher
 from PIL import Image
-from refattention.core.models.deadiff import load
-from refattention.core.models.deadiff.preprocess import encoder_input
+from refattention.core.deadiff.loaded import load
+from refattention.core.deadiff.preprocess import encoder_input
 from refattention.nodes.deadiff import DEADiffStyle
 from refattention.nodes.deadiff_files import DEADiffExtract, DEADiffLoader
 from refattention.nodes.deadiff_sampler import DEADiffSampler

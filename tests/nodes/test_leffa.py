@@ -8,7 +8,7 @@ from typing import Any
 import folder_paths
 import pytest
 import torch
-from refattention.core.leffa import KEY, REFERENCES
+from refattention.core.leffa.reference import KEY, REFERENCES
 from refattention.nodes.leffa import LeffaLoader, LeffaPoseTransfer
 from refattention.nodes.leffa_flow import LeffaFlow
 from safetensors.torch import save_file

@@ -19,7 +19,8 @@ import pytest
 import torch
 from bootstrap import ROOT
 from p3s_support import Eye, adapter, digest, inject, picture
-from refattention.core.models.p3s import TrainedAdapter, load_adapter, save_adapter
+from refattention.core.p3s.adapter import TrainedAdapter
+from refattention.core.p3s.files import load_adapter, save_adapter
 from refattention.nodes.p3s_files import P3SLoad, P3SSave
 from safetensors.torch import save_file
 from sampling import distance, model

@@ -13,8 +13,9 @@ import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
 from p3s_support import IMAGE, Codec, Eye, inject, picture
-from refattention.core.models.p3s import load_adapter
-from refattention.core.patches.p3s import Settings, preview
+from refattention.core.p3s import preview
+from refattention.core.p3s.files import load_adapter
+from refattention.core.p3s.training import Settings
 from refattention.nodes.p3s_train import P3STrain
 from sampling import distance, model, prompt
 

@@ -155,7 +155,7 @@ def test_cancel_stops_between_frames(monkeypatch: pytest.MonkeyPatch) -> None:
             raise comfy.model_management.InterruptProcessingException
 
     monkeypatch.setattr(
-        "refattention.core.models.point_mask.throw_exception_if_processing_interrupted", press_at_the_third_look
+        "refattention.core.point_mask.frames.throw_exception_if_processing_interrupted", press_at_the_third_look
     )
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(picture(5))
@@ -163,11 +163,8 @@ def test_cancel_stops_between_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_opencv_only_the_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    for package, module in (("core.models", "point_mask"), ("core", "selection"), ("core", "regions")):
-        monkeypatch.delitem(sys.modules, f"refattention.{package}.{module}", raising=False)
-        monkeypatch.delattr(sys.modules[f"refattention.{package}"], module, raising=False)
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(RuntimeError, match=r"PointMask needs OpenCV, which is not installed\. Run `pip install"):
+    with pytest.raises(RuntimeError, match=r"needs OpenCV, which is not installed\. Run `pip install"):
         run()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import deadiff
 import torch
-from refattention.core.models.deadiff.preprocess import encoder_input
+from refattention.core.deadiff.preprocess import encoder_input
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -16,8 +16,8 @@ bootstrap.prepare_host(exact=True)
 
 import comfy.samplers
 from comfy.k_diffusion.sampling import sample_ddpm
-from refattention.core.models.leffa.loader import LeffaParts, from_state_dict
-from refattention.core.patches.leffa import attach_reference_unet
+from refattention.core.leffa.loader import LeffaParts, from_state_dict
+from refattention.core.leffa.wrappers import attach_reference_unet
 from refattention.nodes.leffa import EVERY_STEP, ONCE, LeffaTryOn
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from refattention.core.kernels.attention import Branch, reference_feature_guidance
+from refattention.core.refdrop.kernel import Branch, reference_feature_guidance
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 

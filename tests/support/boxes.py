@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refattention.core.alignment import Box
+from refattention.core.refine_by_align.match import Box
 
 
 def overlap(a: Box, b: Box) -> float:

@@ -20,11 +20,10 @@ import comfy.model_detection
 import comfy.samplers
 import comfy.supported_models
 from comfy.model_patcher import CoreModelPatcher
-from refattention.core.models.deadiff import DEADiff, load
-from refattention.core.models.deadiff.checkpoint import fill, sizes_of
-from refattention.core.models.deadiff.deadiff import ImageProjections, load_projections
-from refattention.core.models.deadiff.network import Readers
-from refattention.core.models.deadiff.vision import managed
+from refattention.core.deadiff.checkpoint import fill, sizes_of
+from refattention.core.deadiff.loaded import DEADiff, ImageProjections, load, load_projections
+from refattention.core.deadiff.network import Readers
+from refattention.core.deadiff.vision import managed
 from refattention.nodes.deadiff import DEADiffStyle
 from refattention.nodes.deadiff_sampler import DEADiffSampler
 

@@ -16,7 +16,9 @@ if __name__ == "__main__":
     bootstrap.prepare_host(exact=True)
 
 import torch
-from refattention.core.models.p3s import Origin, TrainedAdapter, fingerprint, load_adapter, trainable, trained_weights
+from refattention.core.models.base import fingerprint
+from refattention.core.p3s.adapter import Origin, TrainedAdapter, trainable, trained_weights
+from refattention.core.p3s.files import load_adapter
 from refattention.nodes.p3s import P3SInject
 from sampling import latent, model, prompt, sample
 from torch import Tensor

@@ -21,17 +21,12 @@ import torch
 from encoders import encoder
 from families import UNET, TinyFamily, random_model
 from refattention.core.models.base import fingerprint
-from refattention.core.models.refine_align import (
-    Origin,
-    TrainedAdapter,
-    load_adapter,
-    new_network,
-    trained_weights,
-)
 from refattention.core.models.vision import PatchEncoder
-from refattention.core.patches.align.training import Example
 from refattention.core.patches.unet import family
-from refattention.nodes.refine import RefineRegion
+from refattention.core.refine_by_align.adapter import Origin, TrainedAdapter, new_network, trained_weights
+from refattention.core.refine_by_align.files import load_adapter
+from refattention.core.refine_by_align.training import Example
+from refattention.nodes.refine_by_align_stages import RefineRegion
 from torch import Tensor
 from torch.nn import functional as F
 

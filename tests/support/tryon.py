@@ -8,8 +8,8 @@ from typing import Any
 
 import comfy.sample
 import torch
-from refattention.core.models.leffa.loader import LeffaParts, from_state_dict
-from refattention.core.patches.leffa import attach_reference_unet
+from refattention.core.leffa.loader import LeffaParts, from_state_dict
+from refattention.core.leffa.wrappers import attach_reference_unet
 from refattention.nodes.leffa import EVERY_STEP, LeffaTryOn
 from refattention_demo import leffa
 from refattention_demo.families import UNetSize

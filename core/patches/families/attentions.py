@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ...blocks import Block
-from ..self_attention import Handler, Options
+from ..attention import Handler, Options
+from ..blocks import Block
 
 
 class Attentions(Protocol):

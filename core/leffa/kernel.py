@@ -1,0 +1,134 @@
+"""Learning flow fields in attention, Leffa (arXiv 2412.08486), the kernels.
+
+Symbols: B samples; Q of N generative tokens on an (h, w) grid, K of M reference tokens on a grid of their own.
+Coordinates are (x, y) with the middles of the corner tokens, or corner pixels, at -1 and 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ..kernels.attention import AttentionLayer, coordinates
+
+TEMPERATURE = 2.0  # tau
+WEIGHT = 1e-3  # lambda
+MIN_RATIO = 1 / 32  # of a layer's grid to the image
+MAX_TIMESTEP = 500  # of 1000
+CHUNK = 1024  # query tokens whose attention map exists at a time
+
+
+def attention_flow(layer: AttentionLayer, temperature: float = TEMPERATURE) -> Tensor:
+    """Where each generative token looks on the reference: F = A C, A = mean of heads of softmax(Q K^T / sqrt(d) / tau).
+
+    Heads and tokens are averaged in one go, because A enters linearly; the map exists for `CHUNK` queries at a
+    time, forwards and backwards.
+
+    Returns:
+        (B, N, 2) coordinates on the reference.
+    """
+    where = coordinates(layer.reference_grid, layer.k)
+    q, k = (t.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for t in (layer.q, layer.k))
+    scale = 1 / (math.sqrt(q.shape[-1]) * temperature)
+
+    def part(queries: Tensor, keys: Tensor) -> Tensor:
+        return ((queries @ keys.transpose(-1, -2) * scale).softmax(-1) @ where).mean(1)
+
+    parts = [checkpoint(part, chunk, k, use_reentrant=False) for chunk in q.split(CHUNK, dim=2)]
+    return torch.cat(parts, dim=1)
+
+
+def warp(reference: Tensor, flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """The reference picture as a flow field moves it.
+
+    Args:
+        reference: (B, C, H, W).
+        flow: (B, h, w, 2), where each token comes from.
+        size: (H', W') of the result; the flow is interpolated bilinearly to it.
+
+    Returns:
+        (B, C, H', W').
+    """
+    fine = F.interpolate(flow.movedim(-1, 1), size, mode="bilinear", align_corners=True).movedim(1, -1)
+    return F.grid_sample(reference, fine, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def flow_errors(
+    layers: Sequence[AttentionLayer], reference: Tensor, target: Tensor, mask: Tensor, temperature: float = TEMPERATURE
+) -> Tensor:
+    """How far the reference, warped by what the layers attend to, is from the target, sample by sample.
+
+    Args:
+        layers, reference, target, mask, temperature: as of `leffa_loss`.
+
+    Returns:
+        (B,), sum over the layers of the mean over the masked pixels of |warp(I_ref, F) - I|^2.
+    """
+    total = target.new_zeros(len(target))
+    area = (mask.sum((1, 2, 3)) * target.shape[1]).clamp(min=1)
+    for layer in layers:
+        if layer.grid[0] / target.shape[-2] >= MIN_RATIO:
+            flow = attention_flow(layer, temperature).unflatten(1, layer.grid)
+            error = (warp(reference, flow, (target.shape[-2], target.shape[-1])) - target) ** 2 * mask
+            total = total + error.sum((1, 2, 3)) / area
+    return total
+
+
+def leffa_loss(
+    layers: Sequence[AttentionLayer],
+    reference: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    timesteps: Tensor,
+    temperature: float = TEMPERATURE,
+    weight: float = WEIGHT,
+) -> Tensor:
+    """Leffa's regularisation: the reference, warped by what each layer attends to, should be the target.
+
+        loss = weight * sum over layers of the mean over the masked pixels of |warp(I_ref, F) - I|^2
+
+    Args:
+        layers: any; those with a grid below 1/32 of the picture's height do not count.
+        reference: (B, C, H_ref, W_ref).
+        target: (B, C, H, W).
+        mask: (B, 1, H, W), 1 where the reference shows in the target.
+        timesteps: (B,); samples from 500 on do not count.
+        temperature: tau.
+        weight: lambda.
+
+    Returns:
+        a single number: the mean over the samples that count, 0 if there is none.
+
+    Note:
+        The paper leaves open how borders are treated and pixels normalised. Here corners meet corners, coordinates
+        beyond the border take the border's pixel, and each layer's error is a mean, so that the loss does not depend
+        on the size of mask and picture.
+    """
+    counts = timesteps < MAX_TIMESTEP
+    if not counts.any():
+        return target.new_zeros(())
+    return weight * flow_errors(layers, reference, target, mask, temperature)[counts].mean()
+
+
+def colour_wheel(displacement: Tensor) -> Tensor:
+    """Displacements as colours: the direction is the hue, the length, relative to the longest, the saturation.
+
+    Args:
+        displacement: (B, h, w, 2).
+
+    Returns:
+        (B, h, w, 3) in [0, 1]; no displacement is white.
+    """
+    length = displacement.norm(dim=-1)
+    saturation = length / length.flatten(1).amax(1).clamp(min=1e-6)[:, None, None]
+    hue = torch.atan2(displacement[..., 1], displacement[..., 0]) / (2 * math.pi)
+    # Each channel falls off with the distance, around the wheel, from the angle where it is full.
+    full = torch.tensor([0.0, 1 / 3, 2 / 3], dtype=hue.dtype, device=hue.device)
+    distance = (hue.unsqueeze(-1) - full + 0.5).remainder(1) - 0.5
+    pure = (2 - 6 * distance.abs()).clamp(0, 1)
+    return 1 - saturation.unsqueeze(-1) * (1 - pure)

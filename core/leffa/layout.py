@@ -1,0 +1,90 @@
+"""The structure of a Leffa checkpoint, read from names and shapes alone.
+
+The file holds three state dicts in diffusers' naming: `unet.` (generative, 12 input channels), `unet_encoder.`
+(reference, 4 input channels) and, as published, `vae.`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import comfy.utils
+
+from ..models.checkpoint import Shapes
+
+GENERATIVE, REFERENCE, VAE = "unet.", "unet_encoder.", "vae."
+CHANNELS = {GENERATIVE: 12, REFERENCE: 4}
+# Neither U-Net has text or added conditions; the checkpoints carry the weights for them all the same.
+UNUSED = re.compile(r"\.attn2\.|^add_embedding\.")
+
+
+def require_leffa_file(shapes: Shapes, name: str) -> None:
+    """Checks that a checkpoint has Leffa's two U-Nets.
+
+    Raises:
+        RuntimeError: it has not; names the input channels of what it has instead.
+    """
+    found = {prefix: shapes.get(f"{prefix}conv_in.weight", (0, 0))[1] for prefix in CHANNELS}
+    if found == CHANNELS:
+        return
+    # The first convolution of a U-Net, as the different file formats call it
+    first = re.compile(r"(^|\.)(unet\w*\.conv_in|diffusion_model\.input_blocks\.0\.0)\.weight$|^conv_in\.weight$")
+    channels = [str(shape[1]) for key, shape in shapes.items() if first.search(key) and len(shape) == 4]
+    has = f"its U-Net takes {' and '.join(channels)} input channels" if channels else "it has no U-Net"
+    raise RuntimeError(
+        f"{name} is no Leffa checkpoint: {has}, but Leffa needs a generative U-Net with {CHANNELS[GENERATIVE]} and a "
+        f"reference U-Net with {CHANNELS[REFERENCE]}. Use virtual_tryon, virtual_tryon_dc or pose_transfer."
+    )
+
+
+def unet_config(shapes: Shapes) -> dict[str, Any]:
+    """The host's description of a U-Net in diffusers' naming, without the number of heads, which no shape tells.
+
+    Args:
+        shapes: names without prefix.
+
+    Raises:
+        KeyError: a weight that tells the structure is missing.
+    """
+    width, channels = shapes["conv_in.weight"][:2]
+    levels = range(_count(shapes, r"down_blocks\.(\d+)\.resnets"))
+    blocks = [_count(shapes, rf"down_blocks\.{level}\.resnets\.(\d+)\.") for level in levels]
+    up = [_depth(shapes, f"up_blocks.{level}", block) for level in levels for block in range(blocks[-1 - level] + 1)]
+    mid_projection = shapes["mid_block.attentions.0.proj_in.weight"]
+    return {
+        "image_size": 32,
+        "in_channels": channels,
+        "out_channels": shapes["conv_out.weight"][0] if "conv_out.weight" in shapes else 4,
+        "model_channels": width,
+        "num_res_blocks": blocks,
+        "channel_mult": [shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] // width for level in levels],
+        "transformer_depth": [
+            _depth(shapes, f"down_blocks.{level}", block) for level in levels for block in range(blocks[level])
+        ],
+        "transformer_depth_middle": _depth(shapes, "mid_block", 0),
+        "transformer_depth_output": up[::-1],
+        "use_linear_in_transformer": len(mid_projection) == 2,
+        "use_spatial_transformer": True,
+        "use_temporal_attention": False,
+        "legacy": False,
+        "context_dim": 1,  # only sizes the cross-attention, which is not kept
+        "num_classes": None,
+        "adm_in_channels": None,
+    }
+
+
+def to_host(config: dict[str, Any]) -> dict[str, str]:
+    """Names of a U-Net's weights: diffusers' -> the host's, by the host's own table, without what Leffa leaves out."""
+    return {theirs: ours for theirs, ours in comfy.utils.unet_to_diffusers(config).items() if not UNUSED.search(theirs)}
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    """How many numbers a pattern finds at the beginning of names, counted from 0."""
+    found = {int(match[1]) for match in map(re.compile(pattern).match, names) if match}
+    return max(found, default=-1) + 1
+
+
+def _depth(names: Iterable[str], block: str, attention: int) -> int:
+    return _count(names, rf"{re.escape(block)}\.attentions\.{attention}\.transformer_blocks\.(\d+)\.")

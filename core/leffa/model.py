@@ -1,0 +1,115 @@
+"""Leffa's models as the host samples and manages them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import comfy.supported_models
+import torch
+from comfy.conds import CONDConstant
+from comfy.model_base import BaseModel, ModelType
+from comfy.model_sampling import EPS, ModelSamplingDiscrete
+from torch import Tensor
+
+from .reference import KEY, REFERENCES, Reference
+from .unet import LeffaUNet, ReferenceUNet
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+
+class LeffaSampling(ModelSamplingDiscrete, EPS):
+    """The host's, with the start of Leffa's sampler: unit noise at the first timestep, whichever that is."""
+
+    def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
+        """The host does so only when the first timestep is the model's last, which Leffa's schedule never visits."""
+        return super().noise_scaling(sigma, noise, latent_image, max_denoise or not latent_image.any())
+
+
+class CONDReferences(CONDConstant):
+    """One `Reference` for each row of a batch; they travel with the conditioning they belong to."""
+
+    def process_cond(self, batch_size: int, **kwargs: Any) -> CONDReferences:
+        """Repeats the references until there is one for each sample."""
+        return CONDReferences([self.cond[i % len(self.cond)] for i in range(batch_size)])
+
+    def can_concat(self, other: CONDConstant) -> bool:
+        """Halves with different references run in one batch."""
+        return isinstance(other, CONDReferences)
+
+    def concat(self, others: list[CONDReferences]) -> list[Reference]:
+        """Row by row, as the host stacks the samples."""
+        return [*self.cond, *(reference for other in others for reference in other.cond)]
+
+
+class LeffaModel(BaseModel):
+    """The generative U-Net."""
+
+    def __init__(self, model_config: comfy.supported_models.SD15, device: torch.device | None = None) -> None:
+        super().__init__(model_config, ModelType.EPS, device=device, unet_model=LeffaUNet)
+        self.model_sampling = LeffaSampling(model_config)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Adds the references."""
+        conds: dict[str, Any] = super().extra_conds(**kwargs)
+        if REFERENCES in kwargs:
+            conds[REFERENCES] = CONDReferences(list(kwargs[REFERENCES]))
+        return conds
+
+
+class LeffaReferenceModel(BaseModel):
+    """The reference U-Net."""
+
+    def __init__(self, model_config: comfy.supported_models.SD15, device: torch.device | None = None) -> None:
+        super().__init__(model_config, ModelType.EPS, device=device, unet_model=ReferenceUNet)
+
+    def features(self, latents: Tensor, timestep: Tensor) -> list[Tensor]:
+        """The features of clean latents at one timestep.
+
+        Args:
+            latents: (B, C, H, W), scaled.
+            timestep: (1,).
+
+        Returns:
+            (B, tokens, width) for each transformer layer, in the order they run.
+        """
+        x = latents.to(self.get_dtype_inference())
+        return self.diffusion_model.features(x, timestep.float().expand(len(x)))
+
+
+class LeffaSD15(comfy.supported_models.SD15):
+    """Try-on, on the layout of SD1.5."""
+
+    def get_model(self, state_dict: Any, prefix: str = "", device: torch.device | None = None) -> BaseModel:
+        """The class follows from the number of input channels."""
+        return _model_class(self.unet_config)(self, device)
+
+
+class LeffaSDXL(comfy.supported_models.SDXL):
+    """Pose transfer, on the layout of SDXL, with noise that reaches zero signal."""
+
+    sampling_settings = {"zsnr": True}
+
+    def get_model(self, state_dict: Any, prefix: str = "", device: torch.device | None = None) -> BaseModel:
+        """The class follows from the number of input channels."""
+        return _model_class(self.unet_config)(self, device)
+
+
+def _model_class(unet_config: dict[str, Any]) -> type[LeffaModel] | type[LeffaReferenceModel]:
+    return LeffaReferenceModel if unet_config["in_channels"] == 4 else LeffaModel
+
+
+def require_leffa(model: ModelPatcher, node: str) -> LeffaModel:
+    """Returns the generative model of what is connected.
+
+    Raises:
+        RuntimeError: another model; names its family and input channels.
+    """
+    if isinstance(model.model, LeffaModel) and model.get_additional_models_with_key(KEY):
+        return model.model
+    config = getattr(model.model, "model_config", None)
+    channels = getattr(config, "unet_config", {}).get("in_channels")
+    raise RuntimeError(
+        f"{node} needs a Leffa model with 12 input channels and its reference U-Net, but got "
+        f"{type(config or model.model).__name__}{f' with {channels}' if channels else ''}. Connect LeffaLoader."
+    )

@@ -1,0 +1,62 @@
+"""Slim checkpoints: what the models use, in half precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy.utils import ProgressBar
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..models import checkpoint
+from . import layout
+from .unet import LeffaUNet, ReferenceUNet
+
+CLASSES = {layout.GENERATIVE: LeffaUNet, layout.REFERENCE: ReferenceUNet}
+
+
+def slim(source: str | Path, target: str | Path, with_vae: bool = True) -> int:
+    """Writes a slim copy of a Leffa checkpoint, which loads like the original.
+
+    Args:
+        source: checkpoint as published.
+        target: safetensors file; nothing is left there if writing fails.
+        with_vae: keep the VAE.
+
+    Returns:
+        bytes written.
+
+    Raises:
+        RuntimeError: the source cannot be read, or is no Leffa checkpoint.
+    """
+    weights = checkpoint.load(source)
+    layout.require_leffa_file(checkpoint.shapes(weights), Path(source).name)
+    used = _used_by_unets(checkpoint.shapes(weights))
+    names = [name for name in weights if name in used or (with_vae and name.startswith(layout.VAE))]
+    kept: dict[str, Tensor] = {}
+    progress = ProgressBar(len(names))
+    for name in names:
+        throw_exception_if_processing_interrupted()
+        weight = weights.pop(name)
+        kept[name] = weight.half().contiguous() if weight.is_floating_point() else weight
+        progress.update(1)
+    unfinished = Path(f"{target}.unfinished")
+    try:
+        save_file(kept, unfinished, metadata={"format": "pt", "about": "Leffa without unused weights"})
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return Path(target).stat().st_size
+
+
+def _used_by_unets(shapes: checkpoint.Shapes) -> set[str]:
+    used = set()
+    for prefix, kind in CLASSES.items():
+        inside = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+        config = layout.unet_config(inside)
+        unet = kind(**config, num_heads=1, device=torch.device("meta"))
+        needed = unet.state_dict()
+        used |= {prefix + theirs for theirs, ours in layout.to_host(config).items() if ours in needed}
+    return used

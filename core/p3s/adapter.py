@@ -1,0 +1,103 @@
+"""Adapters: a network under the host's management, and its weights with where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import comfy.ops
+import torch
+from torch import Tensor
+
+from ..models.base import managed, require_base, storage_dtype, unet_weights
+from ..models.checkpoint import check, shapes
+from .network import P3SNetwork, initialise
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an adapter was made for.
+
+    Attributes:
+        family: the host's name of the base model's family.
+        base: fingerprint of the base model.
+        vision_width: of the vision encoder's tokens.
+        identifier, class_word: how a prompt names the subject.
+        prompt: the text it was trained with.
+        settings: of the training.
+    """
+
+    family: str
+    base: str
+    vision_width: int
+    identifier: str
+    class_word: str
+    prompt: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedAdapter:
+    """A trained subject, independent of any loaded model.
+
+    Attributes:
+        weights: of a P3SNetwork.
+        origin: what it was made for.
+    """
+
+    weights: dict[str, Tensor]
+    origin: Origin
+
+
+def new_adapter(model: ModelPatcher, vision_width: int, seed: int) -> ModelPatcher:
+    """An untrained adapter for a model, made of the model's own weights; injected, it changes nothing.
+
+    Args:
+        model: SD1.5, SD2 or SDXL.
+        vision_width: of the vision encoder's tokens.
+        seed: of what has no counterpart in the model.
+    """
+    network = _network(model, vision_width, dtype=storage_dtype(model), device=model.offload_device)
+    initialise(network, unet_weights(model), seed)
+    return managed(model, network)
+
+
+def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> ModelPatcher:
+    """The network of a trained adapter, to be used with a model; shares the adapter's tensors.
+
+    Args:
+        family: the host's name of the model's.
+
+    Raises:
+        RuntimeError: it was trained for another family, or its weights do not fit the model.
+    """
+    origin = adapter.origin
+    who = f"The adapter of '{origin.class_word}'"
+    require_base(model, family, (origin.family, origin.base), who, "the subject may be less alike")
+    network = _network(model, origin.vision_width, device="meta")
+    check(shapes(adapter.weights), shapes(network.state_dict()), who)
+    dtype = storage_dtype(model)
+    network.load_state_dict({name: weight.to(dtype) for name, weight in adapter.weights.items()}, assign=True)
+    return managed(model, network)
+
+
+def trainable(model: ModelPatcher, vision_width: int, seed: int) -> P3SNetwork:
+    """The network of an untrained adapter in float32, whose weights take gradients."""
+    network = _network(model, vision_width, operations=comfy.ops.manual_cast, dtype=torch.float32, device="cpu")
+    initialise(network, unet_weights(model), seed)
+    return network.train().requires_grad_(True)
+
+
+def trained_weights(network: P3SNetwork, model: ModelPatcher) -> dict[str, Tensor]:
+    """A copy of a network's weights as they are used with a model, on the CPU."""
+    dtype = storage_dtype(model)
+    return {name: weight.detach().to("cpu", dtype, copy=True) for name, weight in network.state_dict().items()}
+
+
+def _network(model: ModelPatcher, vision_width: int, operations: Any = None, **placed: Any) -> P3SNetwork:
+    base = model.model
+    operations = operations or comfy.ops.pick_operations(base.get_dtype(), base.manual_cast_dtype)
+    return P3SNetwork(base.model_config.unet_config, vision_width, operations, **placed)

@@ -1,0 +1,27 @@
+"""What the trained part of P3S hands to the part that injects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..patches.blocks import Layer
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the copy gives to one transformer layer of the frozen U-Net. G halves, C the width of the layer.
+
+    Attributes:
+        grid: (h, w) of the tokens.
+        hidden: (G, h * w, C), f of Eq. 6, for the self-attention.
+        cross: (G, h * w, C), to be added to the output of the cross-attention.
+    """
+
+    grid: tuple[int, int]
+    hidden: Tensor
+    cross: Tensor
+
+
+FeaturesOf = dict[Layer, Features]  # by the labels of the frozen U-Net

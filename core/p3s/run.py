@@ -1,0 +1,183 @@
+"""State of one sampling run, and of one evaluation of the model in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..kernels.masks import covered_tokens
+from ..patches.attention import AttentionCall, route_self_attention
+from ..patches.bank import KeyValueBank
+from ..patches.binding import Evaluation, Run
+from ..patches.families.unet import UNetAttentions
+from ..patches.passes import Asked
+from ..patches.reference_pass import Recording, ReferencePass
+from ..patches.schedule import NoiseRange
+from .kernel import injected, on_grid
+from .settings import KEY, NODE, P3SSettings
+from .trained import AdapterEvaluation
+
+if TYPE_CHECKING:
+    from comfy.samplers import CFGGuider
+
+TIME_DIGITS = 6  # how finely a noise level is placed on the schedule
+
+
+class P3SRun(Run):
+    """One sampling run: what the node asked for, and what is computed once for all steps."""
+
+    def __init__(self, settings: P3SSettings, guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor) -> None:
+        self.settings = settings
+        self._reference = ReferencePass(settings.reference, guider.conds, KEY)
+        self._sampling = guider.model_patcher.get_model_object("model_sampling")
+        self._attentions = UNetAttentions(guider.model_patcher.model.diffusion_model)
+        self._range = NoiseRange.of(self._sampling, settings.start_percent, settings.end_percent)
+        self._subject = Subject(settings.subject_mask)
+
+    @property
+    def latents(self) -> list[Tensor]:
+        """The reference."""
+        return [self.settings.reference.samples]
+
+    def evaluation(self, asked: Asked) -> Evaluation | None:
+        """The adapter's, or one with what the model itself has just read."""
+        epsilon = self._epsilon(asked.sigma.item())
+        if epsilon == 0:
+            return None
+        if self.settings.adapter is not None:
+            # Not adapter.network, of which ComfyUI may have made a copy for this device.
+            (network,) = asked.model.current_patcher.get_additional_models_with_key(KEY)
+            return AdapterEvaluation(self, asked.model, self.settings.adapter, network.model, epsilon)
+        recording = Recording(frozenset(self._attentions.layers), self._attentions, NODE)
+        self._reference.run(asked, recording)
+        return self.injecting(ReadByModel(recording.bank), epsilon)
+
+    def injecting(self, hidden: Hidden, epsilon: float) -> P3SEvaluation:
+        """What injects at a weight other than 0."""
+        return P3SEvaluation(self._subject, hidden, epsilon, self.settings.value_strength, self)
+
+    def _epsilon(self, sigma: float) -> float:
+        """Weight of the injection at a noise level; 0 where nothing is to be done."""
+        if sigma not in self._range:
+            return 0.0
+        return self.settings.strength * self.settings.schedule.weight(time_of(self._sampling, sigma))
+
+
+class Subject:
+    """Which tokens of the reference belong to the subject.
+
+    Args:
+        mask: (1, H, W); None is all of them.
+    """
+
+    def __init__(self, mask: Tensor | None) -> None:
+        self._mask = mask
+        self._tokens: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
+
+    def tokens(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """Their indices on a grid; None is all of them."""
+        if self._mask is None:
+            return None
+        if (grid, device) not in self._tokens:
+            self._tokens[grid, device] = covered_tokens(self._mask[0].float(), grid).to(device)
+        return self._tokens[grid, device]
+
+
+class Hidden(Protocol):
+    """Where an injection gets the subject's hidden states from."""
+
+    def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """W_K f and W_V f, (G, M, C), and the (h, w) of their M tokens."""
+
+    def used(self, call: AttentionCall) -> Tensor | None:
+        """Indices of the tokens that may be attended to; None is all of them."""
+
+
+class ReadByModel:
+    """Without training: what the model itself had in the same layer when it read the reference."""
+
+    def __init__(self, bank: KeyValueBank) -> None:
+        self._bank = bank
+
+    def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """The recorded keys and values are the projections of f already."""
+        ((keys, values),) = self._bank.keys_values(call.layer, call.chunks, call.k)
+        return keys, values, self._bank.grid(call.layer)
+
+    def used(self, call: AttentionCall) -> None:
+        """All of them."""
+        return None
+
+
+class P3SEvaluation(Evaluation):
+    """One evaluation of the model: every self-attention is given the hidden states of the subject.
+
+    Args:
+        subject: which of them are given.
+        hidden: where they come from.
+        epsilon: weight of the injection.
+        value_strength: lambda.
+        run: is told of the effect; None in training.
+    """
+
+    def __init__(
+        self, subject: Subject, hidden: Hidden, epsilon: float, value_strength: float, run: Run | None = None
+    ) -> None:
+        self._subject = subject
+        self._hidden = hidden
+        self._epsilon = epsilon
+        self._value_strength = value_strength
+        self._run = run
+
+    def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward pass."""
+        *inputs, options = args
+        return executor(x, *inputs, route_self_attention(options, self.inject), **kwargs)
+
+    def inject(self, call: AttentionCall) -> Tensor:
+        """Computes one self-attention with the subject's keys and values beside the picture's own."""
+        _check_tokens(call)
+        f_keys, f_values, grid = self._hidden.keys_values(call)
+        subject, used = self._subject.tokens(grid, call.k.device), self._hidden.used(call)
+        everywhere = f_values
+        if subject is not None:
+            everywhere = torch.zeros_like(f_values).index_copy(1, subject, f_values[:, subject])
+            used = subject if used is None else subject[torch.isin(subject, used)]
+        if used is not None:
+            f_keys, f_values = f_keys[:, used], f_values[:, used]
+        halves = len(call.chunks)
+        keys, values = injected(
+            call.k.unflatten(0, (halves, -1)),
+            call.v.unflatten(0, (halves, -1)),
+            f_keys.unsqueeze(1),
+            f_values.unsqueeze(1),
+            on_grid(everywhere, grid, call.grid).unsqueeze(1),
+            self._epsilon,
+            self._value_strength,
+        )
+        if self._run is not None:
+            self._run.has_acted = True
+        return call.attend(call.q, keys.flatten(0, 1), values.flatten(0, 1))
+
+
+def _check_tokens(call: AttentionCall) -> None:
+    if call.q.shape[0] != call.k.shape[0] or call.k.shape[1] != call.grid[0] * call.grid[1]:
+        raise RuntimeError(
+            f"{NODE} needs the {call.grid[0]} x {call.grid[1]} tokens of block {call.block} in one piece, but another "
+            "patch merges or tiles them. Remove that patch (token merging, HyperTile)."
+        )
+
+
+def time_of(sampling: Any, sigma: float) -> float:
+    """t / T of a noise level, from 1 (noise) to 0 (picture), by bisection, so for any noise schedule of ComfyUI."""
+    low, high = 0.0, 1.0  # parts of the sampling schedule, along which sigma falls
+    while high - low > 10**-TIME_DIGITS / 4:
+        middle = (low + high) / 2
+        if sampling.percent_to_sigma(middle) > sigma:
+            low = middle
+        else:
+            high = middle
+    return round(1 - high, TIME_DIGITS)

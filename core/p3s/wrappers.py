@@ -1,0 +1,35 @@
+"""P3S on a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy.patcher_extension import WrappersMP
+
+from ..patches.binding import Binding
+from .run import P3SRun
+from .settings import KEY, NODE, P3SSettings, check_settings
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+# Inside the wrappers in which other methods route their attentions: so they find the subject among the keys, whatever
+# the order of the nodes.
+BINDING = Binding(KEY, NODE, P3SRun, place=WrappersMP.DIFFUSION_MODEL)
+
+
+def apply_p3s(model: ModelPatcher, settings: P3SSettings) -> ModelPatcher:
+    """Returns a clone of the model that the subject is injected into.
+
+    Raises:
+        ValueError: the settings are not valid, or the model has a subject already.
+    """
+    check_settings(settings)
+    if BINDING.carried(model) is not None:
+        raise ValueError(f"The model already went through a {NODE} node, and can take only one subject. Remove one.")
+    if settings.is_off:
+        return model.clone()
+    patched = BINDING.attached(model, settings)
+    if settings.adapter is not None:
+        patched.set_additional_models(KEY, [settings.adapter.network])
+    return patched

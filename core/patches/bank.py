@@ -1,0 +1,153 @@
+"""Keys and values of references at one noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..kernels.masks import covered_tokens
+from .attention import Chunk
+from .blocks import Block, Layer
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+Rename = Callable[[Chunk], Chunk]
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What one forward pass recorded at one layer: for each reference keys and values of (G, M, C).
+
+    Attributes:
+        chunks: the G chunks of the forward pass.
+        grid: (h, w) of the layer's tokens, before a mask selected some.
+        pairs: keys and values of each reference.
+    """
+
+    chunks: tuple[Chunk, ...]
+    grid: tuple[int, int]
+    pairs: list[KeysValues]
+
+
+class KeyValueBank:
+    """Keys and values of references at one noise level.
+
+    Args:
+        node: for messages.
+        share_conditional: whether a half without a recording of its own uses that of another.
+
+    Attributes:
+        dropped: blocks that were there and gave way to others.
+    """
+
+    def __init__(self, node: str, share_conditional: bool = False) -> None:
+        self.dropped: frozenset[Block] = frozenset()
+        self._node = node
+        self._is_shared = share_conditional
+        self._records: dict[Layer, list[Record]] = {}
+
+    def store(self, layer: Layer, record: Record) -> None:
+        """Keeps a record; the host may need several forward passes for all chunks."""
+        self._records.setdefault(layer, []).append(record)
+
+    def grid(self, layer: Layer) -> tuple[int, int]:
+        """(h, w) of a layer's tokens."""
+        return self._records[layer][0].grid
+
+    @property
+    def sizes(self) -> dict[Layer, int]:
+        """Bytes of each layer's keys and values, in the order the layers run."""
+        return {
+            layer: sum(part.nbytes for record in records for pair in record.pairs for part in pair)
+            for layer, records in self._records.items()
+        }
+
+    @property
+    def size(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(self.sizes.values())
+
+    def size_of(self, blocks: frozenset[Block]) -> int:
+        """Bytes of some blocks."""
+        return sum(size for (block, _), size in self.sizes.items() if block in blocks)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number."""
+        return next(iter(self._records.values()))[0].pairs[0][0].element_size()
+
+    @property
+    def blocks(self) -> set[Block]:
+        """The blocks of which there is anything."""
+        return {block for block, _ in self._records}
+
+    @property
+    def halves(self) -> set[int]:
+        """The halves that are there: the first number of the chunks."""
+        return {half for records in self._records.values() for record in records for half, _ in record.chunks}
+
+    def add(self, other: KeyValueBank, rename: Rename, move: Callable[[Tensor], Tensor] = lambda part: part) -> None:
+        """Takes over what another bank holds, with each tensor put through `move` and each chunk through `rename`."""
+        for layer, records in other._records.items():
+            for record in records:
+                chunks = tuple(rename(chunk) for chunk in record.chunks)
+                self.store(layer, Record(chunks, record.grid, [(move(k), move(v)) for k, v in record.pairs]))
+
+    def drop(self, blocks: frozenset[Block]) -> None:
+        """Lets go of some blocks."""
+        self._records = {layer: records for layer, records in self._records.items() if layer[0] not in blocks}
+        self.dropped |= blocks
+
+    def copied(self, rename: Rename, move: Callable[[Tensor], Tensor] = lambda part: part) -> KeyValueBank:
+        """The bank with each tensor put through `move` and each chunk through `rename`."""
+        bank = KeyValueBank(self._node, self._is_shared)
+        bank.add(self, rename, move)
+        bank.dropped = self.dropped
+        return bank
+
+    def keys_values(self, layer: Layer, chunks: tuple[Chunk, ...], like: Tensor) -> list[KeysValues]:
+        """(G, M, C) keys and values of each reference for the chunks of a pass, of `like`'s device and dtype."""
+        rows = [self._find(layer, chunk) for chunk in chunks]
+        record = rows[0][0]
+        if rows == [(record, row) for row in range(len(record.chunks))]:
+            # the usual case: the same halves in the same order, nothing to copy
+            return [(keys.to(like), values.to(like)) for keys, values in record.pairs]
+
+        def gather(reference: int, part: int) -> Tensor:
+            return torch.stack([source.pairs[reference][part][row].to(like) for source, row in rows])
+
+        return [(gather(reference, 0), gather(reference, 1)) for reference in range(len(record.pairs))]
+
+    def _find(self, layer: Layer, chunk: Chunk) -> tuple[Record, int]:
+        # The same prompt has the same uuid in both passes. A prompt of the reference's own, or the copy of a
+        # conditioning that the host makes for an area, does not: then the half it belongs to decides.
+        places = [(record, row) for record in self._records.get(layer, []) for row in range(len(record.chunks))]
+        half = [place for place in places if place[0].chunks[place[1]][0] == chunk[0]]
+        if self._is_shared:
+            half = half or places
+        same = [place for place in half if place[0].chunks[place[1]] == chunk]
+        if not half:
+            raise RuntimeError(
+                f"{self._node}: the prompt of the reference is switched off at a step where the sampler's prompt is "
+                "on. Give reference_positive the whole range from 0 to 1."
+            )
+        return (same or half)[0]
+
+
+def select_tokens(mask: Tensor | None, grid: tuple[int, int], keys: Tensor, values: Tensor) -> list[KeysValues]:
+    """Splits (G, R, M, C) keys and values into R pairs of (G, m, C) with the tokens that a reference mask selects.
+
+    M may be several frames of h * w tokens; the mask is the same for all of them.
+    """
+    pairs = list(zip(keys.unbind(1), values.unbind(1), strict=True))
+    if mask is None:
+        return pairs
+    masks = mask.float().expand(len(pairs), -1, -1)
+    frame_tokens = grid[0] * grid[1]
+    starts = torch.arange(0, keys.shape[2], frame_tokens, device=keys.device).unsqueeze(1)
+    tokens = [(starts + covered_tokens(one, grid).to(keys.device)).flatten() for one in masks]
+    return [(k[:, index], v[:, index]) for (k, v), index in zip(pairs, tokens, strict=True)]

@@ -1,0 +1,1 @@
+"""RefDrop (arXiv 2405.17661): reference feature guidance, without training."""

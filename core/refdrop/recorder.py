@@ -1,0 +1,163 @@
+"""Records the keys and values of a sampling run, whose own pictures are references for later runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..patches.attention import AttentionCall
+from ..patches.bank import KeysValues, KeyValueBank, Record, select_tokens
+from ..patches.binding import Binding, Evaluation, Run
+from ..patches.blocks import Block
+from ..patches.conditionings import Conditionings
+from ..patches.families.attentions import Attentions
+from ..patches.families.table import attentions_of
+from ..patches.passes import Asked
+from ..patches.reference_pass import Reference, ReferencePass
+from .cache import kept_tensor
+from .recorded_run import RecordedRun
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider
+
+KEY = "refattention.refdrop.record"
+NODE = "RefDropRecord"
+
+
+def apply_recorder(model: ModelPatcher, recorded: RecordedRun, given: Reference | None = None) -> ModelPatcher:
+    """Returns a clone of the model whose next sampling run is recorded.
+
+    Args:
+        given: finished latents to be seen at each noise level in place of what the sampler has got to.
+    """
+    return BINDING.attached(model, (recorded, given))
+
+
+class RecorderRun(Run):
+    """One sampling run.
+
+    Args:
+        asked: the recording that it fills, and what `apply_recorder` was given.
+        guider, noise_shape, sigmas: of the run.
+    """
+
+    def __init__(
+        self,
+        asked: tuple[RecordedRun, Reference | None],
+        guider: CFGGuider,
+        noise_shape: Sequence[int],
+        sigmas: Tensor,
+    ) -> None:
+        self._recorded, given = asked
+        self._attentions = attentions_of(guider.model_patcher, NODE)
+        # A video's frames are tokens of one sample where latents are (B, C, F, H, W); a given one is one reference.
+        is_video = self._attentions.is_video and len(noise_shape) == 5 and given is None
+        self._frames = noise_shape[2] if is_video else 1
+        pictures = self._frames if is_video else noise_shape[0]
+        if self._recorded.references > pictures:
+            raise ValueError(
+                f"{NODE}: batch_references is {self._recorded.references}, but only {pictures} pictures or frames are "
+                "sampled. Lower it, or sample more."
+            )
+        self._given = None if given is None else ReferencePass(given, guider.conds, KEY)
+        self._conditionings = Conditionings(guider.conds)
+        self._levels = len(set(sigmas.tolist()) - {0.0})
+        self._size = tuple(noise_shape[-2:])
+        self._blocks_seen: list[set[Block]] = []  # of each evaluation
+
+    def seen(self, asked: Asked) -> Tensor:
+        """The sampler's latents, or the given ones at that noise level."""
+        return asked.x if self._given is None else self._given.noised(asked.model, asked.sigma).to(asked.x)
+
+    def evaluation(self, asked: Asked) -> RecorderEvaluation | None:
+        """Records halves that are not recorded at the noise level yet; samplers may see a level twice.
+
+        What other nodes evaluate is left alone.
+        """
+        halves = zip(self._conditionings.roles(asked.conds), asked.conds, strict=True)
+        roles = [role for role, entries in halves if entries is not None]
+        known = [role for role in roles if role is not None]
+        if len(known) < len(roles) or self._recorded.has(asked.sigma.item(), known):
+            return None
+        return RecorderEvaluation(self, self._recorded, self._attentions, self._frames, self._size)
+
+    def served(self, asked: Asked, evaluation: RecorderEvaluation) -> None:
+        """Keeps what an evaluation gave."""
+        if evaluation.passes:
+            self._blocks_seen.append(evaluation.bank.blocks)
+        if evaluation.bank.blocks:
+            roles = self._conditionings.roles(asked.conds)
+            level = asked.sigma.item()
+            self._recorded.put(level, evaluation.bank, roles, self._conditionings, self._levels)
+
+    def finish(self) -> None:
+        """Reports.
+
+        Raises:
+            RuntimeError: another node skipped steps or layers, so that something is missing.
+        """
+        first, seen = self._blocks_seen[0], self._blocks_seen
+        if missing := sum(blocks != first for blocks in seen):
+            raise RuntimeError(
+                f"{NODE} saw only {len(seen) - missing} of {len(seen)} steps whole: another node of this model skips "
+                "steps or layers (EasyCache, DeepCache). Remove it from the model that records."
+            )
+        self._recorded.report()
+
+
+class RecorderEvaluation(Evaluation):
+    """One evaluation: keeps the keys and values that its self-attentions see."""
+
+    def __init__(
+        self,
+        run: RecorderRun,
+        recorded: RecordedRun,
+        attentions: Attentions,
+        frames: int,
+        size: tuple[int, ...],
+    ) -> None:
+        self.bank = KeyValueBank(NODE)
+        self._run = run
+        self._recorded = recorded
+        self._attentions = attentions
+        self._frames = frames
+        self._size = size
+
+    def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward pass.
+
+        Raises:
+            RuntimeError: the pass sees only a part of the picture.
+        """
+        if tuple(x.shape[-2:]) != self._size:
+            raise RuntimeError(
+                f"{NODE}: the model was given a part of the picture, which cannot be recorded. Remove what cuts the "
+                "picture into parts: prompts limited to an area (limit them with masks instead), tiled sampling."
+            )
+        *inputs, options = args
+        return executor(x, *inputs, self._attentions.route(x, kwargs, options, self._record), **kwargs)
+
+    def _record(self, call: AttentionCall) -> Tensor:
+        """Copies the keys and values of the references, then computes the attention."""
+        if call.block in self._recorded.blocks:
+            pairs = [(self._kept(keys), self._kept(values)) for keys, values in self._leading(call)]
+            self.bank.store(call.layer, Record(call.chunks, call.grid, pairs))
+            self._run.has_acted = True
+        return call.plain()
+
+    def _leading(self, call: AttentionCall) -> list[KeysValues]:
+        """(G, M, C) keys and values of the first pictures of the batch, or frames of its first video."""
+        keys, values = (t.unflatten(0, (len(call.chunks), -1)) for t in (call.k, call.v))
+        if self._frames > 1:
+            keys, values = (t[:, 0].unflatten(1, (self._frames, -1)) for t in (keys, values))
+        count = self._recorded.references
+        return select_tokens(None, call.grid, keys[:, :count], values[:, :count])
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        return kept_tensor(tensor, self._recorded.is_half)
+
+
+BINDING = Binding(KEY, NODE, RecorderRun)

@@ -1,0 +1,167 @@
+"""State of one sampling run, and of one evaluation of the model in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..patches.attention import AttentionCall
+from ..patches.bank import KeyValueBank, select_tokens
+from ..patches.binding import Evaluation, Run
+from ..patches.conditionings import Conditionings
+from ..patches.families.table import attentions_of
+from ..patches.passes import Asked
+from ..patches.region import check_mask_batch, region_weights, require_whole_picture
+from ..patches.schedule import NoiseRange
+from .kernel import Branch, reference_feature_guidance
+from .reader import ReferenceReader
+from .settings import RefDropSettings
+
+if TYPE_CHECKING:
+    from comfy.samplers import CFGGuider
+
+METHOD = "RefDrop"
+
+
+class RefDropRun(Run):
+    """One sampling run: what the nodes asked for, and what is computed once for all steps.
+
+    Args:
+        asked: of each RefDrop node of the model.
+        guider, noise_shape, sigmas: of the run.
+    """
+
+    def __init__(
+        self, asked: tuple[RefDropSettings, ...], guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor
+    ) -> None:
+        self.attentions = attentions_of(guider.model_patcher, METHOD)
+        # A video's frames are tokens of one sample where latents are (B, C, F, H, W).
+        self.frames = noise_shape[2] if self.attentions.is_video and len(noise_shape) == 5 else 1
+        self.latent_size = tuple(noise_shape[-2:])
+        for each in asked:
+            _check_batch(each, noise_shape[0], self.frames)
+            if each.recorded is not None:  # once more, because patches may have come after the node
+                each.recorded.check(guider.model_patcher, each.blocks)
+        sampling = guider.model_patcher.get_model_object("model_sampling")
+        self._ranges = {each: NoiseRange.of(sampling, each.start_percent, each.end_percent) for each in asked}
+        self._readers = {
+            each: ReferenceReader(each, each.reference, guider, sigmas, self.attentions)
+            for each in asked
+            if each.reference is not None
+        }
+        self._conditionings = Conditionings(guider.conds)
+        self._weights: dict[tuple[RefDropSettings, tuple[int, int], torch.device], Tensor] = {}
+
+    @property
+    def latents(self) -> list[Tensor]:
+        """The references."""
+        return [reader.reference.samples for reader in self._readers.values()]
+
+    @property
+    def prompts(self) -> list[dict[str, Any]]:
+        """The references' own conditionings."""
+        return [entry for reader in self._readers.values() for entry in reader.own_prompts]
+
+    def evaluation(self, asked: Asked) -> RefDropEvaluation | None:
+        """Looks at the references at the evaluation's noise level, or takes what was seen of them earlier."""
+        active = [each for each, where in self._ranges.items() if asked.sigma.item() in where]
+        if not active:
+            return None
+        banks = {each: self._readers[each].look(asked) for each in active if each in self._readers}
+        for each in active:
+            if each.recorded is not None:
+                banks[each] = each.recorded.look(asked.sigma, asked.conds, self._conditionings, each.share_conditional)
+        return RefDropEvaluation(self, active, banks)
+
+    def close(self) -> None:
+        """Lets go of what the references' own conditioning holds, and reports."""
+        for reader in self._readers.values():
+            reader.close()
+
+    def weight(self, settings: RefDropSettings, call: AttentionCall) -> float | Tensor:
+        """Strength for each token: a float, or (1 or B, N, 1) where it is not the same for all."""
+        leading = settings.batch_references if settings.is_from_batch and self.frames > 1 else 0
+        if settings.mask is None and not leading:
+            return settings.strength
+        key = (settings, call.grid, call.q.device)
+        if key not in self._weights:
+            mask = torch.ones(1, 1, 1) if settings.mask is None else settings.mask
+            weights = region_weights(mask, call, METHOD)
+            weights[:, : leading * call.grid[0] * call.grid[1]] = 0
+            self._weights[key] = settings.strength * weights
+        return self._weights[key].to(call.q.dtype)
+
+
+class RefDropEvaluation(Evaluation):
+    """One evaluation of the sampler: the active settings with their references' keys and values."""
+
+    def __init__(
+        self, run: RefDropRun, active: list[RefDropSettings], banks: dict[RefDropSettings, KeyValueBank]
+    ) -> None:
+        self._run = run
+        self._active = active
+        self._banks = banks
+
+    def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward pass; a part of the picture is refused where there is a mask over the whole of it."""
+        if any(each.mask is not None for each in self._active):
+            require_whole_picture(x, self._run.latent_size, METHOD)
+        *inputs, options = args
+        return executor(x, *inputs, self._run.attentions.route(x, kwargs, options, self._guide), **kwargs)
+
+    def _guide(self, call: AttentionCall) -> Tensor:
+        """Computes one self-attention, guided where its block is chosen."""
+        chosen = [each for each in self._active if call.block in each.blocks]
+        branches = [branch for each in chosen for branch in self._branches(each, call)]
+        if not branches:
+            return call.plain()
+        self._run.has_acted = True
+        joint = None if call.joint is None else call.joint()
+        return reference_feature_guidance(call.attend, call.q, call.k, call.v, len(call.chunks), branches, joint)
+
+    def _branches(self, settings: RefDropSettings, call: AttentionCall) -> list[Branch]:
+        first = settings.batch_references if settings.is_from_batch and self._run.frames == 1 else 0
+        weight = self._run.weight(settings, call)
+        if isinstance(weight, Tensor) and len(weight) > 1:
+            weight = weight[first:]
+        if (settings.is_from_batch or settings.concat) and call.q.shape[0] != call.k.shape[0]:
+            raise RuntimeError(
+                f"{METHOD}: another patch (HyperTile?) cuts the queries into tiles, which works only with a "
+                "reference_latent and in mode rfg. Remove that patch."
+            )
+        pairs = self._keys_values(settings, call)
+        if settings.concat:
+            keys, values = (torch.cat(tokens, dim=-2) for tokens in zip(*pairs, strict=True))
+            pairs = [(keys, values)]
+        return [Branch(weight, keys, values, first, settings.concat) for keys, values in pairs]
+
+    def _keys_values(self, settings: RefDropSettings, call: AttentionCall) -> list[tuple[Tensor, Tensor]]:
+        """(G, M, C) keys and values of each reference, on the device of the call; (G, B, M, C) of a video's frames."""
+        if settings in self._banks:
+            bank = self._banks[settings]
+            pairs = bank.keys_values(call.layer, call.chunks, call.k)
+            if settings.recorded is None or settings.reference_mask is None:
+                return pairs
+            keys, values = (torch.stack(tensors, dim=1) for tensors in zip(*pairs, strict=True))
+            return select_tokens(settings.reference_mask, bank.grid(call.layer), keys, values)
+        chunks, references = len(call.chunks), settings.batch_references
+        if self._run.frames == 1:
+            keys, values = (t.unflatten(0, (chunks, -1))[:, :references] for t in (call.k, call.v))
+            return select_tokens(settings.reference_mask, call.grid, keys, values)
+        keys, values = (t.unflatten(1, (self._run.frames, -1))[:, :references] for t in (call.k, call.v))
+        pairs = select_tokens(settings.reference_mask, call.grid, keys, values)
+        return [(keys.unflatten(0, (chunks, -1)), values.unflatten(0, (chunks, -1))) for keys, values in pairs]
+
+
+def _check_batch(settings: RefDropSettings, batch: int, frames: int) -> None:
+    there = f"a batch of {batch}" if frames == 1 else f"a video of {frames} frames"
+    if settings.is_from_batch and settings.batch_references >= (batch if frames == 1 else frames):
+        raise ValueError(
+            f"{METHOD} has no reference: reference_latent is not connected, and with batch_references = "
+            f"{settings.batch_references} {there} leaves nothing to guide. Connect reference_latent, or sample at "
+            f"least {settings.batch_references + 1}."
+        )
+    check_mask_batch(settings.mask, batch, METHOD)

@@ -1,0 +1,107 @@
+"""Adapters: the network that makes tokens, and the cross-attentions that were trained to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import comfy.ops
+import torch
+from torch import Tensor
+
+from ..models.base import PREFIX, managed, require_base, storage_dtype, unet_weights
+from ..models.checkpoint import check, shapes
+from ..patches.blocks import is_cross_attention
+from .network import PatchTokens, initialise
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+TOKENS, UNET = "tokens.", "unet."  # the two parts of an adapter's weights
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an adapter was made for.
+
+    Attributes:
+        family: the host's name of the base model's family.
+        base: fingerprint of the base model.
+        vision_width: of the vision encoder's tokens.
+        image_size: side of the square that the vision encoder reads, in pixels.
+        settings: of the training.
+    """
+
+    family: str
+    base: str
+    vision_width: int
+    image_size: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedAdapter:
+    """A trained adapter, independent of any loaded model.
+
+    Attributes:
+        weights: of a PatchTokens ("tokens."), and of the U-Net's cross-attentions ("unet.").
+        origin: what it was made for.
+    """
+
+    weights: dict[str, Tensor]
+    origin: Origin
+
+
+def new_network(model: ModelPatcher, vision_width: int, seed: int) -> PatchTokens:
+    """The network of an untrained adapter in float32, whose weights take gradients."""
+    network = _network(model, vision_width, dtype=torch.float32, device="cpu")
+    initialise(network, seed)
+    return network.train().requires_grad_(True)
+
+
+def trained_weights(network: PatchTokens, unet: Mapping[str, Tensor], model: ModelPatcher) -> dict[str, Tensor]:
+    """A copy of an adapter's weights as they are used with a model, on the CPU.
+
+    Args:
+        unet: state dict of the U-Net it was trained with.
+    """
+    dtype = storage_dtype(model)
+    parts = {TOKENS + name: weight for name, weight in network.state_dict().items()}
+    parts |= {UNET + name: weight for name, weight in unet.items() if is_cross_attention(name)}
+    return {name: weight.detach().to("cpu", dtype, copy=True) for name, weight in parts.items()}
+
+
+def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> tuple[ModelPatcher, ModelPatcher]:
+    """A clone of the model with the adapter's cross-attentions, and the network that makes the tokens for it.
+
+    The host puts the weights in when it loads the clone, as it does with a LoRA, and takes them out for the model.
+
+    Args:
+        family: the host's name of the model's.
+
+    Raises:
+        RuntimeError: it was trained for another family, or its weights do not fit the model.
+    """
+    origin = adapter.origin
+    require_base(model, family, (origin.family, origin.base), "The adapter", "it may find and repair less well")
+    network = _network(model, origin.vision_width, device="meta")
+    expected = {TOKENS + name: shape for name, shape in shapes(network.state_dict()).items()}
+    expected |= {UNET + name: shape for name, shape in shapes(unet_weights(model)).items() if is_cross_attention(name)}
+    check(shapes(adapter.weights), expected, "The adapter")
+    dtype = storage_dtype(model)
+    tokens = {name: weight.to(dtype) for name, weight in _part(adapter, TOKENS).items()}
+    network.load_state_dict(tokens, assign=True)
+    patched = model.clone()
+    patched.add_patches({PREFIX + name: ("set", (weight,)) for name, weight in _part(adapter, UNET).items()})
+    return patched, managed(model, network)
+
+
+def _network(model: ModelPatcher, vision_width: int, **placed: Any) -> PatchTokens:
+    width = model.model.model_config.unet_config["context_dim"]
+    return PatchTokens(vision_width, width, comfy.ops.manual_cast, **placed)
+
+
+def _part(adapter: TrainedAdapter, prefix: str) -> dict[str, Tensor]:
+    weights = adapter.weights.items()
+    return {name.removeprefix(prefix): weight for name, weight in weights if name.startswith(prefix)}

@@ -1,0 +1,120 @@
+"""Where attention looks on a reference, Refine-by-Align (arXiv 2412.00306), the kernels.
+
+Symbols: B samples; Q of N tokens on the grid of the picture, K of M reference tokens on a grid of their own; P groups
+of query tokens, each of which gets one map over the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..kernels.attention import AttentionLayer, attention_map, coordinates
+from ..kernels.masks import covered_tokens
+
+# Numbers of the attention map that exist at a time: 16 MiB, twice because of the softmax.
+MOST = 1 << 22
+
+
+def attention_to_reference(layer: AttentionLayer, groups: Tensor, most: int = MOST) -> Tensor:
+    """Attention of groups of queries to all reference keys, the alignment of Refine-by-Align in one layer.
+
+    Args:
+        layer: queries and keys.
+        groups: (P, N), the weight of each query in each group; queries without weight cost nothing.
+        most: of the (B, heads, N, M) map, so many numbers exist at a time, or one row if that is more.
+
+    Returns:
+        (P, M) float32, mean over samples and heads; a row sums to the sum of its group's weights.
+    """
+    groups = groups.to(layer.q.device, torch.float32)
+    total = groups.new_zeros(len(groups), layer.k.shape[1])
+    for tokens, rows in _rows(layer, torch.nonzero(groups.any(0)).squeeze(1), most):
+        total += groups[:, tokens] @ rows.mean(0)
+    return total
+
+
+def best_matches(layer: AttentionLayer, most: int = MOST) -> Tensor:
+    """The reference token that each query attends to most, as a flow field.
+
+    Unlike `flow.attention_flow`, the expectation over the reference, it does not blur two candidates into a place
+    between them.
+
+    Returns:
+        (B, N, 2) coordinates on the reference, corners at -1 and 1.
+    """
+    where = coordinates(layer.reference_grid, layer.k.float())
+    tokens = torch.arange(layer.q.shape[1], device=layer.q.device)
+    return torch.cat([where[rows.argmax(-1)] for _, rows in _rows(layer, tokens, most)], dim=1)
+
+
+def _rows(layer: AttentionLayer, tokens: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Query tokens, some at a time, with their (B, n, M) attention, mean over heads."""
+    k = layer.k.float()
+    for chunk in tokens.split(max(1, most // (k.shape[0] * layer.heads * k.shape[1]))):
+        yield chunk, attention_map(layer.q[:, chunk].float(), k, layer.heads).mean(1)
+
+
+def group_of_mask(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The tokens that a mask covers, as one group of equal weights.
+
+    Args:
+        mask: (H, W) in [0, 1], not all zero.
+        grid: (h, w) of the query tokens.
+
+    Returns:
+        (1, h * w), sums to 1.
+    """
+    tokens = covered_tokens(mask, grid)
+    group = torch.zeros(1, grid[0] * grid[1])
+    group[0, tokens] = 1 / len(tokens)
+    return group
+
+
+def groups_of_points(points: Sequence[tuple[int, int]], size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The token under each point, as a group of its own.
+
+    Args:
+        points: (x, y) in pixels.
+        size: (H, W) of the picture they lie on.
+        grid: (h, w) of the query tokens.
+
+    Returns:
+        (points, h * w), one 1 in each row.
+    """
+    groups = torch.zeros(len(points), grid[0] * grid[1])
+    for group, (x, y) in zip(groups, points, strict=True):
+        group[y * grid[0] // size[0] * grid[1] + x * grid[1] // size[1]] = 1
+    return groups
+
+
+def mean_map(maps: Sequence[Tensor]) -> Tensor:
+    """Mean of maps on different grids, interpolated to the finest of them.
+
+    Args:
+        maps: (P, h, w) each, at least one.
+    """
+    size = max((tuple(one.shape[-2:]) for one in maps), key=lambda grid: grid[0] * grid[1])
+    fine = [F.interpolate(one.unsqueeze(0), size, mode="bilinear", align_corners=False)[0] for one in maps]
+    return torch.stack(fine).mean(0)
+
+
+def completion_loss(predicted: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
+    """The denoising loss of an object that is completed where a mask is 1, the objective of both modes.
+
+    Args:
+        predicted, noise: (B, C, h, w).
+        mask: (B, 1, h, w), 0 and 1, each with something in it.
+
+    Returns:
+        scalar, the mean over samples of the mean over the masked numbers of each.
+
+    Note:
+        The paper's page does not say where the loss is taken. Outside of the mask the sampler keeps the picture, so
+        nothing is learnt for it.
+    """
+    error = (predicted - noise).square().mean(1, keepdim=True) * mask
+    return (error.flatten(1).sum(1) / mask.flatten(1).sum(1)).mean()

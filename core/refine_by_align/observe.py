@@ -1,0 +1,201 @@
+"""What the self-attentions of a U-Net would see in a reference: queries of one picture, keys of another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import comfy.model_management
+import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from torch import Tensor
+
+from ..kernels.attention import AttentionLayer
+from ..kernels.masks import covered_tokens
+from ..patches.attention import AttentionCall, Handler, Options, route_self_attention
+from ..patches.blocks import Block, Layer, select_layers
+from ..patches.evaluation import evaluate_once, other_seed
+from ..patches.passes import IS_REFERENCE_PASS, ours
+from ..patches.reference_pass import PICTURE_KEYS, ReferenceRecorded, until_recorded
+from ..patches.unet import family, require_image_unet, self_attention_layers
+from .kernel import attention_to_reference
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+KEY = "refattention.align"
+# The picture is observed whole, whatever part of it and of the schedule the sampler limits its prompt to.
+SAMPLER_KEYS = PICTURE_KEYS | {"start_percent", "end_percent"}
+
+HandlerT = TypeVar("HandlerT")
+See = Callable[[int, Layer, AttentionLayer], None]
+Groups = Callable[[tuple[int, int]], Tensor]
+Maps = dict[tuple[int, Layer], Tensor]  # by timestep and layer
+
+
+@dataclass(frozen=True)
+class Look:
+    """How to look.
+
+    Attributes:
+        layers: the transformer layers to read, at least one.
+        timesteps: noise levels, each 0 to 999, at least one.
+        seed: of the noise.
+    """
+
+    layers: frozenset[Layer]
+    timesteps: tuple[int, ...]
+    seed: int = 0
+
+
+def parse_look(model: ModelPatcher, timesteps: str, layers: str, seed: int, node: str) -> Look:
+    """How to look, from text: `261` or `181, 261`, and `output.4, output.5.0` or nothing for the usual layers.
+
+    Raises:
+        RuntimeError: not an image U-Net.
+        ValueError: text that names no timesteps, or layers that the model does not have.
+    """
+    parts = [part.strip() for part in timesteps.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) <= 999 for part in parts):
+        raise ValueError(f"timesteps is '{timesteps}', but needs whole numbers from 0 to 999, such as 261 or 181, 261.")
+    available = list(self_attention_layers(require_image_unet(model, node)))
+    return Look(select_layers(layers, available, family(model)), tuple(map(int, parts)), seed)
+
+
+def observe(
+    model: ModelPatcher, positive: list[Any], samples: Tensor, reference: Tensor, look: Look, see: See, node: str
+) -> None:
+    """Passes reference and picture through the model once per timestep and shows the queries beside the keys.
+
+    Both passes end at the last layer that is to be read. Only the keys of the reference are kept, for one timestep.
+
+    Args:
+        model: SD1.5, SD2 or SDXL; stays as it is.
+        positive: prompt of both pictures; its first entry is used.
+        samples: (1, C, h, w) latent of the picture.
+        reference: (1, C, h', w') latent of the reference, of any size.
+        see: is called with the timestep, the layer, and its queries and keys on the model's device.
+        node: for messages.
+
+    Raises:
+        RuntimeError: not an image U-Net, or another patch changes the number of tokens.
+    """
+    layers = self_attention_layers(require_image_unet(model, node))
+    wanted = [place for place in layers if place in look.layers]
+    prompt = [[positive[0][0], of_whole_picture(positive)]]
+    keys: dict[Layer, tuple[Tensor, tuple[int, int]]] = {}
+
+    def record(place: Layer, call: AttentionCall) -> None:
+        keys[place] = call.k, call.grid
+
+    for timestep in look.timesteps:
+
+        def compare(place: Layer, call: AttentionCall, timestep: int = timestep) -> None:
+            k, grid = keys.pop(place)
+            see(timestep, place, AttentionLayer(call.q, k, layers[place].n_heads, call.grid, grid))
+
+        for latent, seed, act in ((reference, other_seed(look.seed), record), (samples, look.seed, compare)):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            reading = watched(model, _reading(wanted, act, node), route_self_attention)
+            evaluate_once(reading, prompt, latent, timestep, seed)
+
+
+def attention_maps(
+    model: ModelPatcher,
+    positive: list[Any],
+    samples: Tensor,
+    reference: Tensor,
+    look: Look,
+    groups: Groups,
+    node: str,
+    reference_mask: Tensor | None = None,
+) -> Maps:
+    """Maps over the reference of what groups of queries attend to, one for each timestep and layer.
+
+    Args:
+        groups: gives the weights (P, h * w) of the queries for a grid (h, w); `kernels.align` has some.
+        reference_mask: (H, W), the keys that may be attended to; None is all.
+        The others: as of `observe`.
+
+    Returns:
+        (P, h', w') float32 on the CPU, by timestep and layer. 1 is what even attention gives every key.
+    """
+    maps: Maps = {}
+
+    def see(timestep: int, place: Layer, layer: AttentionLayer) -> None:
+        maps[timestep, place] = map_of(layer, groups(layer.grid), reference_mask)
+
+    observe(model, positive, samples, reference, look, see, node)
+    return maps
+
+
+def map_of(layer: AttentionLayer, groups: Tensor, reference_mask: Tensor | None) -> Tensor:
+    """Maps over the reference of one layer, as `attention_maps` gives them.
+
+    Args:
+        groups: (P, h * w), weights of the queries.
+    """
+    rows, columns = layer.reference_grid
+    tokens = torch.arange(rows * columns)
+    if reference_mask is not None:
+        tokens = covered_tokens(reference_mask, layer.reference_grid)
+    visible = replace(layer, k=layer.k[:, tokens.to(layer.k.device)])
+    seen = torch.zeros(len(groups), rows * columns)
+    seen[:, tokens] = attention_to_reference(visible, groups).cpu() * len(tokens)
+    return seen.unflatten(-1, (rows, columns))
+
+
+def of_whole_picture(positive: list[Any]) -> dict[str, Any]:
+    """What the first entry of a prompt carries beside its text, without what a sampler limits it to."""
+    return {key: value for key, value in positive[0][1].items() if key not in SAMPLER_KEYS}
+
+
+def require_whole(block: Block, grid: tuple[int, int], tokens: int, node: str) -> None:
+    """Checks that a layer sees as many tokens as its grid has.
+
+    Raises:
+        RuntimeError: another patch left fewer.
+    """
+    if grid[0] * grid[1] != tokens:
+        raise RuntimeError(
+            f"{node} needs the {grid[0] * grid[1]} tokens of block {block} in one piece, but another patch left "
+            f"{tokens} of them. Remove token merging or HyperTile."
+        )
+
+
+def _reading(wanted: list[Layer], act: Callable[[Layer, AttentionCall], None], node: str) -> Handler:
+    """Shows the self-attentions of the wanted layers as they run and ends the pass after the last of them."""
+
+    def handle(call: AttentionCall) -> Tensor:
+        place = call.block, call.depth
+        if place in wanted:
+            for each in (call.q, call.k):
+                require_whole(call.block, call.grid, each.shape[1], node)
+            act(place, call)
+        if place == wanted[-1]:
+            raise ReferenceRecorded
+        return call.attend(call.q, call.k, call.v)
+
+    return handle
+
+
+def watched(model: ModelPatcher, handle: HandlerT, route: Callable[[Options, HandlerT], Options]) -> ModelPatcher:
+    """A clone whose attentions go through the handler, undisturbed: methods that look at references leave it alone.
+
+    What other nodes wrap around the model is left out, because it may skip or rearrange the pass; so is a compiled
+    model, whose code would not see the handler.
+    """
+
+    def apply_model(executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        *inputs, options = args
+        return until_recorded(executor, x, *inputs, route(options, handle), **kwargs)
+
+    watched = model.clone()
+    for place, by_key in model.wrappers.items():
+        for key in by_key.keys() - ours(by_key).keys():
+            watched.remove_wrappers_with_key(place, key)
+    watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model)
+    watched.model_options.pop("model_function_wrapper", None)
+    watched.model_options["transformer_options"][IS_REFERENCE_PASS] = True
+    return watched

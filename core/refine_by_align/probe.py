@@ -1,0 +1,144 @@
+"""Where every place of a picture looks on a reference, for exploring; the chosen spot in detail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..kernels.attention import AttentionLayer
+from ..kernels.maps import rescale
+from ..patches.blocks import Layer, layer_name
+from .kernel import attention_to_reference, group_of_mask, groups_of_points, mean_map
+from .observe import Groups, Look, observe
+from .window import scaled
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+Size = tuple[int, int]
+
+# Longer side of the grids, of query places and of their maps: 32^4 bytes are 1 MiB.
+CELLS = 32
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe saw.
+
+    Attributes:
+        layers: (timestep, layer's name) -> (h', w'), the map of the spot; 1 is what even attention gives.
+        spot: (h', w'), mean of them on the finest grid.
+        places: (P, h, w), the maps of all cells of the picture's grid, row by row, mean over the layers.
+        grid: (rows, columns) of that grid.
+    """
+
+    layers: dict[tuple[int, str], Tensor]
+    spot: Tensor
+    places: Tensor
+    grid: Size
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What is probed.
+
+    Attributes:
+        picture, reference: (1, H, W, 3), each of a size of its own.
+        points: (x, y) in pixels of the picture, the spot; at least one.
+        spot: (H, W), not all zero; takes the place of the points.
+    """
+
+    picture: Tensor
+    reference: Tensor
+    points: list[tuple[int, int]]
+    spot: Tensor | None
+
+
+def probe(
+    model: ModelPatcher,
+    positive: list[Any],
+    given: Pictures,
+    encode: Callable[[Tensor], Tensor],
+    working_size: int,
+    look: Look,
+    node: str,
+) -> Probe:
+    """Observes a picture and a reference once per timestep.
+
+    Args:
+        model, positive, look, node: as of `observe`.
+        encode: (1, H, W, 3) -> (1, C, H / 8, W / 8).
+        working_size: longer side at which the model sees both, in pixels.
+    """
+    size, reference_size = ((each.shape[1], each.shape[2]) for each in (given.picture, given.reference))
+    latents = [encode(scaled(each, working_size)) for each in (given.picture, given.reference)]
+    grid, reference_grid = grid_of(size), grid_of(reference_size)
+    centres, spot = cell_centres(grid, size), spot_of(given.points, given.spot, size)
+    layers: dict[tuple[int, str], Tensor] = {}
+    places = torch.zeros(len(centres), *reference_grid)
+
+    def see(timestep: int, place: Layer, layer: AttentionLayer) -> None:
+        groups = torch.cat([spot(layer.grid), groups_of_points(centres, size, layer.grid)])
+        # Times the number of keys, so that layers of all sizes can be compared.
+        seen = attention_to_reference(layer, groups).cpu() * layer.k.shape[1]
+        maps = seen.unflatten(-1, layer.reference_grid)
+        layers[timestep, layer_name(place)] = maps[0]
+        places.add_(F.interpolate(maps[None, 1:], reference_grid, mode="bilinear", antialias=True)[0])
+
+    observe(model, positive, latents[0], latents[1], look, see, node)
+    mean = mean_map([each.unsqueeze(0) for each in layers.values()])[0]
+    return Probe(layers, mean, places / len(layers), grid)
+
+
+def grid_of(size: Size) -> Size:
+    """(rows, columns) of about square cells over a picture (H, W)."""
+    rows, columns = (max(round(side * CELLS / max(size)), 1) for side in size)
+    return rows, columns
+
+
+def cell_centres(grid: Size, size: Size) -> list[tuple[int, int]]:
+    """The pixel (x, y) in the middle of each cell of a grid over a picture (H, W), row by row."""
+    (rows, columns), (height, width) = grid, size
+    xs = [(2 * column + 1) * width // (2 * columns) for column in range(columns)]
+    return [(x, (2 * row + 1) * height // (2 * rows)) for row in range(rows) for x in xs]
+
+
+def spot_of(points: list[tuple[int, int]], mask: Tensor | None, size: Size) -> Groups:
+    """The queries that a probe looks at in detail.
+
+    Args:
+        points: (x, y) in pixels, at least one if there is no mask.
+        mask: (H, W), not all zero; takes the place of the points.
+        size: (H, W) of the picture.
+    """
+    if mask is not None:
+        return lambda grid: group_of_mask(mask, grid)
+    return lambda grid: groups_of_points(points, size, grid).mean(0, keepdim=True)
+
+
+def heat(attention: Tensor, size: Size) -> Tensor:
+    """A map (h, w) over a picture (H, W), stretched to [0, 1] on a logarithmic scale; a flat one is 0."""
+    return F.interpolate(rescale(attention.log1p())[None, None], size, mode="bilinear", antialias=True)[0, 0]
+
+
+def mosaic(found: Probe) -> tuple[Tensor, float]:
+    """All maps in one picture: a tile for each cell, and below them one for the spot.
+
+    Returns:
+        ((rows + 1) * h, columns * w) in [0, 1], logarithmic as the long tail of attention needs it, and the attention
+        that 1 stands for.
+    """
+    rows, columns = found.grid
+    height, width = found.places.shape[1:]
+    spot = F.interpolate(found.spot[None, None], (height, width), mode="bilinear", antialias=True)[0]
+    last = torch.cat([spot, torch.zeros(columns - 1, height, width)])
+    tiles = torch.cat([found.places, last])
+    most = tiles.max().item()
+    picture = tiles.unflatten(0, (rows + 1, columns)).movedim(2, 1).reshape((rows + 1) * height, columns * width)
+    return picture.log1p() / math.log1p(most), most

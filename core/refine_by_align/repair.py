@@ -1,0 +1,184 @@
+"""The two stages on pictures: find the place in the reference, then paint the artifact anew with it in view."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..patches.sampling import Sampling, sampled
+from .back_ends import BackEnd, Scene
+from .kernel import mean_map
+from .match import Box, Finding, Match, find, heat_picture
+from .observe import Look
+from .window import Artifact, Case, Work, artifacts, latent_mask, paste, scaled
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the place in the reference is found.
+
+    Attributes:
+        look: how the map is made.
+        finding: how the place is found in it.
+    """
+
+    look: Look
+    finding: Finding
+
+
+@dataclass(frozen=True, eq=False)
+class Paint:
+    """How an artifact is painted anew.
+
+    Attributes:
+        negative: the prompt of what not to paint.
+        strength: of the reference; 0 paints without it.
+        sampling: as in KSampler.
+    """
+
+    negative: list[Any]
+    strength: float
+    sampling: Sampling
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """What both stages need.
+
+    Attributes:
+        back_end: how the model is shown the reference.
+        encode: (1, H, W, 3) in [0, 1] -> (1, C, H / 8, W / 8).
+        decode: the way back.
+        work: how windows are chosen and worked on.
+    """
+
+    back_end: BackEnd
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    work: Work
+
+    def align(self, case: Case, artifact: Artifact, search: Search) -> Match:
+        """The alignment stage."""
+        reference = scaled(case.reference, self.work.size)
+        maps = self.back_end.maps(self._scene(case.image, artifact), reference, case.searched, search.look)
+        size = case.reference.shape[1], case.reference.shape[2]
+        return find(mean_map(list(maps.values()))[0], size, search.finding)
+
+    def align_all(self, case: Case, search: Search) -> list[Match]:
+        """The alignment stage for all of a mask as one artifact; nothing for an empty mask."""
+        return [self.align(case, artifact, search) for artifact in artifacts(case.mask, self.work, is_together=True)]
+
+    def refine(
+        self, image: Tensor, artifact: Artifact, crop: Tensor, paint: Paint, progress: Callable[[int], object]
+    ) -> Tensor:
+        """The refinement stage.
+
+        Args:
+            image: (1, H, W, 3).
+            crop: (1, h, w, 3), the place in the reference.
+            progress: is told of each step.
+
+        Returns:
+            (1, H, W, 3), equal to image where the artifact's weight is 0.
+        """
+        scene, sampling = self._scene(image, artifact), paint.sampling
+        guided = self.back_end.guided(
+            scene, scaled(crop, self.work.size), paint.negative, paint.strength, sampling.seed
+        )
+        latent = sampled(*guided, self.encode(scene.picture), scene.mask, sampling, progress)
+        return paste(image, self.decode(latent).cpu().float()[..., :3], artifact)
+
+    def repair(
+        self, cases: Sequence[Case], is_together: bool, search: Search | None, paint: Paint
+    ) -> tuple[Tensor, list[list[Match]]]:
+        """Both stages for each artifact of each picture in turn; one without a match is left as it is.
+
+        Args:
+            is_together: whether separate areas of a mask are one artifact.
+            search: None takes the whole reference as the place.
+
+        Returns:
+            (B, H, W, 3), and what was found for each artifact of each picture.
+        """
+        areas = [artifacts(case.mask, self.work, is_together) for case in cases]
+        progress = comfy.utils.ProgressBar(paint.sampling.steps * sum(map(len, areas)))
+        images, every = [], []
+        for case, found in zip(cases, areas, strict=True):
+            image, matches = case.image, list[Match]()
+            for artifact in found:
+                match = search and self.align(replace(case, image=image), artifact, search)
+                if match:
+                    matches.append(match)
+                if match and not match.is_match:
+                    progress.update(paint.sampling.steps)
+                else:
+                    crop = match.box.cut(case.reference) if match else case.reference
+                    image = self.refine(image, artifact, crop, paint, progress.update)
+            images.append(image)
+            every.append(matches)
+        return torch.cat(images), every
+
+    def _scene(self, image: Tensor, artifact: Artifact) -> Scene:
+        picture = scaled(artifact.window.cut(image), self.work.size)
+        region = artifact.window.cut(artifact.region.unsqueeze(0))[0]
+        return Scene(picture, region, latent_mask(artifact, picture))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found for the artifacts of B pictures, whose references are of one size.
+
+    Attributes:
+        heat: (B, H, W, 3), the attention over each reference.
+        places: (B, H, W), 0 and 1, where the matches are in it.
+        boxes: around the places of each picture's artifacts.
+        matched: whether every artifact has its match.
+        warning: what was left as it is, and why; empty if all went well.
+    """
+
+    heat: Tensor
+    places: Tensor
+    boxes: list[list[Box]]
+    matched: bool
+    warning: str
+
+
+def report(cases: Sequence[Case], found: Sequence[Sequence[Match]], node: str) -> Report:
+    """Puts together what was found for each picture's artifacts; a warning goes to the log as well.
+
+    Args:
+        node: for the log.
+    """
+    maps = [[torch.zeros(case.reference.shape[1:3]) for case in cases] for _ in range(2)]
+    for number, matches in enumerate(found):
+        for match in matches:
+            for each, one in zip(maps, (match.heat, match.region), strict=True):
+                each[number] = torch.maximum(each[number], one)
+    heat = torch.cat([heat_picture(each, case.reference) for each, case in zip(maps[0], cases, strict=True)])
+    warnings = [_warning(matches) for matches in found]
+    warning = " ".join(
+        f"Picture {number}: {each}" if len(cases) > 1 else each for number, each in enumerate(warnings, 1) if each
+    )
+    if warning:
+        logging.getLogger(__name__).warning("%s: %s", node, warning)
+    boxes = [[match.box for match in matches] for matches in found]
+    return Report(heat, torch.stack(maps[1]), boxes, not any(warnings), warning)
+
+
+def _warning(matches: Sequence[Match]) -> str:
+    if not matches:
+        return "mask is empty, so there is nothing to repair."
+    missing = [number for number, match in enumerate(matches, 1) if not match.is_match]
+    if not missing:
+        return ""
+    best = max(matches[number - 1].contrast for number in missing)
+    return (
+        f"The reference shows no match for {len(missing)} of {len(matches)} areas (number "
+        f"{', '.join(map(str, missing))}); the best gets {best:.2f} times the attention of the rest."
+    )

@@ -1,0 +1,83 @@
+"""What the cross-attentions of a U-Net see in a reference whose tokens are their context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+from torch import Tensor
+
+from ..kernels.attention import AttentionLayer
+from ..patches.attention import AttentionCall, Chunk, route_cross_attention
+from ..patches.blocks import Layer
+from ..patches.evaluation import evaluate_once
+from ..patches.reference_pass import ReferenceRecorded
+from ..patches.unet import require_image_unet, self_attention_layers
+from .observe import Groups, Look, Maps, map_of, require_whole, watched
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Shows the cross-attentions of the wanted layers as they run and ends the pass after the last of them."""
+
+    wanted: list[Layer]
+    see: Callable[[AttentionCall], None]
+    node: str
+
+    def context(self, layer: Layer, chunks: tuple[Chunk, ...], context: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        return context, value
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        if call.layer in self.wanted:
+            require_whole(call.layer[0], call.grid, call.q.shape[1], self.node)
+            self.see(call)
+        if call.layer == self.wanted[-1]:
+            raise ReferenceRecorded
+        return call.attend(call.q, call.k, call.v)
+
+
+def token_maps(
+    model: ModelPatcher,
+    conditioning: list[Any],
+    reference_grid: tuple[int, int],
+    samples: Tensor,
+    look: Look,
+    groups: Groups,
+    node: str,
+    reference_mask: Tensor | None = None,
+) -> Maps:
+    """Maps over the reference of what groups of queries attend to; the trained counterpart of `attention_maps`.
+
+    One pass of the picture for each timestep, which ends at the last layer that is to be read.
+
+    Args:
+        model: an image U-Net; stays as it is.
+        conditioning: one entry whose text is the tokens of the reference.
+        reference_grid: (h, w) of the tokens over the reference.
+        The others: as of `attention_maps`.
+
+    Returns:
+        As `attention_maps`.
+
+    Raises:
+        RuntimeError: not an image U-Net, or another patch changes the number of tokens.
+    """
+    layers = self_attention_layers(require_image_unet(model, node))
+    wanted = [place for place in layers if place in look.layers]
+    maps: Maps = {}
+    for timestep in look.timesteps:
+
+        def see(call: AttentionCall, timestep: int = timestep) -> None:
+            heads = layers[call.layer].attn2.heads
+            layer = AttentionLayer(call.q, call.k, heads, call.grid, reference_grid)
+            maps[timestep, call.layer] = map_of(layer, groups(call.grid), reference_mask)
+
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        reading = watched(model, _Reading(wanted, see, node), route_cross_attention)
+        evaluate_once(reading, conditioning, samples, timestep, look.seed)
+    return maps

@@ -1,0 +1,55 @@
+"""Trained adapters of Refine-by-Align as files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..core.refine_by_align.files import load_adapter
+from .files import model_names, model_path
+
+RefineAdapterIO = io.Custom("REFINE_ADAPTER")
+FOLDERS = ("model_patches",)
+
+
+class RefineAlignLoad(io.ComfyNode):
+    """Reads a trained adapter from a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to the host."""
+        return io.Schema(
+            node_id="RefineAlignLoad",
+            display_name="Refine Align Load",
+            category="image/transform",
+            description=(
+                "Loads an adapter that was trained for Refine by Align, by which a model sees the reference through "
+                "its cross-attention, as in the paper, instead of its untrained self-attention."
+            ),
+            search_aliases=["refine by align", "load adapter", "dinov2", "cross-attention", "image tokens"],
+            is_experimental=True,
+            inputs=[
+                io.Combo.Input(
+                    "adapter_name",
+                    options=model_names(FOLDERS),
+                    tooltip="A file of a trained adapter in models/model_patches. Press R to see new ones.",
+                )
+            ],
+            outputs=[
+                RefineAdapterIO.Output(
+                    display_name="adapter", tooltip="For Refine by Align, Refine Align and Refine Region."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, adapter_name: str) -> io.NodeOutput:
+        """Returns the adapter."""
+        return io.NodeOutput(load_adapter(model_path(adapter_name, FOLDERS)))
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter_name: str) -> Any:
+        """A file that was replaced is read again."""
+        return os.path.getmtime(model_path(adapter_name, FOLDERS))

@@ -1,0 +1,255 @@
+"""DEADiff together with everything else a model or a prompt may carry, and with the ways the host evaluates them."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import comfy.hooks
+import comfy.model_patcher
+import pytest
+import torch
+from comfy.controlnet import ControlBase
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_hypertile import HyperTile
+from comfy_extras.nodes_nag import NAGuidance
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from comfy_extras.nodes_sag import SelfAttentionGuidance
+from naive_deadiff import attach, random_image
+from refattention.core.deadiff.settings import DEADiffSettings
+from refattention.core.deadiff.wrappers import apply_deadiff
+from refattention.core.patches.reference_pass import Reference
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
+from sampling import distance, guide_all, latent, model, prompt, sample
+from torch import Tensor
+
+SIZE = (4, 16, 12)
+PROMPTS = prompt("sd15", 1), prompt("sd15", 2)
+
+
+@pytest.fixture(scope="module")
+def style() -> DEADiffSettings:
+    return DEADiffSettings(random_image(model("sd15")))
+
+
+def weight_patches(patcher: Any) -> dict[str, tuple[Tensor]]:
+    """A change of every to_k and to_v of the cross-attentions, in the form of a LoRA."""
+    keys = [key for key in patcher.model_state_dict() if "attn2.to_k.weight" in key or "attn2.to_v.weight" in key]
+    return {key: (latent(*patcher.get_model_object(key).shape, seed=n) * 0.05,) for n, key in enumerate(keys)}
+
+
+def lora(patcher: Any) -> Any:
+    assert patcher.add_patches(weight_patches(patcher))
+    return patcher
+
+
+def test_lora_changes_the_text_only(style: DEADiffSettings) -> None:
+    noise = latent(1, *SIZE)
+    got = sample(apply_deadiff(lora(model("sd15")), style), noise, *PROMPTS)
+    assert distance(got, sample(attach(lora(model("sd15")), style), noise, *PROMPTS)) < 1e-4
+    assert distance(got, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS)) > 1e-3
+    after = lora(apply_deadiff(model("sd15"), style))
+    assert torch.equal(got, sample(after, noise, *PROMPTS))
+
+
+def scheduled_lora(patcher: Any) -> list[Any]:
+    """A prompt whose LoRA gets stronger from step to step."""
+    hook = comfy.hooks.WeightHook(strength_model=1.0, strength_clip=0.0)
+    hook.weights = weight_patches(patcher)
+    hook.need_weight_init = False
+    group = comfy.hooks.HookGroup()
+    group.add(hook)
+    keyframes = comfy.hooks.HookKeyframeGroup()
+    for start, strength in ((0.0, 0.0), (0.3, 1.0), (0.6, 3.0)):
+        keyframes.add(comfy.hooks.HookKeyframe(strength=strength, start_percent=start))
+    hook.hook_keyframe = keyframes
+    text, options = prompt("sd15", 1)[0]
+    return [[text, {**options, "hooks": group}]]
+
+
+def test_a_lora_that_changes_between_the_steps(style: DEADiffSettings) -> None:
+    noise = latent(1, *SIZE)
+
+    def run(make: Any) -> Tensor:
+        patcher = make(model("sd15"))
+        return sample(patcher, noise, scheduled_lora(patcher), PROMPTS[1], steps=5)
+
+    got = run(lambda m: apply_deadiff(m, style))
+    assert distance(got, run(lambda m: attach(m, style))) < 1e-4
+    assert distance(got, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS, steps=5)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        lambda m: PerturbedAttentionGuidance.execute(m, 3.0)[0],
+        lambda m: NAGuidance.execute(m, 5.0, 0.5, 1.5)[0],
+        lambda m: SelfAttentionGuidance.execute(m, 0.5, 2.0)[0],
+        lambda m: HyperTile.execute(m, 32, 2, 0, False)[0],
+    ],
+    ids=["PAG", "NAG", "SAG", "HyperTile"],
+)
+def test_with_the_hosts_own_attention_patches(style: DEADiffSettings, patch: Any) -> None:
+    noise = latent(2, 4, 16, 16)
+    both = sample(apply_deadiff(patch(model("sd15")), style), noise, *PROMPTS)
+    assert torch.equal(both, sample(patch(apply_deadiff(model("sd15"), style)), noise, *PROMPTS))
+    assert distance(both, sample(patch(model("sd15")), noise, *PROMPTS)) > 1e-3
+    assert distance(both, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS)) > 1e-4
+
+
+def test_pag_gets_the_same_style(style: DEADiffSettings) -> None:
+    """Its extra evaluation is of the conditional half."""
+    noise = latent(1, *SIZE)
+    got, want = (
+        sample(PerturbedAttentionGuidance.execute(make(model("sd15"), style), 3.0)[0], noise, *PROMPTS)
+        for make in (apply_deadiff, attach)
+    )
+    assert distance(got, want) < 1e-4
+
+
+def test_with_refdrop(style: DEADiffSettings) -> None:
+    noise = latent(1, *SIZE)
+
+    def guided(patcher: Any) -> Any:
+        return apply_refdrop(
+            patcher, RefDropSettings(0.4, guide_all(patcher), Reference(latent(1, 4, 9, 11, seed=3), None, 5))
+        )
+
+    both = sample(guided(apply_deadiff(model("sd15"), style)), noise, *PROMPTS)
+    assert distance(both, sample(apply_deadiff(guided(model("sd15")), style), noise, *PROMPTS)) < 1e-5
+    assert distance(both, sample(guided(attach(model("sd15"), style)), noise, *PROMPTS)) < 1e-4
+    assert distance(both, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS)) > 1e-3
+
+
+@pytest.mark.parametrize("place", [("middle", 0), ("input", 1)])
+def test_a_node_that_replaces_cross_attention_is_refused_in_either_order(
+    style: DEADiffSettings, place: tuple[str, int]
+) -> None:
+    def ip_adapter(patcher: Any) -> Any:
+        patched = patcher.clone()
+        patched.set_model_attn2_replace(lambda q, k, v, extra_options: q, *place)
+        return patched
+
+    message = rf"DEADiffStyle: another node .*IP-Adapter.* replaces the cross-attention of block {place[0]}.{place[1]}"
+    with pytest.raises(RuntimeError, match=message):
+        apply_deadiff(ip_adapter(model("sd15")), style)
+    with pytest.raises(RuntimeError, match=message):
+        sample(ip_adapter(apply_deadiff(model("sd15"), style)), latent(1, *SIZE), *PROMPTS)
+
+
+def test_an_override_that_is_already_there_is_used(style: DEADiffSettings) -> None:
+    calls = []
+
+    def override(func: Any, *args: Any, **kwargs: Any) -> Tensor:
+        calls.append(args[1].shape[1])
+        return func(*args, **kwargs)
+
+    patcher = apply_deadiff(model("sd15"), style)
+    patcher.model_options["transformer_options"]["optimized_attention_override"] = override
+    sample(patcher, latent(1, *SIZE), *PROMPTS, steps=1)
+    assert calls.count(77 + 16) == 16 and len(calls) == 32
+
+
+def test_split_calls_and_the_other_order_give_the_same(style: DEADiffSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = latent(2, *SIZE)
+    together = sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS)
+
+    def swap(executor: Any, base: Any, conds: list[Any], *args: Any) -> list[Tensor]:
+        return executor(base, conds[::-1], *args)[::-1]
+
+    swapped = model("sd15")
+    swapped.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "swap", swap)
+    assert distance(sample(apply_deadiff(swapped, style), noise, *PROMPTS), together) < 1e-5
+
+    calls: list[list[int]] = []
+    watched = apply_deadiff(model("sd15"), style)
+    watched.add_wrapper_with_key(
+        WrappersMP.APPLY_MODEL, "watch", lambda ex, *a, **k: calls.append(a[5]["cond_or_uncond"]) or ex(*a, **k)
+    )
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: 0)
+    assert distance(sample(watched, noise, *PROMPTS), together) < 1e-4
+    assert all(len(call) == 1 for call in calls)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 5.0])
+@pytest.mark.parametrize("combined", [False, True])
+def test_one_half_and_combined_prompts(style: DEADiffSettings, cfg: float, combined: bool) -> None:
+    positive = [*prompt("sd15", 1), *(prompt("sd15", 8) if combined else [])]
+    noise = latent(1, *SIZE)
+    got, want = (
+        sample(make(model("sd15"), style), noise, positive, PROMPTS[1], cfg=cfg) for make in (apply_deadiff, attach)
+    )
+    assert distance(got, want) < 1e-4
+
+
+def test_area_prompts_work_and_refuse_a_mask(style: DEADiffSettings) -> None:
+    text, options = prompt("sd15", 8)[0]
+    areas = [*prompt("sd15", 1), [text, {**options, "area": (8, 12, 4, 0), "strength": 1.0}]]
+    noise = latent(1, *SIZE)
+    got, want = (sample(make(model("sd15"), style), noise, areas, PROMPTS[1]) for make in (apply_deadiff, attach))
+    assert distance(got, want) < 1e-4
+    masked = apply_deadiff(model("sd15"), DEADiffSettings(style.image, mask=torch.ones(1, 8, 8)))
+    with pytest.raises(RuntimeError, match="a mask over the whole picture cannot be used there"):
+        sample(masked, noise, areas, PROMPTS[1])
+
+
+class WatchedControl(ControlBase):
+    """A ControlNet that changes nothing and remembers the text it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[Tensor] = []
+
+    def get_control(self, x: Tensor, t: Tensor, cond: dict[str, Any], *args: Any) -> None:
+        self.texts.append(cond["c_crossattn"].clone())
+
+
+def test_a_controlnet_gets_the_text_alone(style: DEADiffSettings) -> None:
+    control = WatchedControl()
+    text, options = prompt("sd15", 1)[0]
+    positive = [[text, {**options, "control": control, "control_apply_to_uncond": True}]]
+    sample(apply_deadiff(model("sd15"), style), latent(1, *SIZE), positive, PROMPTS[1])
+    assert all(torch.equal(seen[seen.shape[0] // 2 :], text) for seen in control.texts) and control.texts
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "heun", "dpm_2", "dpmpp_2m", "dpmpp_sde", "uni_pc"])
+def test_samplers(style: DEADiffSettings, sampler: str) -> None:
+    noise = latent(1, *SIZE)
+    got, want = (
+        sample(make(model("sd15"), style), noise, *PROMPTS, sampler=sampler, steps=4)
+        for make in (apply_deadiff, attach)
+    )
+    assert distance(got, want) < 1e-3
+
+
+@pytest.mark.parametrize("size", [(25, 33), (49, 65)])
+def test_odd_sizes(style: DEADiffSettings, size: tuple[int, int]) -> None:
+    noise = latent(1, 4, *size)
+    masked = apply_deadiff(model("sd15"), DEADiffSettings(style.image, mask=torch.rand(1, 392, 520)))
+    got = sample(masked, noise, *PROMPTS, steps=1)
+    assert got.shape == noise.shape and got.isfinite().all()
+
+
+def live_tensors() -> set[int]:
+    gc.collect()
+    return {id(thing) for thing in gc.get_objects() if issubclass(type(thing), Tensor)}
+
+
+def test_nothing_stays_alive_after_a_run_or_a_cancelled_one(style: DEADiffSettings) -> None:
+    from comfy.model_management import InterruptProcessingException
+
+    patcher = apply_deadiff(model("sd15"), DEADiffSettings(style.image, mask=torch.rand(1, 8, 8)))
+    noise = latent(1, *SIZE)
+    want = sample(patcher, noise, *PROMPTS)
+    before = live_tensors()
+    sample(patcher, noise, *PROMPTS)
+    assert live_tensors() <= before
+
+    def cancel(*args: Any) -> None:
+        raise InterruptProcessingException
+
+    with pytest.raises(InterruptProcessingException):
+        sample(patcher, noise, *PROMPTS, callback=cancel)
+    assert live_tensors() <= before
+    assert torch.equal(sample(patcher, noise, *PROMPTS), want)

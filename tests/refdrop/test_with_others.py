@@ -1,0 +1,316 @@
+"""RefDrop together with everything else a model or a prompt may carry, and with the ways the host evaluates them."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import comfy.model_patcher
+import pytest
+import torch
+from comfy.controlnet import ControlBase
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_hypertile import HyperTile
+from comfy_extras.nodes_nag import NAGuidance
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from comfy_extras.nodes_sag import SelfAttentionGuidance
+from naive import HiddenStates, NaiveRefDrop
+from refattention.core.patches.reference_pass import Reference
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
+from sampling import distance, guide_all, latent, model, prompt, sample
+from torch import Tensor
+
+SIZE = (4, 16, 12)
+PROMPTS = prompt("sd15", 1), prompt("sd15", 2)
+
+
+def guided(patcher: Any, strength: float = 0.4, **settings: Any) -> Any:
+    settings.setdefault("reference", Reference(latent(1, 4, 9, 11, seed=3), settings.pop("positive", None), 5))
+    return apply_refdrop(patcher, RefDropSettings(strength, settings.pop("blocks", guide_all(patcher)), **settings))
+
+
+def naive(patcher: Any, strength: float = 0.4) -> Any:
+    one = latent(1, 4, 9, 11, seed=3)
+    noise = torch.randn(one.shape, generator=torch.Generator("cpu").manual_seed(5))
+    NaiveRefDrop([(strength, patcher.model.process_latent_in(one), noise, None)]).attach(patcher)
+    return patcher
+
+
+def lora(patcher: Any) -> Any:
+    """A weight patch on every to_k and to_v, as a LoRA loader adds them."""
+    keys = [key for key in patcher.model_state_dict() if "attn1.to_k.weight" in key or "attn1.to_v.weight" in key]
+    patches = {key: (latent(*patcher.get_model_object(key).shape, seed=n) * 0.05,) for n, key in enumerate(keys)}
+    assert len(patcher.add_patches(patches)) == len(keys)
+    return patcher
+
+
+def test_lora_reaches_the_reference_pass_too() -> None:
+    noise = latent(1, *SIZE)
+    got = sample(guided(lora(model("sd15"))), noise, *PROMPTS)
+    assert distance(got, sample(naive(lora(model("sd15"))), noise, *PROMPTS)) < 1e-4
+    assert distance(got, sample(guided(model("sd15")), noise, *PROMPTS)) > 1e-2
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        lambda m: PerturbedAttentionGuidance.execute(m, 3.0)[0],
+        lambda m: NAGuidance.execute(m, 5.0, 0.5, 1.5)[0],
+        lambda m: SelfAttentionGuidance.execute(m, 0.5, 2.0)[0],
+        lambda m: HyperTile.execute(m, 32, 2, 0, False)[0],
+    ],
+    ids=["PAG", "NAG", "SAG", "HyperTile"],
+)
+def test_with_the_hosts_own_attention_patches(patch: Any) -> None:
+    noise = latent(2, 4, 16, 16)
+    alone, refdrop = sample(patch(model("sd15")), noise, *PROMPTS), sample(guided(model("sd15")), noise, *PROMPTS)
+    both, other_order = (
+        sample(guided(patch(model("sd15"))), noise, *PROMPTS),
+        sample(patch(guided(model("sd15"))), noise, *PROMPTS),
+    )
+    assert both.isfinite().all()
+    assert torch.equal(both, other_order)
+    assert distance(both, alone) > 1e-3
+    assert distance(both, refdrop) > 1e-4
+
+
+def test_pag_on_the_only_guided_block_is_no_error() -> None:
+    pag = PerturbedAttentionGuidance.execute(guided(model("sd15"), blocks=frozenset({("middle", 0)})), 3.0)[0]
+    assert sample(pag, latent(1, *SIZE), *PROMPTS).isfinite().all()
+
+
+def test_no_effect_is_an_error() -> None:
+    patcher = guided(model("sd15"), blocks=frozenset({("middle", 0)}))
+    patcher.set_model_attn1_replace(lambda q, k, v, extra_options: v, "middle", 0)
+    with pytest.raises(RuntimeError, match="RefDrop had no effect: another patch"):
+        sample(patcher, latent(1, *SIZE), *PROMPTS)
+
+
+def test_two_nodes_in_a_row_do_not_depend_on_their_order() -> None:
+    noise = latent(1, *SIZE)
+    other = Reference(latent(1, 4, 12, 10, seed=9), None, 6)
+    one = sample(guided(guided(model("sd15"), 0.3), -0.2, reference=other), noise, *PROMPTS)
+    two = sample(guided(guided(model("sd15"), -0.2, reference=other), 0.3), noise, *PROMPTS)
+    # Sums in another order round differently, and the sampler carries that on: 1.1e-5 was seen on one thread.
+    assert distance(one, two) < 3e-5
+
+
+def test_a_batch_of_references_equals_nodes_in_a_row() -> None:
+    noise, samples = latent(1, *SIZE), latent(2, 4, 9, 11, seed=3)
+    reference_noise = torch.randn(samples.shape, generator=torch.Generator("cpu").manual_seed(5))
+    batch = sample(guided(model("sd15"), 0.3, reference=Reference(samples, None, 5)), noise, *PROMPTS)
+    patcher = model("sd15")
+    outside = [
+        (0.3, patcher.model.process_latent_in(samples[i : i + 1]), reference_noise[i : i + 1], None) for i in (0, 1)
+    ]
+    NaiveRefDrop(outside).attach(patcher)
+    assert distance(batch, sample(patcher, noise, *PROMPTS)) < 1e-4
+
+
+@pytest.mark.parametrize("source", ["latent", "batch"])
+def test_split_calls_and_the_other_order_give_the_same(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"reference": None, "batch_references": 1} if source == "batch" else {}
+    noise = latent(2, *SIZE)
+    together = sample(guided(model("sd15"), **settings), noise, *PROMPTS)
+
+    swapped = guided(swap_halves(model("sd15")), **settings)
+    assert distance(sample(swapped, noise, *PROMPTS), together) < 1e-5
+
+    calls: list[list[int]] = []
+    watched = guided(model("sd15"), **settings)
+    watched.add_wrapper_with_key(
+        WrappersMP.APPLY_MODEL,
+        "refattention.watch",
+        lambda ex, *a, **k: calls.append(a[5]["cond_or_uncond"]) or ex(*a, **k),
+    )
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: 0)
+    assert distance(sample(watched, noise, *PROMPTS), together) < 1e-4
+    assert all(len(call) == 1 for call in calls)
+
+
+def swap_halves(patcher: Any) -> Any:
+    """Evaluates the unconditional half as number 0 and the conditional one as number 1."""
+
+    def swap(executor: Any, model: Any, conds: list[Any], *args: Any) -> list[Tensor]:
+        return executor(model, conds[::-1], *args)[::-1]
+
+    patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "swap", swap)
+    return patcher
+
+
+def test_prompts_of_unequal_length_run_in_two_calls() -> None:
+    prompts = prompt("sd15", 1, tokens=100), prompt("sd15", 2)
+    noise = latent(1, *SIZE)
+    assert (
+        distance(sample(guided(model("sd15")), noise, *prompts), sample(naive(model("sd15")), noise, *prompts)) < 1e-4
+    )
+
+
+def test_without_guidance_scale_there_is_one_half() -> None:
+    noise = latent(1, *SIZE)
+    got, want = (sample(make(model("sd15")), noise, *PROMPTS, cfg=1.0) for make in (guided, naive))
+    assert distance(got, want) < 1e-4
+
+
+def test_combined_prompts_follow_each_their_own_reference() -> None:
+    positive = [*prompt("sd15", 1), *prompt("sd15", 8)]
+    noise = latent(1, *SIZE)
+    got = sample(guided(model("sd15")), noise, positive, PROMPTS[1])
+    assert distance(got, sample(naive(model("sd15")), noise, positive, PROMPTS[1])) < 1e-4
+
+
+def test_an_sdxl_reference_is_told_its_own_size() -> None:
+    prompts = prompt("sdxl", 1), prompt("sdxl", 2)
+
+    def sizes_told(patcher: Any, noise: Tensor) -> dict[tuple[int, ...], Tensor]:
+        """Size of the latent -> the vector that SDXL gets text and picture size in."""
+        told: dict[tuple[int, ...], Tensor] = {}
+
+        def watch(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            told[tuple(x.shape[-2:])] = kwargs["y"]
+            return executor(x, *args, **kwargs)
+
+        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "refattention.watch", watch)
+        sample(patcher, noise, *prompts, steps=1)
+        return told
+
+    told = sizes_told(guided(model("sdxl")), latent(1, *SIZE))
+    alone = sizes_told(model("sdxl"), latent(1, 4, 9, 11))
+    assert torch.equal(told[9, 11], alone[9, 11])
+    assert not torch.equal(told[9, 11], told[SIZE[1:]])
+
+
+def test_a_reference_prompt_that_is_switched_off_is_an_error() -> None:
+    text, options = prompt("sd15", 3)[0]
+    late = [[text, {**options, "start_percent": 0.5, "end_percent": 1.0}]]
+    with pytest.raises(RuntimeError, match="the prompt of the reference is switched off at a step"):
+        sample(guided(model("sd15"), positive=late), latent(1, *SIZE), *PROMPTS)
+
+
+def area_prompt() -> list[Any]:
+    text, options = prompt("sd15", 8)[0]
+    return [*prompt("sd15", 1), [text, {**options, "area": (8, 12, 4, 0), "strength": 1.0}]]
+
+
+def test_area_prompts_work_and_refuse_a_mask() -> None:
+    noise = latent(1, *SIZE)
+    with_area = sample(guided(model("sd15")), noise, area_prompt(), PROMPTS[1])
+    assert distance(with_area, sample(model("sd15"), noise, area_prompt(), PROMPTS[1])) > 1e-2
+    with pytest.raises(RuntimeError, match="a mask over the whole picture cannot be used there"):
+        sample(guided(model("sd15"), mask=torch.ones(1, 8, 8)), noise, area_prompt(), PROMPTS[1])
+
+
+class WatchedControl(ControlBase):
+    """A ControlNet that changes nothing and remembers the sizes it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: set[tuple[int, int]] = set()
+        self.cleaned = 0
+
+    def get_control(self, x_noisy: Tensor, *args: Any) -> None:
+        self.sizes.add(tuple(x_noisy.shape[-2:]))
+        return None
+
+    def cleanup(self) -> None:
+        self.cleaned += 1
+        super().cleanup()
+
+
+def controlled(seed: int) -> tuple[list[Any], WatchedControl]:
+    control = WatchedControl()
+    text, options = prompt("sd15", seed)[0]
+    return [[text, {**options, "control": control, "control_apply_to_uncond": True}]], control
+
+
+def test_a_controlnet_acts_on_the_picture_whose_prompt_carries_it() -> None:
+    positive, control = controlled(1)
+    own, own_control = controlled(3)
+    sample(guided(model("sd15"), positive=own), latent(1, *SIZE), positive, PROMPTS[1])
+    assert control.sizes == {SIZE[1:]}
+    assert own_control.sizes == {(9, 11)}
+    assert control.cleaned and own_control.cleaned
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "heun", "dpm_2", "dpmpp_2m", "dpmpp_sde", "lms", "uni_pc"])
+def test_samplers(sampler: str) -> None:
+    """Evaluations between the steps, repeated noise levels and the sampler's own random numbers."""
+    noise = latent(2, *SIZE)
+    run = {"sampler": sampler, "steps": 4}
+    got, want = (sample(make(model("sd15")), noise, *PROMPTS, **run) for make in (guided, naive))
+    assert distance(got, want) < 1e-3
+    assert torch.equal(got, sample(guided(model("sd15")), noise, *PROMPTS, **run))
+
+
+@pytest.mark.parametrize(
+    ("size", "mode"),
+    [
+        ((49, 65), {}),
+        ((25, 33), {"concat": True}),
+        ((25, 33), {"mask": torch.rand(1, 392, 520)}),
+        ((25, 33), {"reference_mask": torch.eye(30)[None]}),
+    ],
+    ids=["520x392", "concat", "mask", "reference mask"],
+)
+def test_odd_sizes(size: tuple[int, int], mode: dict[str, Any]) -> None:
+    reference = Reference(latent(1, 4, 35, 21, seed=3), None, 5)
+    noise = latent(2, 4, *size)
+    got = sample(guided(model("sd15"), reference=reference, **mode), noise, *PROMPTS, steps=1)
+    assert got.shape == noise.shape and got.isfinite().all()
+    assert distance(got, sample(model("sd15"), noise, *PROMPTS, steps=1)) > 1e-3
+
+
+def test_a_region_mask_leaves_the_other_tokens_bit_identical() -> None:
+    mask = torch.zeros(1, 128, 96)
+    mask[:, :, :48] = 1
+    last = frozenset({("output", 11)})
+
+    def last_attention(make: Any) -> Tensor:
+        patcher, states = model("sd15"), HiddenStates()
+        states.attach(patcher)
+        sample(make(patcher), latent(1, *SIZE), *PROMPTS, steps=1)
+        return states.outputs[-1].unflatten(1, SIZE[1:])
+
+    change = last_attention(lambda m: guided(m, mask=mask, blocks=last)) - last_attention(lambda m: m)
+    assert change[:, :, :6].abs().amax(-1).min() > 0
+    assert change[:, :, 6:].abs().max() == 0
+
+
+def test_each_picture_may_have_its_own_mask() -> None:
+    mask = torch.stack([torch.zeros(20, 20), torch.ones(20, 20)])
+    noise = latent(2, *SIZE)
+    got, plain = sample(guided(model("sd15"), mask=mask), noise, *PROMPTS), sample(model("sd15"), noise, *PROMPTS)
+    everywhere = sample(guided(model("sd15")), noise, *PROMPTS)
+    assert torch.equal(got[0], plain[0])
+    assert distance(got[1], everywhere[1]) < 1e-5
+
+
+def live_tensors() -> set[int]:
+    gc.collect()
+    return {id(thing) for thing in gc.get_objects() if issubclass(type(thing), Tensor)}
+
+
+def test_nothing_stays_alive_after_sampling() -> None:
+    patcher, noise = guided(model("sd15"), mask=torch.rand(1, 8, 8)), latent(1, *SIZE)
+    sample(patcher, noise, *PROMPTS)
+    before = live_tensors()
+    sample(patcher, noise, *PROMPTS)
+    assert live_tensors() <= before
+
+
+def test_a_cancelled_run_leaves_nothing_behind() -> None:
+    from comfy.model_management import InterruptProcessingException
+
+    patcher, noise = guided(model("sd15")), latent(1, *SIZE)
+    want = sample(patcher, noise, *PROMPTS)
+    before = live_tensors()
+
+    def cancel(*args: Any) -> None:
+        raise InterruptProcessingException
+
+    for _ in range(2):
+        with pytest.raises(InterruptProcessingException):
+            sample(patcher, noise, *PROMPTS, callback=cancel)
+    assert live_tensors() <= before
+    assert torch.equal(sample(patcher, noise, *PROMPTS), want)
