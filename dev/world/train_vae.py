@@ -14,6 +14,7 @@ from torch import Tensor
 from . import loop, state
 from .autoencoder import Autoencoder
 from .config import HELD_OUT, STATE, VAE
+from .device import half, pixels_last
 from .pictures import crops, drawn, numbered, write_sheet
 from .workers import Worker
 
@@ -35,18 +36,19 @@ def main() -> None:
     rng = np.random.default_rng([worker.rank, int(time.time())])
 
     def loss() -> Tensor:
-        return _loss(model, crops(rng, schedule.batch, VAE.crop), not is_joint)
+        return loss_of(model, crops(rng, schedule.batch, VAE.crop), not is_joint)
 
-    loop.train(worker, loop.Stage("vae", schedule, model, loss, partial(_report, model, phase), trained, phase))
+    loop.train(worker, loop.Stage("vae", schedule, model, loss, partial(report, model, phase), trained, phase))
 
 
-def _loss(model: Autoencoder, pictures: Tensor, is_decoder_only: bool) -> Tensor:
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
+def loss_of(model: Autoencoder, pictures: Tensor, is_decoder_only: bool) -> Tensor:
+    """Colours, squared colours and edges of what comes back from noisy latents."""
+    pictures = pixels_last(pictures)
+    with half():
         with torch.set_grad_enabled(not is_decoder_only):
             latents = model.encode(pictures)
         noisy = latents + VAE.noise * torch.randn_like(latents)
-        difference = model.decode(noisy.bfloat16().contiguous(memory_format=torch.channels_last)).float() - pictures
+        difference = model.decode(pixels_last(noisy.bfloat16())).float() - pictures
     horizontal, vertical = difference.diff(dim=-1), difference.diff(dim=-2)
     return (
         difference.abs().mean()
@@ -59,10 +61,10 @@ def _loss(model: Autoencoder, pictures: Tensor, is_decoder_only: bool) -> Tensor
 @torch.no_grad()
 def reconstructed(model: Autoencoder, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Latents, and pictures after the way there and back, in half precision."""
-    with torch.autocast("cpu", torch.bfloat16):
-        latents = model.encode(pictures.contiguous(memory_format=torch.channels_last))
-        decoded = model.decode(latents.bfloat16().contiguous(memory_format=torch.channels_last))
-    return latents, decoded.float().clamp(0, 1)
+    with half():
+        latents = model.encode(pixels_last(pictures))
+        decoded = model.decode(pixels_last(latents.bfloat16()))
+    return latents.cpu(), decoded.float().clamp(0, 1).cpu()
 
 
 def psnr(first: Tensor, second: Tensor) -> Tensor:
@@ -78,7 +80,8 @@ def by_style(values: Tensor, numbers: range) -> Iterator[tuple[str, float]]:
         yield style, values[chosen].mean().item()
 
 
-def _report(model: Autoencoder, phase: str, used: float, loss: float) -> None:
+def report(model: Autoencoder, phase: str, used: float, loss: float) -> None:
+    """Quality on held-out pictures, as a line and as a sheet."""
     numbers = range(HELD_OUT, HELD_OUT + 64)
     pictures = drawn(numbers)
     latents, decoded = reconstructed(model, pictures)
