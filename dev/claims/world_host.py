@@ -23,7 +23,7 @@ BASE_FILE, VISION_FILE = "world-sd15.safetensors", "world-vision.safetensors"
 VISION_NAME = "clip-vit-large-patch14.safetensors"
 # ImageScaleToTotalPixels counts in 1024 x 1024
 MEGAPIXELS = draw.SIZE**2 / 1024**2
-STEPS, GUIDANCE = 14, 4.0
+STEPS, GUIDANCE = 10, 4.0
 
 
 class WorldHost(HeadlessHost):
