@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-from demo.world import captions, draw, record
-from demo.world.record import Record
-from dev.world import attributes, classifier
-from dev.world.config import HELD_OUT
+from refattention_demo.world import captions, draw, record
+from refattention_demo.world.record import Record
+from world import attributes, classifier
+from world.config import HELD_OUT
 
 from .rows import Curve, Findings, Plot, Row, above, estimate, slopes
 from .world_host import GUIDANCE, MEGAPIXELS, STEPS, WorldHost, inputs, node_id, template, to_batch
