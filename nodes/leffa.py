@@ -13,6 +13,7 @@ from ..core.leffa.model import require_leffa
 from ..core.leffa.reference import REFERENCES, Reference
 from ..core.leffa.settings import LeffaSettings
 from ..core.leffa.wrappers import apply_leffa, attach_reference_unet
+from ..core.pictures import gate
 from ..core.pictures.grid import CELL, binary_mask, pad_to_cells, to_cells
 from .files import model_names, model_path
 
@@ -117,10 +118,12 @@ class LeffaTryOn(io.ComfyNode):
         rescale_guidance: bool,
     ) -> io.NodeOutput:
         """Returns model, positive, negative and latent."""
+        image, garment_image = gate.picture(image, "image"), gate.picture(garment_image, "garment_image")
+        densepose, mask = gate.picture(densepose, "densepose"), gate.masks(mask, "mask")
         inputs = _Inputs(model, vae, "LeffaTryOn")
         inputs.require_batch(garment_image=garment_image, image=image)
         inputs.require_batch(densepose=densepose, image=image)
-        inputs.require_batch(mask=mask.reshape(-1, *mask.shape[-2:]), image=image)
+        inputs.require_batch(mask=mask, image=image)
         size = _size(image)
         if _size(densepose) != size:
             raise ValueError(
@@ -130,7 +133,7 @@ class LeffaTryOn(io.ComfyNode):
         binary = binary_mask(mask, size)
         if not binary.flatten(1).any(dim=1).all():
             raise ValueError("mask is empty, so nothing would be painted. Make the garment's area white.")
-        masked = torch.where(binary.unsqueeze(-1) > 0, torch.tensor(GREY), image[..., :3].cpu())
+        masked = torch.where(binary.unsqueeze(-1) > 0, torch.tensor(GREY), image)
         return inputs.output(
             masked,
             binary,
@@ -180,6 +183,8 @@ class LeffaPoseTransfer(io.ComfyNode):
         rescale_guidance: bool,
     ) -> io.NodeOutput:
         """Returns model, positive, negative and latent."""
+        reference_image = gate.picture(reference_image, "reference_image")
+        densepose = gate.picture(densepose, "densepose")
         inputs = _Inputs(model, vae, "LeffaPoseTransfer")
         inputs.require_batch(reference_image=reference_image, densepose=densepose)
         nothing = torch.full((1, *_size(densepose), 3), GREY)
@@ -268,7 +273,7 @@ class _Inputs:
         inputs = [
             to_cells(pad_to_cells(mask.unsqueeze(-1))),
             self._encode(masked),
-            to_cells(pad_to_cells(densepose[..., :3].cpu())) * 2 - 1,
+            to_cells(pad_to_cells(densepose)) * 2 - 1,
         ]
         persons = max(map(len, inputs))
         # Channel by channel as the U-Net takes them, after the noisy latent
@@ -290,7 +295,7 @@ class _Inputs:
 
     def _encode(self, picture: Tensor) -> Tensor:
         """(B, H, W, C) in [0, 1] -> (B, 4, h, w) as the U-Net takes it, on the CPU."""
-        padded = pad_to_cells(picture[..., :3])
+        padded = pad_to_cells(picture)
         latent = self._vae.encode(padded)
         expected = (len(padded), self._channels, padded.shape[1] // CELL, padded.shape[2] // CELL)
         if tuple(latent.shape) != expected:
