@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +13,11 @@ from ..core.p3s.train_in_graph import Examples, train_in_graph
 from ..core.p3s.training import WHERE, Settings
 from ..core.patches.unet import require_image_unet
 from ..core.pictures import gate
-from .p3s_files import P3SAdapterIO, save_numbered
+from .p3s_files import P3SAdapterIO, save_interrupted
 from .shared import encoder, number_input, seed_input
 
 NODE = "P3STrain"
 MOST_IMAGES = 7
-INTERRUPTED = "p3s/interrupted"
 
 
 class P3STrain(io.ComfyNode):
@@ -93,8 +91,9 @@ class P3STrain(io.ComfyNode):
             positive=_conditioning(clip, words[-1]),
             negative=_conditioning(clip, ""),
         )
-        keep = partial(save_numbered, prefix=INTERRUPTED)
-        return io.NodeOutput(*train_in_graph(model, vae.decode, examples, words, settings, preview_every, keep))
+        return io.NodeOutput(
+            *train_in_graph(model, vae.decode, examples, words, settings, preview_every, save_interrupted)
+        )
 
 
 def _few(images: torch.Tensor) -> torch.Tensor:
