@@ -34,6 +34,9 @@ class HostProcess:
         start_timeout: seconds the host may take to answer.
     """
 
+    log_mode = "wb"
+    stdin = subprocess.DEVNULL
+
     def __init__(self, log_file: Path, port: int | None = None, start_timeout: float = 180.0) -> None:
         self.log_file = log_file
         self.port = port
@@ -56,12 +59,12 @@ class HostProcess:
 
         Raises: HostError with the end of the log when it dies or does not answer in time.
         """
-        with open(self.log_file, "wb") as log:
+        with open(self.log_file, self.log_mode) as log:
             self.process = subprocess.Popen(
                 list(command),
                 cwd=folder,
                 env=dict(environment),
-                stdin=subprocess.DEVNULL,
+                stdin=self.stdin,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=new_session,
