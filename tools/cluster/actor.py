@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,7 @@ class Worker:
         self._life = uuid.uuid4().hex
         self._scratch = Path(tempfile.mkdtemp(prefix="refattention-worker-"))
         self._place = place_of(settings.output)
-        self._host = WorkerHost(
-            settings.comfyui, settings.host_arguments, self._place.log_file(name, self._scratch)
-        )
+        self._host = WorkerHost(settings.comfyui, settings.host_arguments, self._place.log_file(name, self._scratch))
         self._loop = asyncio.new_event_loop()
         self._client: Client | None = None
         self._output_nodes: set[str] = set()

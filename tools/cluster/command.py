@@ -8,7 +8,6 @@ import contextlib
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -21,7 +20,8 @@ from tqdm import tqdm
 
 from cluster.actor import Settings
 from cluster.connection import Cluster, ClusterError, connected
-from cluster.driver import Budget, Driver, Fleet, Summary, classes_of
+from cluster.driver import Budget, Driver, Summary
+from cluster.fleet import Fleet
 from cluster.results import FolderResults, Results
 
 MOST_REASONS = 20
@@ -58,11 +58,12 @@ def run(options: argparse.Namespace, about: Mapping[str, Any], plan: MakePlan, r
         raise ClusterError("--ray needs --start FOLDER: each worker starts the ComfyUI in that folder of its machine.")
     if options.workers != "auto" and (not options.workers.isdigit() or not int(options.workers)):
         raise ClusterError(f"--workers {options.workers}: a number from 1, or auto, is needed.")
-    with opened(options.output, about) as (name, results), connected(options.ray, options.insecure) as cluster:
+    output = str(options.output) if "://" in str(options.output) else str(options.output.absolute())
+    with opened(output, about) as (name, results), connected(options.ray, options.insecure) as cluster:
         _stop_on_sigterm()
-        settings = Settings(str(options.start), options.host_args, options.output, name, options.row_timeout)
+        settings = Settings(str(options.start), options.host_args, output, name, options.row_timeout)
         summary = asyncio.run(_work(options, settings, cluster, results, plan, rows))
-    _tell(summary, options.output)
+    _tell(summary, output)
     return len(summary.reasons)
 
 
@@ -88,17 +89,16 @@ async def _work(
     print(f"{number} workers on {cluster.address}; Ray's dashboard: {cluster.dashboard}", file=sys.stderr)
     actor = actor_options(options.gpus_per_worker, options.accelerator_type)
     workers = [RayWorker(f"worker-{each}", settings, actor) for each in range(1, number + 1)]
-    bar: tqdm[Any] | None = None
     try:
         fleet = Fleet(workers, options.wait, lambda text: tqdm.write(text, file=sys.stderr))
         first = await fleet.first()
         checked = plan(await first.object_info())
         names: set[str] = set()
         total = checked.check(_noted(rows(), names))
-        prompt = checked.workflow.prompt
-        _note(names, (value for node in prompt.values() for value in node["inputs"].values()))
-        await fleet.compare(classes_of(prompt), names, cluster.node)
-        with tqdm(total=total, unit="row", initial=0) as bar:
+        nodes = checked.workflow.prompt.values()
+        _note(names, (value for node in nodes for value in node["inputs"].values()))
+        await fleet.compare({node["class_type"] for node in nodes}, names, cluster.node)
+        with tqdm(total=total, unit="row") as bar:
             driver = Driver(fleet, results, Budget(options.retries, options.losses), bar)
             summary = await driver.run(checked.jobs(rows()))
         results.tidy()

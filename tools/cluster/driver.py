@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,10 @@ from tqdm import tqdm
 
 from cluster.actor import DONE, LOST, TAKEN
 from cluster.connection import ClusterError
-from cluster.fingerprint import Fingerprint, agreed, differences
+from cluster.fleet import Fleet, Handle, WorkerLost
 from cluster.places import Record
 from cluster.results import Results, Tally
-from cluster.workers import Handle, WorkerLost
 
-STARTS = 3
 STILL_SECONDS = 60.0
 
 
@@ -53,119 +51,6 @@ class Summary:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-class Fleet:
-    """The workers that may take part: those whose fingerprint is what most have.
-
-    Args:
-        patience: seconds to wait for the others once the first has started.
-    """
-
-    def __init__(self, workers: Sequence[Handle], patience: float, tell: Callable[[str], None]) -> None:
-        self.workers = workers
-        self.left_out: dict[str, str] = {}
-        self.about: dict[str, Record] = {}
-        self._patience = patience
-        self._tell = tell
-        self._fit: dict[str, str] = {}  # worker's name -> the life in which its fingerprint was taken
-        self._agreed: Fingerprint | None = None
-        self._what: tuple[Iterable[str], Iterable[str]] = ((), ())
-        self._lost: Counter[str] = Counter()
-
-    async def first(self) -> Handle:
-        """A worker that has started.
-
-        Raises: ClusterError when none can.
-        """
-        tasks = [asyncio.create_task(self._started(worker)) for worker in self.workers]
-        try:
-            for task in asyncio.as_completed(tasks):
-                if worker := await task:
-                    return worker
-        finally:
-            for waiting in tasks:
-                waiting.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        reasons = "\n".join(f"{name}: {reason}" for name, reason in self.left_out.items())
-        raise ClusterError(f"No worker could start.\n{reasons}")
-
-    async def compare(self, classes: Iterable[str], names: Iterable[str], here: str) -> None:
-        """Takes the fingerprints of all workers that start in time, and leaves out those that differ.
-
-        Args:
-            classes: see `fingerprint`.
-            names: see `fingerprint`.
-            here: id of the driver's node, whose workers decide where opinions are equally frequent.
-        """
-        self._what = classes, names
-        tasks = {asyncio.create_task(self._print(worker)): worker for worker in self.workers}
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        _, late = await asyncio.wait(tasks, timeout=self._patience)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        found = {
-            number: task.result()
-            for number, task in enumerate(tasks)
-            if not task.cancelled() and not task.exception() and task.result() is not None
-        }
-        near = {
-            number
-            for number, worker in enumerate(self.workers)
-            if self.about.get(worker.name, {}).get("node_id") == here
-        }
-        if not found:
-            raise ClusterError("No worker could be compared with the others.")
-        self._agreed = agreed(found, near)
-        for number, own in found.items():
-            self._judge(self.workers[number], own)
-
-    async def ready(self, worker: Handle) -> bool:
-        """Returns once a worker can take a row; False when it is left out."""
-        while worker.name not in self.left_out:
-            try:
-                if await self._started(worker) and self._fit.get(worker.name) != self.about[worker.name]["life"]:
-                    self._judge(worker, await worker.fingerprint(*self._what))
-            except WorkerLost as error:
-                self._lost[worker.name] += 1
-                if self._lost[worker.name] == STARTS:
-                    self.leave_out(worker, f"it could not be compared with the others: {error}")
-            else:
-                self._lost[worker.name] = 0
-                return worker.name not in self.left_out
-        return False
-
-    def leave_out(self, worker: Handle, reason: str) -> None:
-        """It gets no rows and its host ends."""
-        self.left_out[worker.name] = reason
-        self._tell(f"{worker.name} is left out: {reason}")
-        worker.end()
-
-    async def _started(self, worker: Handle) -> Handle | None:
-        for number in range(STARTS):
-            try:
-                self.about[worker.name] = await worker.start()
-                return worker
-            except ClusterError:
-                raise
-            except (RuntimeError, OSError) as error:
-                if number + 1 == STARTS:
-                    self.leave_out(worker, f"it could not start: {error}")
-        return None
-
-    async def _print(self, worker: Handle) -> Fingerprint | None:
-        if not await self._started(worker):
-            return None
-        return await worker.fingerprint(*self._what)
-
-    def _judge(self, worker: Handle, own: Fingerprint) -> None:
-        assert self._agreed is not None, "compare() comes first"
-        if differs := differences(own, self._agreed):
-            node = self.about[worker.name].get("node", "?")
-            self.leave_out(worker, f"on {node}, " + "; ".join(differs))
-        else:
-            self._fit[worker.name] = self.about[worker.name]["life"]
-
-
 class Driver:
     """Runs all rows on a fleet."""
 
@@ -177,6 +62,7 @@ class Driver:
         self._again: deque[Job] = deque()
         self._flying = 0
         self._changed = asyncio.Event()
+        self._over = asyncio.Event()
         self._live = 0
         self.summary = Summary(left_out=fleet.left_out)
 
@@ -186,17 +72,23 @@ class Driver:
         Raises: ClusterError when no worker is left.
         """
         self._fresh = self._open(jobs)
-        tasks = [asyncio.create_task(self._serve(worker)) for worker in self._fleet.workers]
-        watch = asyncio.create_task(self._watch())
+        serving = [self._serve(worker) for worker in self._fleet.workers]
+        tasks = [asyncio.create_task(each) for each in (self._all(serving), self._over.wait(), self._watch())]
         try:
-            await asyncio.gather(*tasks)
+            # A worker that waits for its machine to come back must not keep the others' results waiting.
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
         finally:
-            for task in (*tasks, watch):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, watch, return_exceptions=True)
-        if self.summary.rows > self.summary.done + len(self.summary.reasons) or next(self._fresh, None):
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._over.is_set():
             raise ClusterError("No worker is left to run the other rows; the same command goes on from here.")
         return self.summary
+
+    async def _all(self, serving: Iterable[Coroutine[Any, Any, None]]) -> None:
+        await asyncio.gather(*serving)
 
     def _open(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """The jobs that are neither done nor set aside; what an earlier driver did not hear of is committed."""
@@ -236,6 +128,7 @@ class Driver:
                 self._flying += 1
                 return job
             if not self._flying:
+                self._over.set()
                 return None
             self._changed.clear()
             await self._changed.wait()
@@ -245,6 +138,7 @@ class Driver:
         tally = self._results.tally(job.key)
         number = tally.attempts + 1
         try:
+            await asyncio.to_thread(self._results.prepare, job) if job.uploads else None
             outcome = await worker.run(job, number)
         except WorkerLost as error:
             outcome = {"state": LOST, "error": str(error), "attempts": number, "worker": worker.name}
@@ -304,8 +198,3 @@ class Driver:
             elif time.monotonic() - since > STILL_SECONDS:
                 self._bar.write("No worker runs; waiting for the cluster to give one.")
                 since = time.monotonic()
-
-
-def classes_of(prompt: Mapping[str, Any]) -> set[str]:
-    """The node classes of a workflow."""
-    return {node["class_type"] for node in prompt.values()}

@@ -71,9 +71,11 @@ def without_files(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: without_files(each) for key, each in value.items() if key not in ("options", "default")}
     if isinstance(value, list):
-        return "COMBO" if all(isinstance(each, (str, int, float)) for each in value) and len(value) != 1 else [
-            without_files(each) for each in value
-        ]
+        return (
+            "COMBO"
+            if all(isinstance(each, (str, int, float)) for each in value) and len(value) != 1
+            else [without_files(each) for each in value]
+        )
     return value
 
 

@@ -15,6 +15,8 @@ from host_process import HostError, HostProcess, free_port
 
 GUARD = Path(__file__).resolve().parent / "guard.py"
 PORTS = 5
+# In the paths of what Ray has sent to a machine.
+SENT = "/runtime_resources/"
 # Options of the host that several hosts on one machine must not share; the user's own choice wins.
 PRIVATE = {"--database-url": "sqlite:///:memory:"}
 
@@ -107,5 +109,5 @@ def host_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment without what Ray put into it: a host must not see Ray's token nor import this command's files."""
     kept = {name: value for name, value in environment.items() if not name.startswith("RAY_")}
     kept.pop("PYTHONBREAKPOINT", None)
-    paths = [path for path in kept.pop("PYTHONPATH", "").split(os.pathsep) if path and "/runtime_resources/" not in path]
+    paths = [path for path in kept.pop("PYTHONPATH", "").split(os.pathsep) if path and SENT not in path]
     return {**kept, "PYTHONUNBUFFERED": "1", **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}

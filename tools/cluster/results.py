@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from batch.files import digest
 from batch.jobs import Job
-from batch.ledger import DONE, FAILED, PARTIAL, Ledger
+from batch.ledger import FAILED, PARTIAL, Ledger
 
 from cluster.places import RECORD, Record
 
@@ -59,6 +58,9 @@ class Results(Protocol):
     def finished(self, key: str) -> Record | None:
         """The record of an attempt that an earlier driver did not hear of."""
 
+    def prepare(self, job: Job) -> None:
+        """Puts a row's input files where workers can read them."""
+
     def commit(self, job: Job, about: Record) -> None:
         """Makes an attempt the row's result: once and for all."""
 
@@ -88,7 +90,8 @@ class FolderResults:
 
     def tally(self, key: str) -> Tally:
         last = self._ledger.last.get(key, {})
-        tally = Tally(*(int(last.get(name, 0)) for name in COUNTS), bool(last.get("final")), str(last.get("error", "")))
+        attempts, failures, losses = (int(last.get(name, 0)) for name in COUNTS)
+        tally = Tally(attempts, failures, losses, bool(last.get("final")), str(last.get("error", "")))
         # What a driver that was killed had started.
         tally.attempts = max(tally.attempts, *self._left.get(key, [0]))
         return tally
@@ -97,6 +100,9 @@ class FolderResults:
         # A driver that was killed while it committed has taken the number away already.
         folders = [self._partial / key, *(self._partial / f"{key}~{number}" for number in self._left.get(key, ()))]
         return next((record for folder in folders if (record := whole(folder))), None)
+
+    def prepare(self, job: Job) -> None:
+        """The table's folder is a shared one, too."""
 
     def commit(self, job: Job, about: Record) -> None:
         source = self._partial / f"{job.key}~{about['attempts']}"

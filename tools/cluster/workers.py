@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from batch.jobs import Job
@@ -15,6 +15,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from cluster.actor import Settings, Worker
 from cluster.connection import ClusterError
 from cluster.fingerprint import Fingerprint
+from cluster.fleet import WorkerLost
 from cluster.places import Record
 
 TOOLS = Path(__file__).resolve().parent.parent
@@ -23,7 +24,6 @@ RESTART_SECONDS = 0.5
 GRACE_SECONDS = 60.0
 
 
-@ray.remote
 class Actor(Worker):
     """The worker as Ray's."""
 
@@ -31,31 +31,6 @@ class Actor(Worker):
         """Id of the node it is on."""
         node: str = ray.get_runtime_context().get_node_id()
         return node
-
-
-class WorkerLost(RuntimeError):
-    """The worker died, or is not to be reached."""
-
-
-class Handle(Protocol):
-    """What the driver wants of a worker."""
-
-    name: str
-
-    async def start(self) -> Record:
-        """Returns once the worker has a host, started anew if need be. Raises: RuntimeError, OSError."""
-
-    async def object_info(self) -> dict[str, Any]:
-        """See `Worker.object_info`. Raises: WorkerLost."""
-
-    async def fingerprint(self, classes: Iterable[str], names: Iterable[str]) -> Fingerprint:
-        """See `Worker.fingerprint`. Raises: WorkerLost."""
-
-    async def run(self, job: Job, number: int) -> Record:
-        """See `Worker.run`. Raises: WorkerLost."""
-
-    def end(self) -> None:
-        """Ends the worker and with it its host, for good."""
 
 
 class RayWorker:
@@ -68,7 +43,7 @@ class RayWorker:
     def __init__(self, name: str, settings: Settings, options: dict[str, Any]) -> None:
         self.name = name
         self._row_timeout = settings.row_timeout
-        self._actor = Actor.options(max_restarts=-1, max_task_retries=0, **options).remote(name, settings)
+        self._actor = ray.remote(Actor).options(max_restarts=-1, max_task_retries=0, **options).remote(name, settings)
 
     async def start(self) -> Record:
         while True:
