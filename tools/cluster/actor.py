@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import tempfile
 import time
 import uuid
 from collections.abc import Iterable
@@ -59,9 +58,8 @@ class Worker:
         self._name = name
         self._settings = settings
         self._life = uuid.uuid4().hex
-        self._scratch = Path(tempfile.mkdtemp(prefix="refattention-worker-"))
         self._place = place_of(settings.output)
-        self._host = WorkerHost(settings.comfyui, settings.host_arguments, self._place.log_file(name, self._scratch))
+        self._host = WorkerHost(settings.comfyui, settings.host_arguments, self._place.log_file(name))
         self._loop = asyncio.new_event_loop()
         self._client: Client | None = None
         self._output_nodes: set[str] = set()
@@ -123,12 +121,12 @@ class Worker:
         """Ends the host."""
         self._close_client()
         self._host.stop()
-        self._place.end(self._name, self._scratch)
+        self._place.end(self._name)
 
     async def _attempt(self, job: Job, name: str) -> tuple[Path, Record]:
         assert self._client is not None, "start() comes first"
-        folder = self._place.begin(name, self._scratch)
-        job = self._place.with_files(job, self._scratch)
+        folder = self._place.begin(name)
+        job = self._place.with_files(job)
         try:
             made = await attempt(self._client, job, str(uuid.uuid4()), lambda: folder, _quietly, self._output_nodes)
         except (*CONNECTION_ERRORS, Lost) as error:

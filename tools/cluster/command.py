@@ -101,6 +101,7 @@ async def _work(
         with tqdm(total=total, unit="row") as bar:
             driver = Driver(fleet, results, Budget(options.retries, options.losses), bar)
             summary = await driver.run(checked.jobs(rows()))
+        await fleet.stop()
         results.tidy()
         return summary
     finally:

@@ -16,6 +16,8 @@ from typing import Any
 
 OBJECT_STORE = 80 << 20  # only records pass through it
 SECONDS = 25.0
+# What workers import; Ray sends it to them.
+TOOLS = Path(__file__).resolve().parent.parent
 LOCAL, AUTO = "local", "auto"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MISSING = "Rows on a cluster need Ray: pip install 'ray[default]>=2.52' (it must be the same version on every machine)."
@@ -60,6 +62,7 @@ def connected(where: str, insecure: bool) -> Iterator[Cluster]:
                 _look(where, insecure)
                 if where.rpartition(":")[0] in LOOPBACK:
                     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        options["runtime_env"] = {"working_dir": str(TOOLS), "excludes": ["**/__pycache__"]}
         ray = _ray()
         # A cluster of this machine takes longer to start than another one to answer.
         context = _within(SECONDS if where != LOCAL else 10 * SECONDS, ray, options, where)

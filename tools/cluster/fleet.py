@@ -37,6 +37,9 @@ class Handle(Protocol):
     async def run(self, job: Job, number: int) -> Record:
         """See `Worker.run`. Raises: WorkerLost."""
 
+    async def stop(self) -> None:
+        """Has the worker end its host and put its log where the results are. Raises: WorkerLost."""
+
     def end(self) -> None:
         """Ends the worker and with it its host, for good."""
 
@@ -120,6 +123,11 @@ class Fleet:
                 self._lost[worker.name] = 0
                 return worker.name not in self.left_out
         return False
+
+    async def stop(self) -> None:
+        """Ends all workers in good order, as far as they can be reached."""
+        taking_part = [worker for worker in self.workers if worker.name in self._fit]
+        await asyncio.gather(*(worker.stop() for worker in taking_part), return_exceptions=True)
 
     def leave_out(self, worker: Handle, reason: str) -> None:
         """It gets no rows and its host ends."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Mapping
@@ -82,29 +83,30 @@ class ObjectPlace:
 
     def __init__(self, url: str) -> None:
         self._objects = Objects(url)
+        self._scratch = Path(tempfile.mkdtemp(prefix="refattention-worker-"))
 
     def check(self, run: str) -> None:
         if self._objects.read("run.json")["run"] != run:
             raise OSError(f"{self._objects.root} holds another run")
 
-    def log_file(self, worker: str, scratch: Path) -> Path:
-        return scratch / f"{worker}.log"
+    def log_file(self, worker: str) -> Path:
+        return self._scratch / f"{worker}.log"
 
-    def with_files(self, job: Job, scratch: Path) -> Job:
+    def with_files(self, job: Job) -> Job:
         uploads = []
         for each in job.uploads:
-            path = scratch / each.name
+            path = self._scratch / each.name
             if not path.exists():
                 self._objects.files.get_file(self._objects.path(f"inputs/{each.name}"), str(path))
             uploads.append(replace(each, path=path))
         return replace(job, uploads=tuple(uploads))
 
-    def begin(self, name: str, scratch: Path) -> Path:
+    def begin(self, name: str) -> Path:
         try:
             self._objects.put_new(f"rows/{name}/.begun", {})
         except FileExistsError as error:
             raise Taken(name) from error
-        return Path(tempfile.mkdtemp(dir=scratch))
+        return Path(tempfile.mkdtemp(dir=self._scratch))
 
     def finish(self, name: str, folder: Path, record: Record) -> None:
         for path in folder.iterdir():
@@ -113,9 +115,10 @@ class ObjectPlace:
         folder.rmdir()
         self._objects.put_new(f"rows/{name}/{RECORD}", record)
 
-    def end(self, worker: str, scratch: Path) -> None:
-        if (log := scratch / f"{worker}.log").exists():
+    def end(self, worker: str) -> None:
+        if (log := self.log_file(worker)).exists():
             self._objects.send(log, f"logs/{worker}.log")
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 class ObjectResults:

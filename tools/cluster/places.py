@@ -28,19 +28,19 @@ class Place(Protocol):
     def check(self, run: str) -> None:
         """Raises OSError when the run's folder is not seen from here."""
 
-    def log_file(self, worker: str, scratch: Path) -> Path:
+    def log_file(self, worker: str) -> Path:
         """Where a worker's host is to write."""
 
-    def with_files(self, job: Job, scratch: Path) -> Job:
+    def with_files(self, job: Job) -> Job:
         """A job whose files can be read on this machine."""
 
-    def begin(self, name: str, scratch: Path) -> Path:
+    def begin(self, name: str) -> Path:
         """A new folder for the files of an attempt. Raises: Taken."""
 
     def finish(self, name: str, folder: Path, record: Record) -> None:
         """Writes the record of an attempt, after all its files."""
 
-    def end(self, worker: str, scratch: Path) -> None:
+    def end(self, worker: str) -> None:
         """A worker stops."""
 
 
@@ -65,15 +65,15 @@ class SharedFolder:
             if run not in file.readline():
                 raise OSError(f"{self._folder} is another folder than the driver's")
 
-    def log_file(self, worker: str, scratch: Path) -> Path:
+    def log_file(self, worker: str) -> Path:
         folder = self._folder / LOGS
         folder.mkdir(exist_ok=True)
         return folder / f"{worker}.log"
 
-    def with_files(self, job: Job, scratch: Path) -> Job:
+    def with_files(self, job: Job) -> Job:
         return job
 
-    def begin(self, name: str, scratch: Path) -> Path:
+    def begin(self, name: str) -> Path:
         folder = self._folder / PARTIAL / name
         folder.parent.mkdir(exist_ok=True)
         try:
@@ -91,7 +91,7 @@ class SharedFolder:
         os.replace(part, folder / RECORD)
         sync(folder)
 
-    def end(self, worker: str, scratch: Path) -> None:
+    def end(self, worker: str) -> None:
         pass
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,19 +17,33 @@ from cluster.fingerprint import Fingerprint
 from cluster.fleet import WorkerLost
 from cluster.places import Record
 
-TOOLS = Path(__file__).resolve().parent.parent
 RESTART_SECONDS = 0.5
 # Beyond a row's own limit, for what Ray and the worker need around it.
 GRACE_SECONDS = 60.0
+STOP_SECONDS = 15.0
 
 
-class Actor(Worker):
-    """The worker as Ray's."""
+class Actor:
+    """A worker as Ray's. Ray looks for coroutines among an actor's methods, even private ones, and would have calls
+    overlap if there were any; so this holds a worker and is none."""
 
-    def node_id(self) -> str:
-        """Id of the node it is on."""
-        node: str = ray.get_runtime_context().get_node_id()
-        return node
+    def __init__(self, name: str, settings: Settings) -> None:
+        self._worker = Worker(name, settings)
+
+    def start(self) -> Record:
+        return {**self._worker.start(), "node_id": ray.get_runtime_context().get_node_id()}
+
+    def object_info(self) -> dict[str, Any]:
+        return self._worker.object_info()
+
+    def fingerprint(self, classes: Iterable[str], names: Iterable[str]) -> Fingerprint:
+        return self._worker.fingerprint(classes, names)
+
+    def run(self, job: Job, number: int) -> Record:
+        return self._worker.run(job, number)
+
+    def stop(self) -> None:
+        self._worker.stop()
 
 
 class RayWorker:
@@ -43,15 +56,17 @@ class RayWorker:
     def __init__(self, name: str, settings: Settings, options: dict[str, Any]) -> None:
         self.name = name
         self._row_timeout = settings.row_timeout
-        self._actor = ray.remote(Actor).options(max_restarts=-1, max_task_retries=0, **options).remote(name, settings)
+        self._actor: Any = (
+            ray.remote(Actor).options(max_restarts=-1, max_task_retries=0, **options).remote(name, settings)
+        )
 
     async def start(self) -> Record:
         while True:
             try:
                 about: Record = await self._actor.start.remote()
-                return {**about, "node_id": await self._actor.node_id.remote()}
+                return about
             except RayTaskError as error:
-                raise error.as_instanceof_cause() from None
+                raise cause_of(error) from None
             except RuntimeEnvSetupError as error:
                 raise ClusterError(f"Ray cannot send this command's files to {self.name}: {error}") from error
             except RayActorError:
@@ -70,6 +85,9 @@ class RayWorker:
         outcome: Record = await self._call("run", job, number, limit=limit)
         return outcome
 
+    async def stop(self) -> None:
+        await self._call("stop", limit=STOP_SECONDS)
+
     def end(self) -> None:
         with contextlib.suppress(Exception):
             ray.kill(self._actor)
@@ -78,7 +96,7 @@ class RayWorker:
         try:
             return await asyncio.wait_for(getattr(self._actor, method).remote(*arguments), limit)
         except RayTaskError as error:
-            raise error.as_instanceof_cause() from None
+            raise cause_of(error) from None
         except ActorDiedError as error:
             raise WorkerLost("Its worker died.") from error
         except RayError as error:  # its node is gone, or out of memory
@@ -88,14 +106,14 @@ class RayWorker:
             raise WorkerLost(f"Its worker did not answer within {limit:.0f} s.") from error
 
 
-def runtime_env() -> dict[str, Any]:
-    """Has Ray send this command's modules to the workers."""
-    return {"working_dir": str(TOOLS), "excludes": ["**/__pycache__"]}
+def cause_of(error: RayTaskError) -> Exception:
+    """What a worker raised, without Ray's words around it."""
+    return error.cause if isinstance(error.cause, Exception) else error
 
 
 def actor_options(gpus: float, accelerator: str | None) -> dict[str, Any]:
     """Ray's options for each worker."""
-    options: dict[str, Any] = {"num_cpus": 1, "scheduling_strategy": "SPREAD", "runtime_env": runtime_env()}
+    options: dict[str, Any] = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
     if gpus:
         options["num_gpus"] = gpus
     if accelerator:
