@@ -171,7 +171,7 @@ def _within(seconds: float, ray: Any, options: dict[str, Any], where: str) -> An
     watch.daemon = True
     watch.start()
     try:
-        return ray.init(log_to_driver=False, logging_level="ERROR", **options)
+        return ray.init(log_to_driver=False, logging_level="CRITICAL", **options)
     except Exception as error:
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise ClusterError(f"Ray cannot use {where}: {text[0]}") from error

@@ -8,9 +8,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock
+from node_specs import DYNAMIC_COMBO
 
 Get = Callable[[str], Any]
 # Name of a thing -> its version or SHA-256, such as "model sd15.safetensors".
@@ -66,17 +68,23 @@ def agreed(found: Mapping[int, Fingerprint], nearest: set[int]) -> Fingerprint:
     )
 
 
-def without_files(value: Any) -> Any:
-    """A node's input specification without lists of choices: what is there to choose is a matter of files."""
-    if isinstance(value, Mapping):
-        return {key: without_files(each) for key, each in value.items() if key not in ("options", "default")}
-    if isinstance(value, list):
-        return (
-            "COMBO"
-            if all(isinstance(each, (str, int, float)) for each in value) and len(value) != 1
-            else [without_files(each) for each in value]
-        )
-    return value
+def without_files(inputs: Mapping[str, Any]) -> Any:
+    """A node's inputs, by section and name, without what there is to choose: that is a matter of files."""
+    return {
+        section: {name: _without_choices(*description) for name, description in listed.items()}
+        if isinstance(listed, Mapping)
+        else listed
+        for section, listed in inputs.items()
+    }
+
+
+def _without_choices(kind: Any, options: Mapping[str, Any] = MappingProxyType({}), *rest: Any) -> Any:
+    if kind == DYNAMIC_COMBO:
+        choices = [{**each, "inputs": without_files(each["inputs"])} for each in options.get("options", ())]
+        return [kind, {**options, "options": choices}]
+    if kind == "COMBO" or isinstance(kind, list):  # the older way to write it
+        return ["COMBO", {name: value for name, value in options.items() if name not in ("options", "default")}]
+    return [kind, dict(options)]
 
 
 def model_files(get: Get, names: set[str]) -> dict[str, Path]:
