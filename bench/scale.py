@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from cluster.driver import Budget, Driver
 from cluster.fleet import Fleet
 from cluster.places import SharedFolder
 from cluster.results import FolderResults
-from ray_runs import COMMAND, HOST_ARGS, STUB, Base, Run
+from ray_runs import Base, Run
 from tqdm import tqdm
 
 Rows = dict[str, dict[str, Any]]
@@ -69,15 +68,11 @@ def hosts(folder: Path) -> Rows:
 
 def seconds(folder: Path, number: int, length: float, workers: list[str]) -> float:
     """From the start of the first row to the end of the last."""
-    run = Run(folder, [{"seed": each, "seconds": length} for each in range(number)])
-    command = [*COMMAND, str(folder / "workflow.json"), "--table", str(folder / "rows.jsonl"), "--start", str(STUB)]
-    arguments = HOST_ARGS.replace("$STUB_JOURNAL", str(run.journal))
-    if workers:
-        command += ["--ray", "local", "--gpus-per-worker", "0", "--workers", *workers]
-    else:
-        arguments = arguments.replace("$STUB_BASE", os.environ["STUB_BASE"])
-    command += [f"--host-args={arguments}", "--output", str(run.results)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    rows = [{"seed": each, "seconds": length} for each in range(number)]
+    base = os.environ["STUB_BASE"]
+    run = Run(folder, rows, host_args=f"--base-directory {base} --journal JOURNAL")
+    options = ["--ray", "local", "--gpus-per-worker", "0", "--workers", *workers] if workers else []
+    run.finish(run.launch(dict(os.environ), *options), seconds=600)
     first = min(record["started"] for record in run.done())
     return (run.results / "manifest.jsonl").stat().st_mtime - first
 
@@ -131,7 +126,7 @@ class Virtual:
 def virtual(folder: Path) -> Rows:
     """How near many workers come to the ideal, and what the driver can do at most."""
     with connected("local", insecure=False):
-        many = {number: wave(folder / str(number), number, length) for number, length in ((256, 5.0), (1000, 60.0))}
+        many = {number: wave(folder / str(number), number, *rest) for number, *rest in ((256, 5.0, 6), (1000, 60.0, 3))}
         few = driven(folder / "few", 0)
         late = driven(folder / "late", 99_000)
     return {
@@ -142,7 +137,7 @@ def virtual(folder: Path) -> Rows:
     }
 
 
-def wave(folder: Path, workers: int, length: float, turns: int = 3) -> float:
+def wave(folder: Path, workers: int, length: float, turns: int) -> float:
     """Time over the ideal one for `turns` rows a worker."""
     return timed(folder, workers, length, workers * turns, 0) / (length * turns)
 

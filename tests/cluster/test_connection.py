@@ -70,7 +70,7 @@ def test_local_cluster_is_this_machines_own(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment["RAY_memory_monitor_refresh_ms"] = "0"
     environment["STUB_BASE"] = str(base.folder)
-    process = run.start(None, "--ray", "local", "--workers", "1", environment=environment)
+    process = run.launch(environment, "--gpus-per-worker", "0", "--ray", "local", "--workers", "1")
     wait_until(lambda: run.entries("row"))
     address, folder = re.search(r"on (127\.0\.0\.1:\d+); .* in (/tmp/ray-\w+)/token", run.errors()).groups()  # type: ignore[union-attr]
     processes = set(children(process.pid)) | of_session(folder)

@@ -22,7 +22,6 @@ from bootstrap import ROOT
 SUPPORT = Path(__file__).resolve().parent
 STUB = SUPPORT / "stub_comfyui"
 COMMAND = [sys.executable, str(ROOT / "tools" / "run_workflow.py")]
-HOST_ARGS = "--base-directory $STUB_BASE --journal $STUB_JOURNAL"
 STUB_WORKFLOW = {
     "1": {
         "class_type": "Stub",
@@ -125,35 +124,51 @@ class Run:
     """A workflow, its table and its results.
 
     Args:
-        rows: the node's inputs, by row.
+        rows: inputs of one node, by row.
+        workflow: that of the stub, unless it is another.
+        node: the node whose inputs the rows are.
+        comfyui: folder with the host's main.py.
+        host_args: what a host is started with.
     """
 
-    def __init__(self, folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rows: Sequence[dict[str, Any]],
+        workflow: dict[str, Any] = STUB_WORKFLOW,
+        node: str = "1",
+        comfyui: Path = STUB,
+        host_args: str = "--base-directory $STUB_BASE --journal JOURNAL",
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder, self.results, self.journal = folder, folder / "results", folder / "journal"
-        self.rows = rows
-        (folder / "workflow.json").write_text(json.dumps(STUB_WORKFLOW))
-        lines = [json.dumps({f"1.{name}": value for name, value in row.items()}) for row in rows]
+        (folder / "workflow.json").write_text(json.dumps(workflow))
+        lines = [json.dumps({f"{node}.{name}": value for name, value in row.items()}) for row in rows]
         (folder / "rows.jsonl").write_text("\n".join(lines))
+        files = [str(folder / "workflow.json"), "--table", str(folder / "rows.jsonl")]
+        hosts = f"--host-args={host_args.replace('JOURNAL', str(self.journal))}"
+        self.command = [*COMMAND, *files, "--start", str(comfyui), hosts]
 
-    def start(self, nodes: Nodes | None, *more: str, **how: Any) -> subprocess.Popen[str]:
-        """The command, as a process whose output can be read; on some nodes, or as `more` and `environment` say."""
-        files = [str(self.folder / "workflow.json"), "--table", str(self.folder / "rows.jsonl")]
-        where = ["--gpus-per-worker", "0", "--start", str(STUB), *(["--ray", nodes.address] if nodes else [])]
-        hosts = f"--host-args={HOST_ARGS.replace('$STUB_JOURNAL', str(self.journal))}"
+    def start(self, nodes: Nodes, *more: str) -> subprocess.Popen[str]:
+        """The command on some nodes, as a process whose output can be read."""
+        return self.launch(nodes.environment, "--gpus-per-worker", "0", "--ray", nodes.address, *more)
+
+    def launch(self, environment: dict[str, str], *more: str) -> subprocess.Popen[str]:
+        """The command, where and how `more` says."""
         output = [] if "--output" in more else ["--output", str(self.results)]
         return subprocess.Popen(
-            [*COMMAND, *files, *where, hosts, *output, *more],
-            env=nodes.environment if nodes else how["environment"],
+            [*self.command, *output, *more],
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=open(self.folder / "stderr", "ab"),
             text=True,
+            # A shell that runs the tests in the background has made them deaf to Ctrl-C.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    def finish(self, process: subprocess.Popen[str], status: int = 0) -> str:
+    def finish(self, process: subprocess.Popen[str], status: int = 0, seconds: float = PATIENCE) -> str:
         """What a command has printed once it has ended with this status."""
-        text, _ = process.communicate(timeout=PATIENCE)
+        text, _ = process.communicate(timeout=seconds)
         assert process.returncode == status, (text, self.errors())
         return text
 
@@ -186,6 +201,15 @@ class Run:
 
     def check(self, done: int) -> None:
         """No row is lost, committed twice or broken, and no host is left."""
+        self.check_folders(done)
+        for record in self.done():
+            (name,) = record["files"]
+            made = json.loads((self.results / record["folder"] / name).read_text())
+            assert made["seed"] == record["inputs"]["1.seed"]
+        wait_until(lambda: not self.hosts(), what="a host is left")
+
+    def check_folders(self, done: int) -> None:
+        """Each row has one line that says it is done, and its folder holds what the line says."""
         keys = Counter(record["key"] for record in self.done())
         assert len(keys) == done and set(keys.values()) == {1}
         folders = {path.name: path for path in self.results.iterdir() if path.is_dir() and path.name[0] != "."}
@@ -194,10 +218,6 @@ class Run:
         for record in self.done():
             folder = folders[record["folder"]]
             assert {path.name for path in folder.iterdir()} == {*record["files"], "prompt.json", "outputs.json"}
-            (name,) = record["files"]
-            made = json.loads((folder / name).read_text())
-            assert made["seed"] == record["inputs"]["1.seed"]
-        wait_until(lambda: not self.hosts(), what="a host is left")
 
 
 def kill(pid: int, dependents: Sequence[int]) -> None:
