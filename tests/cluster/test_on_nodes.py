@@ -11,8 +11,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
+from batch.files import digest
+from PIL import Image
 from ray_runs import Base, Nodes, Run, alive, kill, parent_of, wait_until
+
+from demo_host import demo_host, load_workflow, set_inputs
+from host import host_dir
 
 pytestmark = pytest.mark.e2e
 
