@@ -215,7 +215,7 @@ def test_lists_of_files_are_no_part_of_a_nodes_specification() -> None:
     old = {"required": {"name": [["a.ckpt", "b.ckpt"], {"tooltip": "t"}], "steps": ["INT", {"max": 9}]}}
     new = {"required": {"name": [["a.ckpt"], {"tooltip": "t"}], "steps": ["INT", {"max": 9}]}}
     combo = {"required": {"name": ["COMBO", {"options": ["a"], "tooltip": "t"}], "steps": ["INT", {"max": 9}]}}
-    empty = {"required": {"name": [[], {"tooltip": "t"}], "steps": ["INT", {"max": 9}]}}
+    empty = {"required": {"name": [[], {"tooltip": "t"}], "steps": ["INT", {"max": 9}]}, "hidden": {"prompt": "PROMPT"}}
     assert without_files(old) == without_files(new) == without_files(empty)
     assert without_files(combo)["required"]["name"] == ["COMBO", {"tooltip": "t"}]
     assert without_files(old) != without_files({"required": {**old["required"], "steps": ["INT", {"max": 8}]}})

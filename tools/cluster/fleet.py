@@ -95,8 +95,13 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         found: dict[int, Fingerprint] = {}
+        troubles = []
         for number, task in enumerate(tasks):
-            if not task.cancelled() and not task.exception() and (own := task.result()):
+            if task.cancelled():
+                continue
+            if error := task.exception():
+                troubles.append(f"{self.workers[number].name}: {type(error).__name__}: {error}")
+            elif own := task.result():
                 found[number] = own
         near = {
             number
@@ -104,7 +109,7 @@ class Fleet:
             if self.about.get(worker.name, {}).get("node_id") == here
         }
         if not found:
-            raise ClusterError("No worker could be compared with the others.")
+            raise ClusterError("\n".join(["No worker could be compared with the others.", *troubles[:3]]))
         self._agreed = agreed(found, near)
         for number, own in found.items():
             self._judge(self.workers[number], own)
