@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from cluster.places import Record
 STARTS = 3
 
 
-class WorkerLost(RuntimeError):
+class WorkerLost(ClusterError):
     """The worker died, or is not to be reached."""
 
 
@@ -62,11 +63,17 @@ class Fleet:
         self._what: tuple[Iterable[str], Iterable[str]] = ((), ())
         self._lost: Counter[str] = Counter()
 
-    async def first(self) -> Handle:
-        """A worker that has started.
+    async def object_info(self) -> dict[str, Any]:
+        """What the first worker that starts knows about its node classes.
 
-        Raises: ClusterError when none can.
+        Raises: ClusterError when none can start.
         """
+        for _ in range(STARTS - 1):
+            with contextlib.suppress(WorkerLost):
+                return await (await self._first()).object_info()
+        return await (await self._first()).object_info()
+
+    async def _first(self) -> Handle:
         tasks = [asyncio.create_task(self._started(worker)) for worker in self.workers]
         try:
             for task in asyncio.as_completed(tasks):
