@@ -7,6 +7,8 @@ from .deadiff import DEADiffStyle
 from .deadiff_files import DEADiffExtract, DEADiffLoader
 from .deadiff_sampler import DEADiffSampler
 from .leffa import LeffaLoader, LeffaPoseTransfer, LeffaTryOn
+from .leffa_body_map import LeffaBodyMap
+from .leffa_densepose import LeffaDensePose
 from .leffa_flow import LeffaFlow
 from .leffa_mask import LeffaMask, LeffaRepaint
 from .p3s import P3SInject
@@ -29,5 +31,6 @@ class RefAttentionExtension(ComfyExtension):
             *(RefDropApply, RefDropVideo, RefDropRecord, PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
+            *(LeffaBodyMap, LeffaDensePose),
             *(RefineByAlign, RefineAlign, RefineRegion, RefineAlignLoad, AttentionProbe),
         ]

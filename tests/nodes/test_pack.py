@@ -33,6 +33,8 @@ NODE_IDS = {
     "LeffaMask",
     "LeffaRepaint",
     "LeffaFlow",
+    "LeffaBodyMap",
+    "LeffaDensePose",
     "RefineByAlign",
     "RefineAlign",
     "RefineRegion",
