@@ -2,7 +2,6 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .attention_probe import AttentionProbe
 from .deadiff import DEADiffStyle
 from .deadiff_files import DEADiffExtract, DEADiffLoader
 from .deadiff_sampler import DEADiffSampler
@@ -17,9 +16,10 @@ from .p3s_train import P3STrain
 from .point_mask import PointMask
 from .refdrop import RefDropApply, RefDropVideo
 from .refdrop_record import RefDropRecord
-from .refine import RefineAlign, RefineRegion
 from .refine_by_align import RefineByAlign
-from .refine_load import RefineAlignLoad
+from .refine_by_align_files import RefineAlignLoad
+from .refine_by_align_probe import AttentionProbe
+from .refine_by_align_stages import RefineAlign, RefineRegion
 
 
 class RefAttentionExtension(ComfyExtension):

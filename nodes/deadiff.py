@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..core.deadiff.loaded import COMBINE, CONTENT_LAYERS, MODES, DEADiff
 from ..core.deadiff.preprocess import FITS
-from ..core.deadiff.settings import Style, require_sd15
-from ..core.deadiff.wrappers import add_style
+from ..core.deadiff.settings import DEADiffSettings, require_sd15
+from ..core.deadiff.wrappers import apply_deadiff
 from .deadiff_files import DEADiffIO
 from .shared import mask_batch, range_inputs
 
@@ -18,7 +18,7 @@ STYLE, CONTENT, BOTH = MODES
 
 
 class DEADiffStyle(io.ComfyNode):
-    """Style, or content, of reference pictures in the cross-attention of an SD1.5 U-Net."""
+    """DEADiffSettings, or content, of reference pictures in the cross-attention of an SD1.5 U-Net."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -56,7 +56,7 @@ class DEADiffStyle(io.ComfyNode):
         require_sd15(model)
         pictures = _pictures(mode, reference_image, content_image)
         tokens = {branch: deadiff.tokens(branch, images, fit, combine) for branch, images in pictures.items()}
-        style = Style(
+        style = DEADiffSettings(
             image=deadiff.projections.project(tokens, CONTENT_LAYERS, zero_tokens=strict),
             strength=strength,
             zero_tokens=strict,
@@ -64,7 +64,7 @@ class DEADiffStyle(io.ComfyNode):
             start_percent=start_percent,
             end_percent=end_percent,
         )
-        return io.NodeOutput(add_style(model, style))
+        return io.NodeOutput(apply_deadiff(model, style))
 
 
 def _main_inputs() -> list[io.Input]:

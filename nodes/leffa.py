@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.leffa.body_map import NEEDED_BY
 from ..core.leffa.inputs import leffa, pose_transfer, size_of, try_on
 from ..core.leffa.loader import load
-from ..core.leffa.settings import Settings
+from ..core.leffa.settings import LeffaSettings
 from ..core.leffa.wrappers import attach_reference_unet
 from .files import model_names, model_path
 
@@ -134,7 +134,7 @@ class LeffaTryOn(io.ComfyNode):
                 f"densepose is {_times(densepose)} pixels, but image is {_times(image)}. "
                 "Put LeffaBodyMap between, with image connected, or make the DensePose picture from the image itself."
             )
-        settings = Settings(_interval(reference, reference_interval), rescale_guidance)
+        settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)
         return io.NodeOutput(*try_on(loaded, image, mask, densepose, garment_image, settings))
 
 
@@ -180,7 +180,7 @@ class LeffaPoseTransfer(io.ComfyNode):
         """Returns model, positive, negative and latent."""
         loaded = leffa(model, vae, "LeffaPoseTransfer")
         require_batch(reference_image=reference_image, densepose=densepose)
-        settings = Settings(_interval(reference, reference_interval), rescale_guidance)
+        settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)
         return io.NodeOutput(*pose_transfer(loaded, reference_image, densepose, settings))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,6 +72,26 @@ def reference_seed_input() -> io.Input:
 def mask_batch(mask: torch.Tensor | None) -> torch.Tensor | None:
     """(H, W) or (B, H, W) -> (B, H, W) on the CPU."""
     return None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu()
+
+
+def one_picture(image: torch.Tensor, name: str) -> torch.Tensor:
+    """(1, H, W, 3) on the CPU.
+
+    Raises:
+        ValueError: a batch.
+    """
+    if len(image) != 1:
+        raise ValueError(f"{name} holds {len(image)} pictures, but one is needed. Select one of the batch.")
+    return image[..., :3].cpu().float()
+
+
+def encoder(model: Any, vae: Any, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model's latents (B, C, h, w) of pictures (B, H, W, 3), on the CPU; refuses a VAE of another model.
+
+    Args:
+        name: of what comes out, for the message.
+    """
+    return lambda picture: require_latent_of(model, vae.encode(picture), name)
 
 
 def require_latent_of(model: Any, samples: torch.Tensor, name: str) -> torch.Tensor:

@@ -12,8 +12,8 @@ from ..pictures.grid import CELL, binary_mask, pad_to_cells, to_cells
 from .body_map import check
 from .model import LeffaModel, require_leffa
 from .reference import REFERENCES, Reference
-from .settings import Settings
-from .wrappers import add_reference
+from .settings import LeffaSettings
+from .wrappers import apply_leffa
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -69,7 +69,7 @@ def leffa(patcher: ModelPatcher, vae: VAE | None, node: str) -> Leffa:
 
 
 def try_on(
-    loaded: Leffa, image: Tensor, mask: Tensor, densepose: Tensor, garment_image: Tensor, settings: Settings
+    loaded: Leffa, image: Tensor, mask: Tensor, densepose: Tensor, garment_image: Tensor, settings: LeffaSettings
 ) -> Outputs:
     """Inputs for dressing persons.
 
@@ -90,7 +90,7 @@ def try_on(
     return _outputs(loaded, masked, binary, densepose, garment_image, settings)
 
 
-def pose_transfer(loaded: Leffa, reference_image: Tensor, densepose: Tensor, settings: Settings) -> Outputs:
+def pose_transfer(loaded: Leffa, reference_image: Tensor, densepose: Tensor, settings: LeffaSettings) -> Outputs:
     """Inputs for persons in another pose, of whose picture no pixel is kept. As `try_on`."""
     check(densepose, loaded.model.body_map)
     nothing = torch.full((1, *size_of(densepose), 3), GREY)
@@ -104,7 +104,7 @@ def size_of(picture: Tensor) -> tuple[int, int]:
 
 
 def _outputs(
-    loaded: Leffa, masked: Tensor, mask: Tensor, densepose: Tensor, reference_image: Tensor, settings: Settings
+    loaded: Leffa, masked: Tensor, mask: Tensor, densepose: Tensor, reference_image: Tensor, settings: LeffaSettings
 ) -> Outputs:
     """From pictures of one size and a reference of any size."""
     inputs = [
@@ -120,7 +120,7 @@ def _outputs(
     channels = len(zero.latent)
     latent = torch.zeros(max(persons, len(references)), channels, *concat.shape[-2:])
     return (
-        add_reference(loaded.patcher, settings),
+        apply_leffa(loaded.patcher, settings),
         _conditioning(concat, references),
         _conditioning(concat, [zero]),
         {"samples": latent},

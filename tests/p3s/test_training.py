@@ -12,9 +12,9 @@ import torch
 from comfy.model_management import InterruptProcessingException
 from p3s_support import VISION_WIDTH, fill_zeros
 from refattention.core.p3s.adapter import Origin, TrainedAdapter, for_model, trainable, trained_weights
-from refattention.core.p3s.settings import Adapter, Injection
+from refattention.core.p3s.settings import Adapter, P3SSettings
 from refattention.core.p3s.training import Batch, Pictures, Settings, Trainer, Watch, steps_of, train
-from refattention.core.p3s.wrappers import add_injection
+from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.frozen import encode
 from refattention.core.patches.reference_pass import Reference
 from refattention_demo.loading import load
@@ -83,10 +83,10 @@ def test_the_prediction_is_what_the_sampler_would_get() -> None:
     samples = patcher.model.process_latent_out(latent(1, *SIZE, seed=3))
     mask = torch.ones(1, 8, 8)
     mask[:, :, 5:] = 0
-    injection = Injection(Reference(samples, None, 0), adapter, mask, strength=1 / 0.7)
+    injection = P3SSettings(Reference(samples, None, 0), adapter, mask, strength=1 / 0.7)
     noise, seen = latent(1, *SIZE, seed=5), []
     sample(
-        add_injection(patcher, injection), noise, prompt("sd15", 1), prompt("sd15", 2), steps=1, cfg=1.0,
+        apply_p3s(patcher, injection), noise, prompt("sd15", 1), prompt("sd15", 2), steps=1, cfg=1.0,
         callback=lambda step, denoised, x, total: seen.append((denoised.clone(), x.clone())),
     )  # fmt: skip
     (denoised, x) = seen[0]
@@ -267,7 +267,7 @@ class Learnt:
     def _sampled(self) -> Tensor:
         """(seeds, H, W, 3) pictures of the prompt with the subject injected."""
         adapter = Adapter(managed(self.patcher, self.trainer.network), self.vision)
-        patched = add_injection(self.patcher, Injection(Reference(self.samples, None, 0), adapter, self.mask))
+        patched = apply_p3s(self.patcher, P3SSettings(Reference(self.samples, None, 0), adapter, self.mask))
         noise = latent(SEEDS, *self.samples.shape[1:], seed=11)
         return self.vae.decode(sample(patched, noise, *self.texts, steps=8, cfg=1.0))
 

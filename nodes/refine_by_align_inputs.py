@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .refine_load import RefineAdapterIO
+from .refine_by_align_files import RefineAdapterIO
 from .shared import number_input, sampler_inputs, seed_input, step_inputs
 
 ONE_BY_ONE, TOGETHER = "one by one", "together"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..patches.attention import Chunk
 from ..patches.bank import KeyValueBank
 from ..patches.blocks import Block
-from ..patches.roles import Cond, Roles
-from ..patches.self_attention import Chunk
+from ..patches.conditionings import Cond, Conditionings
 from ..patches.status import Show, nowhere
 from ..patches.unet import family
 from .cache import MIB, Identity
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 CLOSE = 1e-5  # relative difference of two noise levels that are the same but for rounding
 
 
-class Recorded:
+class RecordedRun:
     """What one sampling run gave at each noise level, on the CPU.
 
     Args:
@@ -61,7 +61,7 @@ class Recorded:
         bank = self._levels.get(sigma)
         return bank is not None and {self._half(role) for role in roles} <= bank.halves
 
-    def put(self, sigma: float, bank: KeyValueBank, roles: list[str | None], names: Roles, levels: int) -> None:
+    def put(self, sigma: float, bank: KeyValueBank, roles: list[str | None], names: Conditionings, levels: int) -> None:
         """Keeps what one evaluation gave.
 
         Args:
@@ -74,7 +74,7 @@ class Recorded:
         """
 
         def placed(chunk: Chunk) -> Chunk:
-            half, place = names.placed(chunk)
+            half, place = names.by_place(chunk)
             return self._half(roles[half] or ""), place
 
         self._levels.setdefault(sigma, KeyValueBank("RefDropApply")).add(bank, placed)
@@ -88,7 +88,7 @@ class Recorded:
             )
 
     def look(
-        self, sigma: Tensor, conds: list[list[Cond] | None], names: Roles, is_shared: bool = False
+        self, sigma: Tensor, conds: list[list[Cond] | None], names: Conditionings, share_conditional: bool = False
     ) -> KeyValueBank:
         """Keys and values for an evaluation of another run.
 
@@ -96,7 +96,7 @@ class Recorded:
             sigma: (1,).
             conds: of the evaluation.
             names: of the conditionings of that run.
-            is_shared: whether a half without a recording of its own uses that of another.
+            share_conditional: whether a half without a recording of its own uses that of another.
 
         Raises:
             ValueError: the noise level, or one of the halves at it, was not recorded.
@@ -108,12 +108,12 @@ class Recorded:
                 f"RefDropApply: the cache holds {len(self._levels)} noise levels{self._range()}, but this sampler asks "
                 f"for {level:.4g}. Record with the same sampler, scheduler, steps and denoise."
             )
-        bank, roles = self._levels[near], names.of(conds)
-        if not is_shared:
+        bank, roles = self._levels[near], names.roles(conds)
+        if not share_conditional:
             self._check_halves(bank, roles, conds)
         halves = [roles.index(role) if role in roles else -1 for role in self._roles]
-        found = KeyValueBank("RefDropApply", is_shared)
-        found.add(bank, lambda chunk: names.named((halves[chunk[0]], chunk[1])))
+        found = KeyValueBank("RefDropApply", share_conditional)
+        found.add(bank, lambda chunk: names.by_uuid((halves[chunk[0]], chunk[1])))
         return found
 
     def check(self, model: ModelPatcher, blocks: frozenset[Block]) -> None:
