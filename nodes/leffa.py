@@ -89,7 +89,7 @@ class LeffaTryOn(io.ComfyNode):
             category="model/conditioning/reference",
             description=(
                 "Prepares a person, a garment and a mask for Leffa. Connect all four outputs to a KSampler (cfg 2.5, "
-                "20 or 50 steps, ddpm, ddim_uniform), then decode and paste with Leffa Repaint."
+                "50 steps, ddpm, ddim_uniform), then decode and paste with Leffa Repaint."
             ),
             search_aliases=["leffa", "try on", "VTON", "virtual try-on", "clothes", "garment"],
             inputs=[
@@ -150,7 +150,7 @@ class LeffaPoseTransfer(io.ComfyNode):
             category="model/conditioning/reference",
             description=(
                 "Prepares a person and a pose for Leffa's pose_transfer model. Connect all four outputs to a KSampler "
-                "(cfg 2.5, 20 or 50 steps, ddpm, ddim_uniform), then decode."
+                "(cfg 2.5, 50 steps, ddpm, ddim_uniform), then decode."
             ),
             search_aliases=["leffa", "pose transfer", "repose", "person image generation"],
             inputs=[

@@ -35,6 +35,8 @@ NODE_IDS = {
     "LeffaFlow",
     "LeffaBodyMap",
     "LeffaDensePose",
+    "LeffaSigmas",
+    "LeffaFit",
     "RefineByAlign",
     "RefineAlign",
     "RefineRegion",
