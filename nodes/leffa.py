@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.leffa.body_map import NEEDED_BY
 from ..core.leffa.inputs import leffa, pose_transfer, size_of, try_on
 from ..core.leffa.loader import load
 from ..core.leffa.settings import LeffaSettings
@@ -14,6 +15,7 @@ from ..core.leffa.wrappers import attach_reference_unet
 from ..core.pictures import gate
 from .files import model_names, model_path
 
+AUTO = "auto"
 EVERY_STEP, ONCE, EVERY_N = "every step", "once", "every n steps"
 FOLDERS = ("diffusion_models", "checkpoints")
 
@@ -49,6 +51,16 @@ class LeffaLoader(io.ComfyNode):
                     tooltip="Memory for what the reference U-Net makes of an empty reference. It depends on size and "
                     "timestep only and is used again for the next picture; 768 x 1024 needs 70 MB a step.",
                 ),
+                io.Combo.Input(
+                    "body_map",
+                    options=[AUTO, *NEEDED_BY],
+                    default=AUTO,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Kind of DensePose picture that the checkpoint was trained with: Parula for virtual_tryon, "
+                    "part numbers for virtual_tryon_dc, UVI for pose_transfer. auto tells it by the weights and, "
+                    "between the two for try-on, by 'dc' in the file's name.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -60,9 +72,9 @@ class LeffaLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model_name: str, cache_megabytes: int) -> io.NodeOutput:
+    def execute(cls, model_name: str, cache_megabytes: int, body_map: str = AUTO) -> io.NodeOutput:
         """Returns the generative model and the VAE."""
-        parts = load(model_path(model_name, FOLDERS))
+        parts = load(model_path(model_name, FOLDERS), None if body_map == AUTO else body_map)
         return io.NodeOutput(attach_reference_unet(parts.generative, parts.reference, cache_megabytes << 20), parts.vae)
 
 
@@ -78,7 +90,7 @@ class LeffaTryOn(io.ComfyNode):
             category="model/conditioning/reference",
             description=(
                 "Prepares a person, a garment and a mask for Leffa. Connect all four outputs to a KSampler (cfg 2.5, "
-                "20 or 50 steps, ddpm, ddim_uniform), then decode and paste with Leffa Repaint."
+                "50 steps, ddpm, ddim_uniform), then decode and paste with Leffa Repaint."
             ),
             search_aliases=["leffa", "try on", "VTON", "virtual try-on", "clothes", "garment"],
             inputs=[
@@ -90,7 +102,7 @@ class LeffaTryOn(io.ComfyNode):
                 io.Image.Input(
                     "densepose",
                     tooltip="DensePose picture of the person, same size as image: in the colours of Parula for "
-                    "virtual_tryon, part numbers for virtual_tryon_dc.",
+                    "virtual_tryon, part numbers for virtual_tryon_dc. Leffa Body Map makes it of any other.",
                 ),
                 io.Mask.Input(
                     "mask", tooltip="What is painted anew, white = garment. From Leffa Mask, or painted by hand."
@@ -123,7 +135,7 @@ class LeffaTryOn(io.ComfyNode):
         if size_of(densepose) != size_of(image):
             raise ValueError(
                 f"densepose is {_times(densepose)} pixels, but image is {_times(image)}. "
-                "Make the DensePose picture from the image itself, or scale one of them."
+                "Put LeffaBodyMap between, with image connected, or make the DensePose picture from the image itself."
             )
         settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)
         return io.NodeOutput(*try_on(loaded, image, mask, densepose, garment_image, settings))
@@ -141,7 +153,7 @@ class LeffaPoseTransfer(io.ComfyNode):
             category="model/conditioning/reference",
             description=(
                 "Prepares a person and a pose for Leffa's pose_transfer model. Connect all four outputs to a KSampler "
-                "(cfg 2.5, 20 or 50 steps, ddpm, ddim_uniform), then decode."
+                "(cfg 2.5, 50 steps, ddpm, ddim_uniform), then decode."
             ),
             search_aliases=["leffa", "pose transfer", "repose", "person image generation"],
             inputs=[
@@ -149,8 +161,8 @@ class LeffaPoseTransfer(io.ComfyNode):
                 io.Image.Input("reference_image", tooltip="The person. One, or one per pose."),
                 io.Image.Input(
                     "densepose",
-                    tooltip="DensePose picture of the pose to take (channels U, V, I). Its size is that of the result; "
-                    "the model is trained at 768 x 1024.",
+                    tooltip="DensePose picture of the pose to take (channels U, V, I; from Leffa DensePose). Its size "
+                    "is that of the result; the model is trained at 768 x 1024.",
                 ),
                 *_sampling_inputs(),
             ],
