@@ -51,8 +51,8 @@ UNCOUNTED = (
     "(norms, activations, the blend of two attentions) is not counted, but takes its time."
 )
 SPREAD = (
-    "The bound is an aim that was set before measuring. It lies between these extremes: more repeats on a quieter machine "
-    "would tell."
+    "The bound is an aim that was set before measuring. It lies between these extremes: more repeats on a quieter "
+    "machine would tell."
 )
 REASONS = {
     "refdrop.latent.sd15.256": UNCOUNTED,
