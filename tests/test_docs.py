@@ -1,0 +1,87 @@
+"""The pages name functions that are there, link to files that are there, and the README fits on a few screens."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from bootstrap import ROOT
+
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "web/docs").glob("*.md")]
+)
+ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+PAPERS = {"RefDrop", "P3S-Diffusion", "Leffa", "DEADiff", "Refine-by-Align"}
+FUNCTION = re.compile(r"`([\w/]+\.py):([\w.]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def names_in(path: Path) -> set[str]:
+    """Functions, classes and methods ("Class.method") of a module."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
+    return names
+
+
+def rows() -> list[list[str]]:
+    """The cells of the table from equation to function."""
+    section = ARCHITECTURE.split("## From equation to function", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
+
+
+def test_the_table_has_all_papers_and_a_function_in_every_row() -> None:
+    assert {paper for paper, *_ in rows()} == PAPERS
+    assert all(FUNCTION.search(function) for *_, function in rows())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_functions_are_there(page: Path) -> None:
+    for path, name in FUNCTION.findall(page.read_text(encoding="utf-8")):
+        assert name in names_in(ROOT / path), f"{page.name} names {name}, which is not in {path}"
+
+
+def test_classes_that_the_architecture_names_are_there() -> None:
+    known = {name for path in (ROOT / "core").rglob("*.py") for name in names_in(path)}
+    named = {name for name in re.findall(r"`([A-Z]\w*[a-z]\w*(?:\.\w+)?)`", ARCHITECTURE) if name != "Attend"}
+    attributes = {"Run.latents", "Run.prompts", "Run.has_acted"}
+    assert len(named) > 25 and named - attributes <= known, sorted(named - attributes - known)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        path, _, place = link.partition("#")
+        if not link.startswith(("http:", "https:")):
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name} links to {link}"
+            assert not place or place in anchors(target), f"{page.name} links to {link}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The places in a page that a link can name, as GitHub makes them of its headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_readme_lists_every_help_page() -> None:
+    linked = set(re.findall(r"web/docs/(\w+)\.md", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert linked == {page.stem for page in (ROOT / "web" / "docs").glob("*.md")}
+
+
+def test_every_workflow_that_is_named_is_there() -> None:
+    text = (ROOT / "docs" / "REPRODUCE.md").read_text(encoding="utf-8")
+    named = {name for row in re.findall(r"^\|.*\|$", text, re.MULTILINE) for name in re.findall(r"`([a-z0-9_]+)`", row)}
+    there = {path.stem for path in (ROOT / "workflows" / "api").glob("*.json")}
+    prefixes = ("refdrop_", "leffa_tryon", "leffa_pose", "p3s_", "deadiff_", "refine_", "point_mask")
+    assert {name for name in named if name.startswith(prefixes)} <= there
