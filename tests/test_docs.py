@@ -85,3 +85,10 @@ def test_every_workflow_that_is_named_is_there() -> None:
     there = {path.stem for path in (ROOT / "workflows" / "api").glob("*.json")}
     prefixes = ("refdrop_", "leffa_tryon", "leffa_pose", "p3s_", "deadiff_", "refine_", "point_mask")
     assert {name for name in named if name.startswith(prefixes)} <= there
+
+
+def test_what_the_registry_shows_is_there() -> None:
+    """Icon and pages are addressed on the main branch, so their files must be in it."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    addresses = re.findall(r"https://\S+/ComfyUI-RefAttention/(?:tree/)?main/([\w./]+)", text)
+    assert {"docs", "docs/icon.svg"} <= set(addresses) and all((ROOT / path).exists() for path in addresses)
