@@ -11,7 +11,7 @@ from torch import Tensor
 from ..patches.bank import KeyValueBank
 from ..patches.blocks import Block
 from ..patches.conditionings import Cond
-from ..patches.families import Attentions
+from ..patches.families.attentions import Attentions
 from ..patches.passes import Asked
 from ..patches.reference_pass import Recording, Reference, ReferencePass
 from ..patches.schedule import step_of
