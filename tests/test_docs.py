@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from pathlib import Path
 
 import pytest
 from bootstrap import ROOT
 
-PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "web/docs").glob("*.md")]
-)
+HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md"), *HELP])
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
 PAPERS = {"RefDrop", "P3S-Diffusion", "Leffa", "DEADiff", "Refine-by-Align"}
 FUNCTION = re.compile(r"`([\w/]+\.py):([\w.]+)`")
@@ -92,3 +92,51 @@ def test_what_the_registry_shows_is_there() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     addresses = re.findall(r"https://\S+/ComfyUI-RefAttention/(?:tree/)?main/([\w./]+)", text)
     assert {"docs", "docs/icon.svg"} <= set(addresses) and all((ROOT / path).exists() for path in addresses)
+
+
+@pytest.mark.parametrize("page", [*HELP, ROOT / "docs" / "troubleshooting.md"], ids=lambda page: page.stem)
+def test_messages_on_help_pages_are_messages_of_the_pack(page: Path) -> None:
+    for phrase in re.findall(r"^\| (\*.*?\*)(?: \(log\))? \|", page.read_text(encoding="utf-8"), re.MULTILINE):
+        for each in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", phrase):
+            assert any(could_say(text, each) for text in TEXTS), f"no message says '{each}'"
+
+
+def texts() -> set[str]:
+    """All texts in the code of nodes and methods; what is filled in later stands as an ellipsis."""
+    found = set()
+    for path in [*(ROOT / "core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.add("".join(each.value if isinstance(each, ast.Constant) else "…" for each in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
+                found.add(re.sub(r"%[sd]", "…", node.value))
+    return found
+
+
+def could_say(text: str, phrase: str) -> bool:
+    """Whether a text may hold a phrase, when ellipses in both stand for anything; most of the phrase must be there."""
+    one, other = text.lower(), f"…{re.sub(r' *… *', '…', phrase.lower())}…"
+    words = set(re.findall(r"\w{3,}", other))
+    if 2 * sum(word in one for word in words) < len(words):
+        return False
+    most = {(0, 0): 0}  # pairs of places that can be reached: letters that are the same up to there
+    for i, j in itertools.product(range(len(one) + 1), range(len(other) + 1)):
+        if (i, j) not in most:
+            continue
+        left, right = one[i : i + 1], other[j : j + 1]
+        wild = "…" in (left, right)
+        steps = {(i + 1, j): 0, (i, j + 1): 0} if wild else {}
+        steps |= {(i + 1, j + 1): int(not wild)} if left == right else {}
+        for step, same in steps.items():
+            most[step] = max(most.get(step, 0), most[i, j] + same)
+    return most.get((len(one), len(other)), 0) >= 0.4 * len(phrase)
+
+
+TEXTS = texts()
+
+
+def test_a_message_that_nobody_writes_is_seen() -> None:
+    assert could_say("mask holds … masks for a batch of ….", "mask holds … masks for a batch of …")
+    assert could_say("… is no … adapter: it does not say", "is no P3S adapter")
+    assert not could_say("mask holds … masks for a batch of ….", "mask is empty")
+    assert not any(could_say(text, "mask is of the wrong colour") for text in TEXTS)
