@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from refattention.core.leffa import masks
-from refattention.core.pictures.parsing import UPPER
+from refattention.core.leffa.parsing import UPPER
 from refattention_demo.world import draw, record, truth
 from refattention_demo.world.figure import SHIRT_SCALE
 from refattention_demo.world.record import Record
