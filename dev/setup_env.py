@@ -22,7 +22,7 @@ from setup_host import (
     extra_requirements,
     requirement_lines,
 )
-from setup_run import STAMP, SetupError, run, step
+from setup_run import STAMP, SetupError, run, set_aside, step
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
@@ -66,6 +66,8 @@ def ensure_venv(root: Path, extra: list[str]) -> None:
         return
     check_python()
     if not can_be_kept(venv):
+        if os.path.lexists(venv) and not stamp.exists():
+            set_aside(venv)  # not made here
         step(f"creating {venv.name} with Python {sys.version.split()[0]}")
         run([sys.executable, "-m", "venv", "--clear", venv])
     stamp.write_text(INCOMPLETE)
