@@ -74,7 +74,7 @@ def ensure_venv(root: Path, extra: list[str]) -> None:
     step(f"installing {UV}")
     run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV])
     step("installing the packages of requirements/lock.txt (several GB the first time)")
-    run([python, "-m", "uv", "pip", "install", "--python", python, "--no-deps", "-r", lock])
+    run([python, "-m", "uv", "pip", "install", "--python", python, "--no-deps", "--require-hashes", "-r", lock])
     if extra:
         install_extra(python, lock, extra)
     stamp.write_text(done)

@@ -26,8 +26,9 @@ NOT_FROM_HOST = re.compile(r"torch(vision|audio)?\b|comfyui-workflow-templates")
 
 
 def requirement_lines(path: Path) -> list[str]:
-    """The requirements a file lists, without comments and blank lines."""
-    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    """The requirements a file lists, without comments, blank lines and hashes."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = (line.split("#")[0].split(" --hash")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]
 
 
