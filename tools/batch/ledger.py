@@ -149,7 +149,8 @@ class Ledger:
         if self._file.exists():
             self._append(self.about)
             return
-        with new_file(self._file) as file:
+        self._partials.mkdir(exist_ok=True)
+        with new_file(self._file, self._partials) as file:
             file.write(_line(self.about))
 
     def look(self) -> Ledger:
