@@ -21,8 +21,8 @@ SCRIPT = Path(__file__).with_name("killed_runs.py")
 # Calls that write, by the last part of their name; `open` counts with a mode that does.
 CALLS = set(
     "write_text write_bytes rename replace unlink rmtree mkdir symlink_to link truncate touch copyfile copytree move "
-    "chmod extractall save hardlink_to rmdir remove mkdtemp TemporaryDirectory NamedTemporaryFile dump new_file FileLock "
-    "imwrite savez save_file".split()
+    "chmod extractall save hardlink_to rmdir remove mkdtemp TemporaryDirectory NamedTemporaryFile dump new_file "
+    "FileLock imwrite savez save_file".split()
 )
 # file: {call: why it writes over nothing of anyone's}. What is not here fails the test below.
 OWN = "only what this command made itself, in a folder or under a name of its own"
