@@ -206,11 +206,12 @@ class _Opened:
         """
         if self.run.has_acted or not self._evaluations:
             return
-        reason = (
-            "another patch of this model replaces the attention of all chosen blocks. Remove that patch, or choose "
-            "other blocks."
-            if self._passes
-            else "another node runs the model's layers by itself (DeepCache does), so that no patch of attention is "
-            "asked. Remove that node."
+        if self._passes:
+            raise RuntimeError(
+                f"{name} had no effect: another patch of this model replaces the attention of all chosen blocks. "
+                "Remove that patch, or choose other blocks."
+            )
+        raise RuntimeError(
+            f"{name} had no effect: another node runs the layers of this model by itself, as DeepCache does, and asks "
+            "no patch of its attention. Remove that node."
         )
-        raise RuntimeError(f"{name} had no effect: {reason}")

@@ -16,7 +16,7 @@ from .bank import KeyValueBank, Record, select_tokens
 from .binding import Evaluation
 from .blocks import Block, Layer
 from .conditionings import Cond, Conditionings
-from .families import Attentions
+from .families.attentions import Attentions
 from .passes import Asked, evaluation_key, read_reference
 
 if TYPE_CHECKING:

@@ -17,8 +17,10 @@ from ..patches.reference_pass import Reference
 from ..patches.unet import family, require_image_unet, self_attention_blocks
 from ..refdrop.settings import RefDropSettings
 from ..refdrop.wrappers import apply_refdrop
+from .adapter import TrainedAdapter, for_model
 from .kernel import group_of_mask
 from .observe import Look, Maps, attention_maps, of_whole_picture
+from .reader import PatchReader
 from .tokens import token_maps
 from .window import CELL
 
@@ -140,6 +142,25 @@ class CrossAttention:
         if not self.model.model.concat_keys:
             return {}
         return {"concat_mask": scene.mask, "concat_latent_image": self.encode(blanked(scene.picture, scene.mask))}
+
+
+def back_end(
+    model: ModelPatcher, encode: Encode, positive: Prompt, node: str, adapter: TrainedAdapter | None, clip_vision: Any
+) -> BackEnd:
+    """The back end that is connected: the trained one with an adapter and its vision encoder.
+
+    Raises:
+        RuntimeError: not an image U-Net, or an adapter for another model.
+        ValueError: only one of adapter and clip_vision, or two that do not belong together.
+    """
+    require_image_unet(model, node)
+    if adapter is None and clip_vision is None:
+        return SelfAttention(model, encode, positive, node)
+    if adapter is None or clip_vision is None:
+        there, missing = ("adapter", "clip_vision") if clip_vision is None else ("clip_vision", "adapter")
+        raise ValueError(f"{there} is connected, but {missing} is not. Connect both of them, or neither.")
+    trained, network = for_model(adapter, model, family(model))
+    return CrossAttention(trained, PatchReader(clip_vision, network, adapter.origin), encode, positive, node)
 
 
 def blanked(picture: Tensor, mask: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ from torch import Tensor
 from ..kernels.attention import AttentionLayer
 from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, Handler, Options, route_self_attention
-from ..patches.blocks import Block, Layer
+from ..patches.blocks import Block, Layer, select_layers
 from ..patches.evaluation import evaluate_once, other_seed
 from ..patches.passes import IS_REFERENCE_PASS, ours
 from ..patches.reference_pass import PICTURE_KEYS, ReferenceRecorded, until_recorded
-from ..patches.unet import require_image_unet, self_attention_layers
+from ..patches.unet import family, require_image_unet, self_attention_layers
 from .kernel import attention_to_reference
 
 if TYPE_CHECKING:
@@ -47,6 +47,20 @@ class Look:
     layers: frozenset[Layer]
     timesteps: tuple[int, ...]
     seed: int = 0
+
+
+def parse_look(model: ModelPatcher, timesteps: str, layers: str, seed: int, node: str) -> Look:
+    """How to look, from text: `261` or `181, 261`, and `output.4, output.5.0` or nothing for the usual layers.
+
+    Raises:
+        RuntimeError: not an image U-Net.
+        ValueError: text that names no timesteps, or layers that the model does not have.
+    """
+    parts = [part.strip() for part in timesteps.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) <= 999 for part in parts):
+        raise ValueError(f"timesteps is '{timesteps}', but needs whole numbers from 0 to 999, such as 261 or 181, 261.")
+    available = list(self_attention_layers(require_image_unet(model, node)))
+    return Look(select_layers(layers, available, family(model)), tuple(map(int, parts)), seed)
 
 
 def observe(

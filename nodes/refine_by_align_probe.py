@@ -7,19 +7,18 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.pictures.sheet import Cell, labelled_sheet, with_rings
+from ..core.pictures import gate
+from ..core.pictures.grid import binary_mask
 from ..core.point_mask import coordinates
-from ..core.refine_by_align import probe
-from ..core.refine_by_align.match import heat_picture
-from ..core.refine_by_align.window import scaled
-from . import align_inputs as common
-from . import align_run
+from ..core.refine_by_align.observe import parse_look
+from ..core.refine_by_align.probe import Pictures, mosaic, probe
+from ..core.refine_by_align.probe_sheet import drawn
+from . import refine_by_align_inputs as common
 from .previews import temporary
-from .shared import require_latent_of, seed_input
+from .shared import encoder, seed_input
 
+NODE = "AttentionProbe"
 POINTS = coordinates.POSITIVE
-COLUMNS, CELL = 6, 224  # of the sheet, in pictures and in pixels
-SHADE = 0.35  # brightness of what is outside of the spot's mask on the sheet
 
 
 class AttentionProbe(io.ComfyNode):
@@ -29,7 +28,7 @@ class AttentionProbe(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describes the node to the host."""
         return io.Schema(
-            node_id="AttentionProbe",
+            node_id=NODE,
             display_name="Attention Probe",
             category="model/patch/reference",
             description=(
@@ -77,27 +76,13 @@ class AttentionProbe(io.ComfyNode):
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns the heat map, the heat and the sheet, and gives the panel its maps."""
-        node = "AttentionProbe"
-        pictures = align_run.one_picture(image, "image"), align_run.one_picture(reference_image, "reference_image")
-        size, reference_size = ((each.shape[1], each.shape[2]) for each in pictures)
-        points, spot = _points(positive_coords, size), _spot(mask, pictures[0])
-        look = align_run.look(model, timesteps, layers, seed, node)
-        latents = [
-            require_latent_of(model, vae.encode(scaled(each, working_size)), "What vae makes of a picture")
-            for each in pictures
-        ]
-        sizes, queries = (size, reference_size), probe.spot_of(points, spot, size)
-        found = probe.probe(model, positive, (latents[0], latents[1]), sizes, look, queries, node)
-        heat = probe.heat(found.spot, reference_size)
-        overlay = heat_picture(heat, pictures[1])
-        first = [("picture", _marked(pictures[0][0], points, spot)), ("mean", overlay[0])]
-        small = scaled(pictures[1], CELL)
-        cells = {
-            name: heat_picture(probe.heat(each, (small.shape[1], small.shape[2])), small)[0]
-            for name, each in found.layers.items()
-        }
-        panel = _panel(pictures, spot, found.grid, *probe.mosaic(found))
-        return io.NodeOutput(overlay, heat.unsqueeze(0), _sheet(first, cells), ui=panel)
+        picture, reference = gate.one_picture(image, "image"), gate.one_picture(reference_image, "reference_image")
+        size = picture.shape[1], picture.shape[2]
+        given = Pictures(picture, reference, _points(positive_coords, size), _spot(mask, size))
+        encode = encoder(model, vae, "What vae makes of a picture")
+        look = parse_look(model, timesteps, layers, seed, NODE)
+        found = probe(model, positive, given, encode, working_size, look, NODE)
+        return io.NodeOutput(*drawn(found, given), ui=_panel(given, found.grid, *mosaic(found)))
 
 
 def _points(text: str, size: tuple[int, int]) -> coordinates.Points:
@@ -107,40 +92,25 @@ def _points(text: str, size: tuple[int, int]) -> coordinates.Points:
     return points or [(size[1] // 2, size[0] // 2)]
 
 
-def _spot(mask: Tensor | None, image: Tensor) -> Tensor | None:
+def _spot(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+    """(H, W), 0 and 1, at the size of the picture."""
     if mask is None:
         return None
-    spot = align_run.one_mask(mask, image)
-    if not spot.any():
+    masks = binary_mask(gate.masks(mask, "mask"), size)
+    if len(masks) != 1:
+        raise ValueError(f"mask holds {len(masks)} masks for one picture. Give one mask; it may have several areas.")
+    if not masks.any():
         raise ValueError("mask has nothing white, but it must show the spot. Paint it, or leave the input unconnected.")
-    return spot
+    return masks[0]
 
 
-def _marked(picture: Tensor, points: coordinates.Points, spot: Tensor | None) -> Tensor:
-    if spot is None:
-        return with_rings(picture, points)
-    return picture * (SHADE + (1 - SHADE) * spot).unsqueeze(-1)
-
-
-def _sheet(first: list[Cell], cells: dict[tuple[int, str], Tensor]) -> Tensor:
-    """The first line, then for each timestep its layers in the order in which they run."""
-    lines = [first]
-    for timestep in dict.fromkeys(timestep for timestep, _ in cells):
-        row = [(f"{layer}, t = {timestep}", cell) for (each, layer), cell in cells.items() if each == timestep]
-        lines += [row[start : start + COLUMNS] for start in range(0, len(row), COLUMNS)]
-    tallest = max(CELL * len(picture) // max(picture.shape) for _, picture in first)
-    return labelled_sheet(lines, (max(tallest, 1), CELL))
-
-
-def _panel(
-    pictures: tuple[Tensor, Tensor], spot: Tensor | None, grid: tuple[int, int], maps: Tensor, most: float
-) -> dict[str, Any]:
+def _panel(given: Pictures, grid: tuple[int, int], maps: Tensor, most: float) -> dict[str, Any]:
     """What the panel shows; `most` is the attention at the brightest pixel of the maps."""
-    files = {"picture": pictures[0][0], "reference": pictures[1][0], "maps": maps}
-    if spot is not None:
-        files["mask"] = spot
-    message: dict[str, Any] = {name: temporary(each, f"AttentionProbe_{name}") for name, each in files.items()}
-    for name, each in zip(("size", "reference_size"), pictures, strict=True):
+    files = {"picture": given.picture[0], "reference": given.reference[0], "maps": maps}
+    if given.spot is not None:
+        files["mask"] = given.spot
+    message: dict[str, Any] = {name: temporary(each, f"{NODE}_{name}") for name, each in files.items()}
+    for name, each in (("size", given.picture), ("reference_size", given.reference)):
         message[name] = {"width": each.shape[2], "height": each.shape[1]}
     rows, columns = grid
     message["grid"] = {"width": columns, "height": rows}

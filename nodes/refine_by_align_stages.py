@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.patches.sampling import Sampling
-from ..core.refine_by_align.match import Box
-from ..core.refine_by_align.repair import Paint, summary
-from ..core.refine_by_align.window import artifacts
-from . import align_inputs as common
-from . import align_run
-from .shared import seed_input
+from ..core.pictures import gate
+from ..core.refine_by_align.back_ends import back_end
+from ..core.refine_by_align.match import Box, Finding
+from ..core.refine_by_align.observe import parse_look
+from ..core.refine_by_align.repair import Paint, Repair, Search, report
+from ..core.refine_by_align.window import Work
+from . import refine_by_align_inputs as common
+from .shared import encoder, seed_input
+
+ALIGN, REGION = "RefineAlign", "RefineRegion"
 
 
 class RefineAlign(io.ComfyNode):
@@ -25,7 +28,7 @@ class RefineAlign(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describes the node to the host."""
         return io.Schema(
-            node_id="RefineAlign",
+            node_id=ALIGN,
             display_name="Refine Align",
             category="image/transform",
             description=(
@@ -73,19 +76,20 @@ class RefineAlign(io.ComfyNode):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Returns the heat map, the place as box, crop and mask, and whether it is a match."""
-        node = "RefineAlign"
         image, reference = (
-            align_run.one_picture(each, name) for each, name in ((image, "image"), (reference_image, "reference_image"))
+            gate.one_picture(each, name) for each, name in ((image, "image"), (reference_image, "reference_image"))
         )
-        stages = align_run.repair(node, model, vae, positive, (context, working_size, 0), adapter, clip_vision)
-        search = align_run.search(node, model, (timesteps, layers, seed), (threshold, margin, minimum_contrast))
-        (case,) = align_run.cases(node, image, mask, reference, reference_mask)
-        areas = artifacts(case.mask, stages.work, is_together=True)
-        matches = [stages.align(case, area, search) for area in areas]
-        box = matches[0].box if matches else Box(0, 0, reference.shape[2], reference.shape[1])
-        heat, place, matched, warning = summary(matches, reference)
-        align_run.log_warning(node, warning)
-        return io.NodeOutput(heat, asdict(box), place, matched, warning, box.cut(reference))
+        encode = encoder(model, vae, "What vae makes of a picture")
+        shown = back_end(model, encode, positive, ALIGN, adapter, clip_vision)
+        stages = Repair(shown, encode, vae.decode, Work(context, working_size, feather=0))
+        finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
+        search = Search(parse_look(model, timesteps, layers, seed, ALIGN), finding)
+        pictures = common.cases_of(image, mask, reference, reference_mask)
+        found = report(pictures, [stages.align_all(pictures[0], search)], ALIGN)
+        whole = Box(0, 0, reference.shape[2], reference.shape[1])
+        box = found.boxes[0][0] if found.boxes[0] else whole
+        crop = box.cut(reference)
+        return io.NodeOutput(found.heat, asdict(box), found.places, found.matched, found.warning, crop)
 
 
 class RefineRegion(io.ComfyNode):
@@ -95,7 +99,7 @@ class RefineRegion(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describes the node to the host."""
         return io.Schema(
-            node_id="RefineRegion",
+            node_id=REGION,
             display_name="Refine Region",
             category="image/transform",
             description=(
@@ -142,10 +146,11 @@ class RefineRegion(io.ComfyNode):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures."""
-        node = "RefineRegion"
-        stages = align_run.repair(node, model, vae, positive, (context, working_size, feather), adapter, clip_vision)
-        sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)
-        paint = Paint(negative, strength, sampling)
-        cases = align_run.cases(node, image, mask, reference_image)
-        done = stages.repair(cases, areas == common.TOGETHER, None, paint)
-        return io.NodeOutput(torch.cat([repaired for repaired, _ in done]))
+        encode = encoder(model, vae, "What vae makes of a picture")
+        shown = back_end(model, encode, positive, REGION, adapter, clip_vision)
+        stages = Repair(shown, encode, vae.decode, Work(context, working_size, feather))
+        paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
+        repaired, _ = stages.repair(
+            common.cases_of(image, mask, reference_image), areas == common.TOGETHER, None, paint
+        )
+        return io.NodeOutput(repaired)
