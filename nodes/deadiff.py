@@ -12,8 +12,9 @@ from ..core.deadiff.loaded import COMBINE, CONTENT_LAYERS, MODES, DEADiff
 from ..core.deadiff.preprocess import FITS
 from ..core.deadiff.settings import DEADiffSettings, require_sd15
 from ..core.deadiff.wrappers import apply_deadiff
+from ..core.pictures import gate
 from .deadiff_files import DEADiffIO
-from .shared import mask_batch, range_inputs
+from .shared import range_inputs
 
 STYLE, CONTENT, BOTH = MODES
 
@@ -66,7 +67,7 @@ class DEADiffStyle(io.ComfyNode):
             image=deadiff.projections.project(tokens, CONTENT_LAYERS, zero_tokens=strict),
             strength=strength,
             zero_tokens=strict,
-            mask=mask_batch(mask),
+            mask=gate.optional_masks(mask, "mask"),
             start_percent=start_percent,
             end_percent=end_percent,
         )
@@ -182,8 +183,9 @@ def _ratios(text: str, pictures: int, combine: str) -> list[float] | None:
 
 def _pictures(mode: str, reference: torch.Tensor, content: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """Which pictures each branch reads."""
+    reference = gate.picture(reference, "reference_image")
     if mode == BOTH:
-        return {STYLE: reference, CONTENT: reference if content is None else content}
+        return {STYLE: reference, CONTENT: reference if content is None else gate.picture(content, "content_image")}
     if content is not None:
         raise ValueError(
             f"content_image is connected, but mode is '{mode}'. Set mode to '{BOTH}', or connect the picture "

@@ -12,6 +12,7 @@ from ..core.leffa.inputs import leffa, pose_transfer, size_of, try_on
 from ..core.leffa.loader import load
 from ..core.leffa.settings import LeffaSettings
 from ..core.leffa.wrappers import attach_reference_unet
+from ..core.pictures import gate
 from .files import model_names, model_path
 
 AUTO = "auto"
@@ -125,10 +126,12 @@ class LeffaTryOn(io.ComfyNode):
         rescale_guidance: bool,
     ) -> io.NodeOutput:
         """Returns model, positive, negative and latent."""
+        image, garment_image = gate.picture(image, "image"), gate.picture(garment_image, "garment_image")
+        densepose, mask = gate.picture(densepose, "densepose"), gate.masks(mask, "mask")
         loaded = leffa(model, vae, "LeffaTryOn")
         require_batch(garment_image=garment_image, image=image)
         require_batch(densepose=densepose, image=image)
-        require_batch(mask=mask.reshape(-1, *mask.shape[-2:]), image=image)
+        require_batch(mask=mask, image=image)
         if size_of(densepose) != size_of(image):
             raise ValueError(
                 f"densepose is {_times(densepose)} pixels, but image is {_times(image)}. "
@@ -178,6 +181,8 @@ class LeffaPoseTransfer(io.ComfyNode):
         rescale_guidance: bool,
     ) -> io.NodeOutput:
         """Returns model, positive, negative and latent."""
+        reference_image = gate.picture(reference_image, "reference_image")
+        densepose = gate.picture(densepose, "densepose")
         loaded = leffa(model, vae, "LeffaPoseTransfer")
         require_batch(reference_image=reference_image, densepose=densepose)
         settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)

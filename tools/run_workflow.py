@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from batch.ledger import Ledger, LedgerError
 from batch.overrides import Workflow
 from batch.run import Batch
 from batch.table import Row, TableError, read_table
+from cluster import command
+from cluster.connection import ClusterError
 from host_process import HostError
 
 from workflow import WorkflowFormatError, ui_to_api
 
 OK, ROWS_FAILED, USAGE, STOPPED = 0, 1, 2, 130
-MISTAKES = (TableError, LedgerError, WorkflowFormatError, HostMissing, HostError, Unusable)
+MISTAKES = (TableError, LedgerError, WorkflowFormatError, HostMissing, HostError, Unusable, ClusterError)
 
 
 def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
@@ -43,14 +46,22 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--upload-from", action="append", type=Path, default=[], metavar="FOLDER", help="files here may be sent too"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for results and manifest.jsonl")
+    parser.add_argument(
+        "--output", type=place, required=True, help="folder for results and manifest.jsonl; with --ray, a URL too"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--host", default="127.0.0.1:8188", help="address of a running ComfyUI (default: %(default)s)")
     where.add_argument("--start", type=Path, metavar="FOLDER", help="start the ComfyUI in this folder, and stop it")
     parser.add_argument("--host-args", default="", help="what to start it with, in quotes: --host-args='--lowvram'")
     parser.add_argument("--retries", type=int, default=2, help="how often a failed row is sent again (%(default)s)")
     parser.add_argument("--wait", type=float, default=120, help="seconds to wait for a host that is gone (%(default)s)")
+    command.add_options(parser)
     return parser.parse_args(command_line)
+
+
+def place(text: str) -> Path | str:
+    """A folder, or a URL as it is."""
+    return text if "://" in text else Path(text)
 
 
 def rows_of(table: Path | None) -> Iterator[Row]:
@@ -85,11 +96,30 @@ def read_workflow(path: Path) -> dict[str, Any]:
     return graph
 
 
+def about_of(options: argparse.Namespace, graph: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's first line."""
+    return {"workflow": options.workflow.name, "workflow_sha256": digest(graph)}
+
+
+def plan_of(options: argparse.Namespace, graph: dict[str, Any], about_nodes: Mapping[str, Any]) -> Plan:
+    """What is to be run, in the eyes of a host that has these nodes."""
+    prompt = ui_to_api(graph, about_nodes) if "nodes" in graph else graph
+    # As seen from anywhere: workers of a cluster run in other folders.
+    folder = options.table.parent.absolute() if options.table else Path().absolute()
+    return Plan(Workflow(prompt, about_nodes), common_of(options.set), folder, options.upload_from)
+
+
+def on_cluster(options: argparse.Namespace) -> int:
+    """Runs the rows on a Ray cluster and returns how many failed."""
+    graph = read_workflow(options.workflow)
+    plan = functools.partial(plan_of, options, graph)
+    return command.run(options, about_of(options, graph), plan, lambda: rows_of(options.table))
+
+
 async def work(options: argparse.Namespace, host: OwnHost | None) -> int:
     """Runs the rows and returns how many failed."""
     graph = read_workflow(options.workflow)
-    about = {"workflow": options.workflow.name, "workflow_sha256": digest(graph)}
-    with Ledger(options.output, about) as ledger:
+    with Ledger(options.output, about_of(options, graph)) as ledger:
         url = host.url if host else options.host if "://" in options.host else f"http://{options.host}"
         async with Client(url, ledger.run) as client:
 
@@ -100,9 +130,7 @@ async def work(options: argparse.Namespace, host: OwnHost | None) -> int:
 
             await revive()
             about_nodes = await client.get("/object_info")
-            prompt = ui_to_api(graph, about_nodes) if "nodes" in graph else graph
-            folder = options.table.parent if options.table else Path()
-            plan = Plan(Workflow(prompt, about_nodes), common_of(options.set), folder, options.upload_from)
+            plan = plan_of(options, graph, about_nodes)
             number = plan.check(rows_of(options.table))
             batch = Batch(client, ledger, about_nodes, options.retries, revive)
             failed = await batch.run(plan.jobs(rows_of(options.table)), number)
@@ -115,6 +143,10 @@ def main(command_line: Sequence[str]) -> int:
     options = arguments_of(command_line)
     host: OwnHost | None = None
     try:
+        if options.ray:
+            return ROWS_FAILED if on_cluster(options) else OK
+        if not isinstance(options.output, Path):
+            raise LedgerError(f"--output {options.output}: without --ray, it is a folder of this machine.")
         if options.start:
             options.output.mkdir(parents=True, exist_ok=True)
             host = OwnHost(options.start, options.output, options.host_args)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,15 +14,14 @@ from torch import Tensor, nn
 from demo.world import record
 from demo.world.draw import picture
 
-from . import attributes, state
+from . import attributes, loop, state
 from .autoencoder import Autoencoder
-from .config import CLASSIFIER, HELD_OUT, STATE
+from .config import CLASSIFIER, HELD_OUT
 from .encode import autoencoder
 from .pictures import tensor
-from .workers import Clock, Worker
+from .workers import Worker
 
 SIZE = 64
-CHECKPOINT, CURVE = STATE / "classifier.pt", STATE / "curves" / "classifier.jsonl"
 
 
 class Classifier(nn.Module):
@@ -45,11 +47,8 @@ class Classifier(nn.Module):
 
 def trained() -> Classifier:
     """The trained classifier."""
-    saved = state.load(CHECKPOINT)
-    if saved is None:
-        raise FileNotFoundError(f"There is no trained classifier in {STATE}: run the stage classifier first.")
     model = Classifier().eval()
-    model.load_state_dict(saved["model"])
+    model.load_state_dict(loop.trained("classifier"))
     return model
 
 
@@ -68,30 +67,17 @@ def seen(pictures: Tensor) -> Tensor:
 def main() -> None:
     """Trains until the budget is spent, on pictures as drawn and as the autoencoder gives them back."""
     worker = Worker("classifier")
-    if CHECKPOINT.exists():
-        return
     torch.manual_seed(0)
     model, codec = Classifier().to(memory_format=torch.channels_last), autoencoder()
-    rng = np.random.default_rng(worker.rank)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.02)
-    clock, reported = Clock(worker, CLASSIFIER), 0.0
-    while not clock.is_over:
-        for group in optimiser.param_groups:
-            group["lr"] = clock.rate()
+    rng = np.random.default_rng([worker.rank, int(time.time())])
+
+    def loss() -> Tensor:
         pictures, answers, coloured = _examples(rng, CLASSIFIER.batch)
         with torch.autocast("cpu", torch.bfloat16):
             scores = model(_spoiled(pictures, codec).contiguous(memory_format=torch.channels_last))
-        loss = _loss(scores, answers, coloured)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        averaged = [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
-        if clock.meet(averaged) and clock.used - reported > CLASSIFIER.report_every and worker.leads:
-            reported = clock.used
-            _report(model, codec, clock.used, loss.item())
-    if worker.leads:
-        _report(model, codec, clock.used, loss.item())
-        state.save(CHECKPOINT, {"model": model.state_dict()})
+        return _loss(scores, answers, coloured)
+
+    loop.train(worker, loop.Stage("classifier", CLASSIFIER, model, loss, partial(_report, model, codec)))
 
 
 def _examples(rng: Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,13 +121,13 @@ def there_and_back(pictures: Tensor, codec: Autoencoder, noise: Tensor | float =
 @torch.no_grad()
 def _report(model: Classifier, codec: Autoencoder, used: float, loss: float) -> None:
     model.eval()
-    pictures, answers, coloured = _examples(np.random.default_rng(HELD_OUT), 256)
+    pictures, answers, coloured = _examples(np.random.default_rng(HELD_OUT), 96)
     for kind, shown in (("drawn", pictures), ("decoded", there_and_back(pictures, codec))):
         right = {}
         for (name, score), truth in zip(model(seen(shown)).items(), answers.T, strict=True):
             chosen = coloured if name == "second" else torch.ones_like(coloured)
             right[name] = (score.argmax(1) == truth)[chosen].float().mean().item()
-        state.log(CURVE, cpu=used, pictures=kind, loss=loss, **right)
+        state.log(loop.curve("classifier"), cpu=used, pictures=kind, loss=loss, **right)
     model.train()
 
 

@@ -58,14 +58,14 @@ class BaseConfig:
 
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            2400, 1e-3, 32, hold=0.55, final=0.03, average_every=6, report_every=60, ema=0.998
+            2400, 8e-4, 16, hold=0.55, final=0.03, average_every=6, report_every=60, ema=0.998
         )
     )
     gamma: float = 5.0
     unnamed: float = 0.1
     guidance: float = 4.0
     sheet_every: float = 200.0
-    measure_every: float = 400.0
+    measure_every: float = 300.0
 
 
 LATENTS = LatentsConfig()

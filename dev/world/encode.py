@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import state
+from . import loop
 from .autoencoder import Autoencoder
 from .config import LATENTS, STATE
+from .device import DEVICE, half, pixels_last
 from .pictures import drawn
 from .workers import Worker
 
@@ -29,11 +30,8 @@ def main() -> None:
 
 def autoencoder() -> Autoencoder:
     """The trained one, fast to run."""
-    saved = state.load(STATE / "vae.pt")
-    if saved is None:
-        raise FileNotFoundError(f"There is no trained autoencoder in {STATE}: run train_vae first.")
-    model = Autoencoder().to(memory_format=torch.channels_last).eval()
-    model.load_state_dict(saved["model"])
+    model = Autoencoder().to(DEVICE, memory_format=torch.channels_last).eval()
+    model.load_state_dict(loop.trained("vae"))
     return model
 
 
@@ -55,11 +53,23 @@ def _write(part: int, model: Autoencoder) -> None:
     numbers, found = _numbers(part), []
     for start in range(0, len(numbers), BATCH):
         pictures = drawn(numbers[start : start + BATCH])
-        with torch.autocast("cpu", torch.bfloat16):
-            found.append(model.encode(pictures.contiguous(memory_format=torch.channels_last)))
+        with half():
+            found.append(model.encode(pixels_last(pictures)))
+    _save(part, torch.cat(found))
+
+
+def write_first(latents: torch.Tensor) -> None:
+    """Replaces all parts by the first one of new latents; `encode` writes the others when it runs."""
+    for old in FOLDER.glob("*.npy"):
+        old.unlink()
+    _save(0, latents[: LATENTS.size])
+    scale.cache_clear()
+
+
+def _save(part: int, latents: torch.Tensor) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     unfinished = FOLDER / f"{part}.part.npy"
-    np.save(unfinished, torch.cat(found).half().numpy())
+    np.save(unfinished, latents.half().cpu().numpy())
     unfinished.replace(_path(part))
 
 

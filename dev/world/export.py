@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import state
+from . import loop, state
 from .config import STATE
 from .encode import scale
 from .text import rows
@@ -24,10 +24,10 @@ def compact() -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: a stage has not begun yet.
     """
-    vae, base = state.load(STATE / "vae.pt"), state.load(STATE / "base.pt")
-    if vae is None or base is None:
-        raise FileNotFoundError(f"{STATE} has no trained autoencoder and U-Net yet: run `make world-train`.")
-    tensors = {f"vae.{name}": tensor for name, tensor in vae["model"].items()}
+    base = state.load(loop.checkpoint("base"))
+    if base is None:
+        raise FileNotFoundError(f"{STATE} has no trained U-Net yet: run `make world-train`.")
+    tensors = {f"vae.{name}": tensor for name, tensor in loop.trained("vae").items()}
     tensors |= {"vae.scale": torch.tensor(scale()), "text.rows": torch.tensor(rows(), dtype=torch.int32)}
     tensors |= base["smooth"]
     return {
@@ -41,10 +41,7 @@ def vision() -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: it is not trained yet.
     """
-    saved = state.load(STATE / "vision.pt")
-    if saved is None:
-        raise FileNotFoundError(f"{STATE} has no trained vision encoder yet: run `make world-train`.")
-    return {in_host(name): tensor.half().contiguous() for name, tensor in saved["model"].items()}
+    return {in_host(name): tensor.half().contiguous() for name, tensor in loop.trained("vision").items()}
 
 
 def in_host(name: str) -> str:

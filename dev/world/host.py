@@ -13,6 +13,6 @@ TOKENIZER = HOST / "comfy" / "sd1_tokenizer"
 
 sys.path.insert(0, str(HOST))
 
-import comfy.cli_args  # noqa: E402
+import comfy.cli_args
 
 comfy.cli_args.args.cpu = True

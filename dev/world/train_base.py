@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +14,19 @@ from torch import Tensor, nn
 
 from demo.world.captions import caption
 
-from . import measure, state
-from .classifier import CHECKPOINT as CLASSIFIER
+from . import loop, measure, state
+from .autoencoder import Autoencoder
 from .classifier import trained as trained_classifier
 from .config import BASE, HELD_OUT, STATE
+from .device import DEVICE, half, pixels_last
 from .encode import autoencoder, latents, scale
 from .pictures import numbered, write_sheet
 from .text import TextEncoder, tokens
+from .train_text import trained as trained_text
 from .unet import STEPS, build, noise_of, sample, signal
 from .workers import Clock, Worker
 
-CHECKPOINT, CURVE = STATE / "base.pt", STATE / "curves" / "base.jsonl"
-ACCURACY, SHEETS = STATE / "curves" / "accuracy.jsonl", STATE / "sheets"
+CHECKPOINT, SHEETS = loop.checkpoint("base"), STATE / "sheets"
 # Weights of another U-Net to begin with, where there are any.
 START = STATE / "start" / "unet.pt"
 FOLLOW_EVERY = 4
@@ -87,7 +89,7 @@ def main() -> None:
     while not clock.is_over:
         for group in optimiser.param_groups:
             group["lr"] = clock.rate()
-        loss = _loss(models, *_batch(rng, data, numbers))
+        loss = loss_of(models, *_batch(rng, data, numbers))
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -106,7 +108,7 @@ def loaded(saved: dict[str, Any]) -> Models:
     """The models of a checkpoint; new ones begin with the trained text encoder and what fits of another U-Net."""
     unet, text = build(), TextEncoder()
     if "smooth" not in saved:
-        text.load_state_dict(state.load(STATE / "text.pt")["model"])
+        text = trained_text()
         other = state.load(START) or {}
         unet.load_state_dict({name: weight for name, weight in other.items() if "attn2" not in name}, strict=False)
     models = Models(unet, text, {})
@@ -126,20 +128,21 @@ def _batch(rng: Generator, data: Tensor, numbers: list[int]) -> tuple[Tensor, Te
     return data[torch.from_numpy(chosen)], torch.tensor(captions)
 
 
-def _loss(models: Models, x: Tensor, captions: Tensor) -> Tensor:
+def loss_of(models: Models, x: Tensor, captions: Tensor) -> Tensor:
+    """The weighted error of the noise on latents (B, 4, H, W) with captions (B, 77)."""
     # one noise level out of each of as many equal parts: the loss of a batch varies less
     steps = ((torch.randperm(len(x)) + torch.rand(len(x))) / len(x) * STEPS).long().clamp_max(STEPS - 1)
     noisy, noise = noised(x, steps)
-    with torch.autocast("cpu", torch.bfloat16):
+    with half():
         context = models.text(captions)
     error = (noise_of(models.unet, noisy, steps, context) - noise).square().mean((1, 2, 3))
-    return (weight_of(steps) * error).mean()
+    return (weight_of(steps).to(error) * error).mean()
 
 
 def noised(x: Tensor, steps: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Latents with the noise of these steps, and the noise."""
     noise = torch.randn_like(x) if noise is None else noise
-    kept = signal()[steps][:, None, None, None]
+    kept = signal()[steps][:, None, None, None].to(x)
     return kept.sqrt() * x + (1 - kept).sqrt() * noise, noise
 
 
@@ -179,10 +182,14 @@ class Report:
             self.now(optimiser)
         if used - self.shown > BASE.sheet_every:
             self.shown = used
-            write_sheet(SHEETS / f"base_{int(used):05d}.png", self.painted(SHOWN), 6)
+            write_sheet(SHEETS / f"base_{int(used):05d}.png", painted(self.models, self.codec, SHOWN), 6)
         if used - self.measured > BASE.measure_every:
             self.measured = used
             self.measure()
+
+    def measure(self) -> None:
+        """Accuracy so far."""
+        measure_accuracy(self.models, self.codec, self.clock.used, self.seen)
 
     def now(self, optimiser: torch.optim.Optimizer) -> None:
         """Saves, and adds a line to the curve."""
@@ -196,7 +203,7 @@ class Report:
         content |= {name: getattr(self, name) for name in ("reported", "shown", "measured")}
         content["weights"] = {name: weight.detach() for name, weight in self.models.weights().items()}
         state.save(CHECKPOINT, content)
-        state.log(CURVE, cpu=self.clock.used, seen=self.seen, loss=self.loss, **self._fixed_error())
+        state.log(loop.curve("base"), cpu=self.clock.used, seen=self.seen, loss=self.loss, **self._fixed_error())
 
     @torch.no_grad()
     def _fixed_error(self) -> dict[str, float]:
@@ -206,36 +213,32 @@ class Report:
         x = data[:count]
         noise, steps = torch.randn(x.shape, generator=generator), torch.linspace(5, 995, count).long()
         said = [tokens(caption(numbered(number), np.random.default_rng(number))) for number in numbers[:count]]
-        with self.models, torch.autocast("cpu", torch.bfloat16):
+        with self.models, half():
             context = self.models.text(torch.tensor(said))
             noisy, _ = noised(x, steps, noise)
             error = (noise_of(self.models.unet, noisy, steps, context) - noise).square().mean((1, 2, 3))
         return {f"quarter{index}": part.mean().item() for index, part in enumerate(error.chunk(4))}
 
-    @torch.no_grad()
-    def painted(self, prompts: tuple[str, ...] | list[str], seed: int = 0) -> Tensor:
-        """(B, 3, 128, 128): one picture for each prompt."""
-        noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(seed))
-        with self.models, torch.autocast("cpu", torch.bfloat16):
-            self.models.unet.eval()
-            said = self.models.text(torch.tensor([tokens(prompt) for prompt in [*prompts, ""]])).float()
-            x = sample(self.models.unet, said[:-1], said[-1:], noise, BASE.guidance)
-            return (
-                self.codec.decode((x / scale()).bfloat16().contiguous(memory_format=torch.channels_last))
-                .float()
-                .clamp(0, 1)
-            )
 
-    def measure(self, count: int = 100) -> None:
-        """Accuracy on held-out prompts."""
-        if not CLASSIFIER.exists():
-            return
-        asked = measure.prompts(count)
-        texts = [text for text, _ in asked]
-        starts = range(0, count, 25)
-        pictures = torch.cat([self.painted(texts[start : start + 25], HELD_OUT + start) for start in starts])
-        found = measure.accuracy(trained_classifier(), pictures, [truth for _, truth in asked])
-        state.log(ACCURACY, cpu=self.clock.used, seen=self.seen, prompts=count, **found)
+@torch.no_grad()
+def painted(models: Models, codec: Autoencoder, prompts: Sequence[str], seed: int = 0) -> Tensor:
+    """(B, 3, 128, 128): one picture for each prompt, by the smooth weights."""
+    noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+    with models, half():
+        said = models.text(torch.tensor([tokens(prompt) for prompt in [*prompts, ""]], device=DEVICE)).float()
+        x = sample(models.unet, said[:-1], said[-1:], noise, BASE.guidance)
+        return codec.decode(pixels_last((x / scale()).bfloat16())).float().clamp(0, 1).cpu()
+
+
+def measure_accuracy(models: Models, codec: Autoencoder, used: float, seen: int, count: int = 50) -> None:
+    """Adds the accuracy on held-out prompts to its curve, if there is a classifier."""
+    if not loop.checkpoint("classifier").exists():
+        return
+    asked = measure.prompts(count)
+    texts, starts = [text for text, _ in asked], range(0, count, 25)
+    pictures = torch.cat([painted(models, codec, texts[start : start + 25], HELD_OUT + start) for start in starts])
+    found = measure.accuracy(trained_classifier(), pictures, [truth for _, truth in asked])
+    state.log(loop.curve("accuracy"), cpu=used, seen=seen, prompts=count, **found)
 
 
 if __name__ == "__main__":

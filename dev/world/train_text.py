@@ -6,20 +6,23 @@ learn to read and to paint at the same time.
 
 from __future__ import annotations
 
+import time
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from demo.world.captions import caption, spoken
 
-from . import attributes, state
-from .config import STATE, TEXT
+from . import attributes, loop, state
+from .config import HELD_OUT, TEXT
 from .pictures import numbered
 from .text import SIZE, TextEncoder, tokens
-from .workers import Clock, Worker
+from .workers import Worker
 
-CHECKPOINT, CURVE = STATE / "text.pt", STATE / "curves" / "text.jsonl"
 SLOTS = [f"{place} {name}" for place in ("first", "second") for name in attributes.FIGURE] + list(attributes.PICTURE)
 VALUES = [values for _ in range(2) for values in attributes.FIGURE.values()] + list(attributes.PICTURE.values())
 
@@ -36,41 +39,39 @@ class Reader(nn.Module):
         return [head(place) for head in self.heads]
 
 
+class ReadingEncoder(nn.Module):
+    """The text encoder and what it is asked while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.reader = TextEncoder(), Reader()
+
+    def forward(self, numbers: Tensor) -> list[Tensor]:
+        """Captions (B, 77) -> answers at a random place after each one's end."""
+        hidden = self.encoder(numbers)
+        length = (numbers != 1).sum(1)
+        place = length + (torch.rand(len(numbers)) * (SIZE.positions - length)).long()
+        return self.reader(hidden[torch.arange(len(numbers)), place])
+
+
 def main() -> None:
     """Trains until the budget is spent."""
     worker = Worker("train_text")
-    if CHECKPOINT.exists():
-        return
     torch.manual_seed(0)
-    rng = np.random.default_rng(worker.rank)
-    encoder, reader = TextEncoder(), Reader()
-    weights = [*encoder.parameters(), *reader.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=0.0, betas=(0.9, 0.98), weight_decay=1e-3)
-    clock, reported = Clock(worker, TEXT), 0.0
-    while not clock.is_over:
-        for group in optimiser.param_groups:
-            group["lr"] = clock.rate()
+    rng, model = np.random.default_rng([worker.rank, int(time.time())]), ReadingEncoder()
+
+    def loss() -> Tensor:
         captions, answers = _examples(rng, TEXT.batch)
-        loss = sum(
-            nn.functional.cross_entropy(*pair) for pair in zip(_read(encoder, reader, captions), answers.T, strict=True)
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        if clock.meet(weights) and clock.used - reported > TEXT.report_every and worker.leads:
-            reported = clock.used
-            _report(encoder, reader, clock.used, loss.item())
-    if worker.leads:
-        _report(encoder, reader, clock.used, loss.item())
-        state.save(CHECKPOINT, {"model": encoder.state_dict()})
+        return torch.stack([F.cross_entropy(*pair) for pair in zip(model(captions), answers.T, strict=True)]).sum()
+
+    loop.train(worker, loop.Stage("text", TEXT, model, loss, partial(_report, model)))
 
 
-def _read(encoder: TextEncoder, reader: Reader, numbers: Tensor) -> list[Tensor]:
-    hidden = encoder(numbers)
-    length = (numbers != 1).sum(1)
-    place = length + (torch.rand(len(numbers)) * (SIZE.positions - length)).long()
-    return reader(hidden[torch.arange(len(numbers)), place])
+def trained() -> TextEncoder:
+    """The trained text encoder."""
+    model = ReadingEncoder()
+    model.load_state_dict(loop.trained("text"))
+    return model.encoder
 
 
 def _examples(rng: Generator, count: int) -> tuple[Tensor, Tensor]:
@@ -93,13 +94,13 @@ def _example(rng: Generator) -> tuple[str, list[int]]:
 
 
 @torch.no_grad()
-def _report(encoder: TextEncoder, reader: Reader, used: float, loss: float) -> None:
-    captions, answers = _examples(np.random.default_rng(1), 512)
+def _report(model: ReadingEncoder, used: float, loss: float) -> None:
+    captions, answers = _examples(np.random.default_rng(HELD_OUT), 512)
     right = [
         (answer.argmax(1) == truth).float().mean().item()
-        for answer, truth in zip(_read(encoder, reader, captions), answers.T, strict=True)
+        for answer, truth in zip(model(captions), answers.T, strict=True)
     ]
-    state.log(CURVE, cpu=used, loss=loss, worst=min(right), mean=sum(right) / len(right))
+    state.log(loop.curve("text"), cpu=used, loss=loss, worst=min(right), mean=sum(right) / len(right))
 
 
 if __name__ == "__main__":

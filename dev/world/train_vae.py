@@ -5,21 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import state
+from . import loop, state
 from .autoencoder import Autoencoder
-from .config import HELD_OUT, STATE, VAE, Schedule
+from .config import HELD_OUT, STATE, VAE
+from .device import half, pixels_last
 from .pictures import crops, drawn, numbered, write_sheet
-from .workers import Clock, Worker
+from .workers import Worker
 
-CHECKPOINT, CURVE = STATE / "vae.pt", STATE / "curves" / "vae.jsonl"
 SHEETS = STATE / "sheets"
-# Weights to begin with; without them it starts from colour averages.
+# Weights to begin with, where there are any.
 START = STATE / "start" / "vae.pt"
 
 
@@ -27,53 +27,28 @@ def main() -> None:
     """Trains what is left of the budget of a phase, `joint` or `decoder`."""
     phase = sys.argv[1]
     worker = Worker(f"train_vae-{phase}")
-    saved = state.load(CHECKPOINT) or {"used": {}}
     torch.manual_seed(worker.rank)
     model = Autoencoder().to(memory_format=torch.channels_last)
-    model.load_state_dict(saved["model"] if "model" in saved else state.load(START)["model"])
-    schedule, trained = (VAE.joint, model) if phase == "joint" else (VAE.decoder, model.decoder)
-    _train(worker, model, phase, schedule, list(trained.parameters()), saved)
-
-
-def _train(worker: Worker, model: Autoencoder, phase: str, schedule: Schedule, trained: list, saved: dict) -> None:
-    clock = Clock(worker, schedule, saved["used"].get(phase, 0.0))
-    if clock.is_over:
-        return
-    optimiser = torch.optim.AdamW(trained, lr=0.0, betas=(0.9, 0.98), weight_decay=1e-4)
-    if saved.get("phase") == phase:
-        optimiser.load_state_dict(saved["optimiser"])
+    if START.exists():
+        model.load_state_dict(state.load(START)["model"])
+    is_joint = phase == "joint"
+    schedule, trained = (VAE.joint, model) if is_joint else (VAE.decoder, model.decoder)
     rng = np.random.default_rng([worker.rank, int(time.time())])
-    reported, crops_seen, smooth = -1e9, 0, None
-    while not clock.is_over:
-        for group in optimiser.param_groups:
-            group["lr"] = clock.rate()
-        loss = _loss(model, crops(rng, schedule.batch, VAE.crop), phase == "decoder")
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        crops_seen += schedule.batch
-        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
-        if clock.meet(trained) and clock.used - reported > schedule.report_every and worker.leads:
-            reported = clock.used
-            saved |= {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "phase": phase}
-            saved["used"][phase] = clock.used
-            state.save(CHECKPOINT, saved)
-            _report(model, phase, clock, smooth, crops_seen)
-    saved |= {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "phase": phase}
-    saved["used"][phase] = clock.used
-    if worker.leads:
-        state.save(CHECKPOINT, saved)
-        _report(model, phase, clock, smooth or 0.0, crops_seen)
+
+    def loss() -> Tensor:
+        return loss_of(model, crops(rng, schedule.batch, VAE.crop), not is_joint)
+
+    loop.train(worker, loop.Stage("vae", schedule, model, loss, partial(report, model, phase), trained, phase))
 
 
-def _loss(model: Autoencoder, pictures: Tensor, is_decoder_only: bool) -> Tensor:
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
+def loss_of(model: Autoencoder, pictures: Tensor, is_decoder_only: bool) -> Tensor:
+    """Colours, squared colours and edges of what comes back from noisy latents."""
+    pictures = pixels_last(pictures)
+    with half():
         with torch.set_grad_enabled(not is_decoder_only):
             latents = model.encode(pictures)
         noisy = latents + VAE.noise * torch.randn_like(latents)
-        difference = model.decode(noisy.bfloat16().contiguous(memory_format=torch.channels_last)).float() - pictures
+        difference = model.decode(pixels_last(noisy.bfloat16())).float() - pictures
     horizontal, vertical = difference.diff(dim=-1), difference.diff(dim=-2)
     return (
         difference.abs().mean()
@@ -86,10 +61,10 @@ def _loss(model: Autoencoder, pictures: Tensor, is_decoder_only: bool) -> Tensor
 @torch.no_grad()
 def reconstructed(model: Autoencoder, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Latents, and pictures after the way there and back, in half precision."""
-    with torch.autocast("cpu", torch.bfloat16):
-        latents = model.encode(pictures.contiguous(memory_format=torch.channels_last))
-        decoded = model.decode(latents.bfloat16().contiguous(memory_format=torch.channels_last))
-    return latents, decoded.float().clamp(0, 1)
+    with half():
+        latents = model.encode(pixels_last(pictures))
+        decoded = model.decode(pixels_last(latents.bfloat16()))
+    return latents.cpu(), decoded.float().clamp(0, 1).cpu()
 
 
 def psnr(first: Tensor, second: Tensor) -> Tensor:
@@ -105,22 +80,17 @@ def by_style(values: Tensor, numbers: range) -> Iterator[tuple[str, float]]:
         yield style, values[chosen].mean().item()
 
 
-def _report(model: Autoencoder, phase: str, clock: Clock, loss: float, crops_seen: int) -> None:
+def report(model: Autoencoder, phase: str, used: float, loss: float) -> None:
+    """Quality on held-out pictures, as a line and as a sheet."""
     numbers = range(HELD_OUT, HELD_OUT + 64)
     pictures = drawn(numbers)
     latents, decoded = reconstructed(model, pictures)
     quality = psnr(pictures, decoded)
-    spread = latents.std((0, 2, 3)).tolist()
-    state.log(
-        CURVE, phase=phase, cpu=clock.used, crops=crops_seen, loss=loss, psnr=quality.mean().item(),
-        **dict(by_style(quality, numbers)), deviation=" ".join(f"{value:.2f}" for value in spread),
-    )  # fmt: skip
+    values = {"loss": loss, "psnr": quality.mean().item(), **dict(by_style(quality, numbers))}
+    spread = " ".join(f"{value:.2f}" for value in latents.std((0, 2, 3)).tolist())
+    state.log(loop.curve("vae"), phase=phase, cpu=used, **values, deviation=spread)
     pairs = torch.stack([pictures[:24], decoded[:24]], 1).flatten(0, 1)
-    write_sheet(_sheet(phase, clock.used), pairs, 12)
-
-
-def _sheet(phase: str, used: float) -> Path:
-    return SHEETS / f"vae_{phase}_{int(used):05d}.png"
+    write_sheet(SHEETS / f"vae_{phase}_{int(used):05d}.png", pairs, 12)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ below it.
 
 from __future__ import annotations
 
+import time
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.random import Generator
@@ -16,13 +19,12 @@ from demo.world import record, truth
 from demo.world.draw import picture
 from demo.world.record import Record
 
-from . import state
-from .config import HELD_OUT, STATE, VISION
+from . import loop, state
+from .config import HELD_OUT, VISION
 from .pictures import tensor
 from .vision import SIDE, SIZE, VisionEncoder
-from .workers import Clock, Worker
+from .workers import Worker
 
-CHECKPOINT, CURVE = STATE / "vision.pt", STATE / "curves" / "vision.jsonl"
 TEMPERATURE = 0.1
 LOOK_ALIKES = 0.7
 # A patch counts for who fills at least this share of it.
@@ -32,28 +34,13 @@ PURE = 0.6
 def main() -> None:
     """Trains until the budget is spent."""
     worker = Worker("train_vision")
-    if CHECKPOINT.exists():
-        return
     torch.manual_seed(0)
-    rng = np.random.default_rng(worker.rank)
-    model = VisionEncoder()
-    weights = list(model.parameters())
-    optimiser = torch.optim.AdamW(weights, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
-    clock, reported = Clock(worker, VISION), 0.0
-    while not clock.is_over:
-        for group in optimiser.param_groups:
-            group["lr"] = clock.rate()
-        loss = _loss(model, [_pair(rng) for _ in range(VISION.batch)])
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        if clock.meet(weights) and clock.used - reported > VISION.report_every and worker.leads:
-            reported = clock.used
-            _report(model, clock.used, loss.item())
-    if worker.leads:
-        _report(model, clock.used, loss.item())
-        state.save(CHECKPOINT, {"model": model.state_dict()})
+    rng, model = np.random.default_rng([worker.rank, int(time.time())]), VisionEncoder()
+
+    def loss() -> Tensor:
+        return _loss(model, [_pair(rng) for _ in range(VISION.batch)])
+
+    loop.train(worker, loop.Stage("vision", VISION, model, loss, partial(_report, model)))
 
 
 def _pair(rng: Generator) -> tuple[Record, Record]:
@@ -97,7 +84,7 @@ def _report(model: VisionEncoder, used: float, loss: float) -> None:
         first, second = features[label == 1], features[label == 2]
         own, other = first @ first.T, first @ second.T
         right.append((own.mean(1) > other.mean(1)).float().mean().item())
-    state.log(CURVE, cpu=used, loss=loss, nearer_to_its_own=sum(right) / len(right))
+    state.log(loop.curve("vision"), cpu=used, loss=loss, nearer_to_its_own=sum(right) / len(right))
 
 
 if __name__ == "__main__":

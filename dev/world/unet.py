@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from demo.families import SD15
 
 from . import host  # noqa: F401 - makes comfy importable
+from .device import DEVICE, IS_CPU, half, pixels_last
 from .fast import OPTIONS, with_fast_norms
 
 STEPS = 1000
 
 
 def build() -> nn.Module:
-    """The U-Net with weights to begin with, for training on a CPU."""
+    """The U-Net with weights to begin with, on the device."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
@@ -42,7 +43,7 @@ def build() -> nn.Module:
     )
     for name, module in model.named_modules():
         _initialise(name, module)
-    return with_fast_norms(model)
+    return with_fast_norms(model) if IS_CPU else model.to(DEVICE, memory_format=torch.channels_last)
 
 
 @torch.no_grad()
@@ -70,9 +71,9 @@ def signal() -> Tensor:
 
 def noise_of(model: nn.Module, x: Tensor, steps: Tensor, context: Tensor) -> Tensor:
     """The predicted noise, in half precision inside."""
-    with torch.autocast("cpu", torch.bfloat16):
-        x = x.contiguous(memory_format=torch.channels_last)
-        return model(x, steps.float(), context=context, transformer_options=dict(OPTIONS)).float()
+    with half():
+        options = dict(OPTIONS) if IS_CPU else {}
+        return model(pixels_last(x), steps.to(DEVICE).float(), context=context, transformer_options=options).float()
 
 
 @torch.no_grad()
@@ -83,7 +84,7 @@ def sample(
 
     Args:
         named: (B, 77, D) text; nothing: (1, 77, D) of the empty text.
-        noise: (B, 4, H, W) of standard deviation 1.
+        noise: (B, 4, H, W) of standard deviation 1, on the device.
 
     Returns:
         (B, 4, H, W) latents of standard deviation 1, about.

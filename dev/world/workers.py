@@ -15,6 +15,7 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from .config import STATE, Schedule
+from .device import seconds
 
 
 class Worker:
@@ -60,7 +61,7 @@ class Clock:
     def __init__(self, worker: Worker, schedule: Schedule, used: float = 0.0) -> None:
         self.worker, self.schedule = worker, schedule
         self.before, self.used = used, used
-        self.started, self.met = time.process_time(), time.monotonic()
+        self.started, self.met = seconds(), time.monotonic()
         self.step = 0
 
     @property
@@ -71,16 +72,20 @@ class Clock:
     def rate(self) -> float:
         """The learning rate of the next step."""
         plan, share = self.schedule, min(1.0, self.used / self.schedule.seconds)
-        fall = max(0.0, (share - plan.hold) / (1 - plan.hold))
         self.step += 1
-        warm = min(1.0, self.step / plan.warm_up)
-        return plan.rate * warm * (plan.final + (1 - plan.final) * 0.5 * (1 + math.cos(math.pi * fall)))
+        return plan.rate * min(1.0, self.step / plan.warm_up) * falling(share, plan.hold, plan.final)
 
     def meet(self, tensors: Iterable[Tensor]) -> bool:
         """Brings the workers together if it is time, and says whether it did."""
         if time.monotonic() - self.met < self.schedule.average_every:
             return False
         self.worker.mean(tensors)
-        self.used = self.worker.together([self.before + time.process_time() - self.started])[0]
+        self.used = self.worker.together([self.before + seconds() - self.started])[0]
         self.met = time.monotonic()
         return True
+
+
+def falling(share: float, hold: float, final: float) -> float:
+    """1 until `hold` of a training, then along a cosine down to `final` at its end."""
+    fall = max(0.0, (share - hold) / (1 - hold))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * fall))

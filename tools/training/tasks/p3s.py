@@ -132,12 +132,16 @@ class Task:
         return Plan([], [], self._sizes, step_size, seed)
 
     def sample(self, key: Key, drops: bool = True) -> Sample:
-        """Draws the noise level, and which picture the adapter reads, the same for all of a step."""
+        """Draws the noise level, and which picture the adapter reads, the same for all of a step.
+
+        It is one of the same size, because L_ac compares attention place by place.
+        """
         number, seed, step = key
         generator = generator_of(seed)
+        alike = [other for other, size in enumerate(self._sizes) if size == self._sizes[number]]
         return Sample(
             number,
-            whole(self.records, generator_of(step)),
+            alike[whole(len(alike), generator_of(step))],
             whole(self._timesteps, generator),
             whole(2**62, generator),
             chance(generator) < self._drop * drops,
