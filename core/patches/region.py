@@ -38,8 +38,8 @@ def require_whole_picture(x: Tensor, asked: Asked, latent_size: tuple[int, ...],
     """
     if tuple(x.shape[-2:]) != latent_size:
         raise RuntimeError(
-            f"{method}: {what_cuts(asked, latent_size)} has the model work on {x.shape[-2]} x {x.shape[-1]} of the "
-            f"{latent_size[0]} x {latent_size[1]} latents, and a mask over the whole picture cannot be used there. "
+            f"{method}: {what_cuts(asked, latent_size)} has the model work on {x.shape[-2]} x {x.shape[-1]} latents "
+            f"instead of {latent_size[0]} x {latent_size[1]}, and a mask over the whole picture cannot be used there. "
             "Remove that, or the mask of this node."
         )
 

@@ -277,11 +277,11 @@ def test_a_mask_names_what_shows_the_model_a_part_of_the_picture() -> None:
     sigmas = torch.tensor([10.0, 5.0, 1.0, 0.0])
     for method in (refdrop(patcher, "sd15", mask=mask), styled(patcher, mask=mask)):
         for prompt, what in ((in_area, "limited to an area .*4 x 6"), (to_bounds, "'mask bounds' .*4 x 8")):
-            with pytest.raises(RuntimeError, match=rf"{what} of the 8 x 12 latents, and a mask"):
+            with pytest.raises(RuntimeError, match=rf"{what} latents instead of 8 x 12, and a mask"):
                 run("sd15", method, positive=prompt, steps=1)
         with pytest.raises(RuntimeError, match=r"another node of this model \(TiledSampling\) has the model work on 4 x 4"):
             run("sd15", TiledSampling(4, 1).attach(method), steps=1)
-        with pytest.raises(RuntimeError, match=r"the sampler \(SamplerLCMUpscale.*has the model work on 12 x 18 of"):
+        with pytest.raises(RuntimeError, match=r"the sampler \(SamplerLCMUpscale.*has the model work on 10 x 15"):
             prompts, noise = (tiny_prompt("sd15", 1), tiny_prompt("sd15", 2)), tiny_latent("sd15")
             with torch.inference_mode():
                 comfy.samplers.sample(
