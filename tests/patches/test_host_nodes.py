@@ -6,11 +6,9 @@ effect in silence. `docs/COMPATIBILITY.md` tells what came out.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import module_methods
@@ -26,8 +24,6 @@ from refattention.core.p3s.settings import P3SSettings, Schedule
 from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.families import attentions_of
 from refattention.core.patches.reference_pass import Reference
-from refattention.core.refdrop.recorded_run import RecordedRun
-from refattention.core.refdrop.recorder import apply_recorder
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import distance, sample

@@ -9,9 +9,9 @@ from typing import Any
 import comfy.samplers
 import pytest
 import torch
+from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
-from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
 from foreign import OwnLayers, TiledSampling
 from naive_deadiff import random_image
@@ -196,7 +196,9 @@ def test_a_reference_in_a_tiled_batch_is_refused() -> None:
 def test_layers_that_another_node_runs_by_itself(method: str, interval: int) -> None:
     patcher, noise = tiny_model("sd15"), tiny_latent("sd15", 2)
     if interval == 1:
-        assert distance(run("sd15", OwnLayers(1).attach(patcher), noise=noise), run("sd15", patcher, noise=noise)) < 1e-4
+        assert (
+            distance(run("sd15", OwnLayers(1).attach(patcher), noise=noise), run("sd15", patcher, noise=noise)) < 1e-4
+        )
     kept = RecordedRun(patcher, blocks_of(patcher), 1, BUDGET, False)
     more = {
         "RefDrop in the batch": lambda model: refdrop(model, "sd15", reference=None),
@@ -216,7 +218,9 @@ def context_windows(patcher: Any, length: int, dim: int = 0) -> Any:
 @pytest.mark.parametrize(("family", "dim"), [("sd15", 0), ("wan21", 2)])
 def test_every_context_window_follows_an_outside_reference(family: str, dim: int) -> None:
     """As a recording of it does, of which no window makes a pass."""
-    noise = tiny_latent(family, 5) if dim == 0 else torch.cat([tiny_latent(family, seed=n) for n in (0, 1)], 2)[:, :, :5]
+    noise = (
+        tiny_latent(family, 5) if dim == 0 else torch.cat([tiny_latent(family, seed=n) for n in (0, 1)], 2)[:, :, :5]
+    )
     patcher = tiny_model(family)
     mask = torch.zeros(1, 16, 24)
     mask[..., 12:] = 1
@@ -243,7 +247,9 @@ def test_every_context_window_follows_an_outside_reference(family: str, dim: int
 def test_context_windows_that_hide_what_a_method_needs(
     family: str, dim: int, settings: dict[str, Any], message: str
 ) -> None:
-    noise = tiny_latent(family, 5) if dim == 0 else torch.cat([tiny_latent(family, seed=n) for n in (0, 1)], 2)[:, :, :5]
+    noise = (
+        tiny_latent(family, 5) if dim == 0 else torch.cat([tiny_latent(family, seed=n) for n in (0, 1)], 2)[:, :, :5]
+    )
     patcher = tiny_model(family)
     settings = {"reference": reference(family), "strength": 0.5, **settings}
     for length in (3, 4):  # the last of 4 is preceded by one more: as long as the whole
@@ -279,7 +285,9 @@ def test_a_mask_names_what_shows_the_model_a_part_of_the_picture() -> None:
         for prompt, what in ((in_area, "limited to an area .*4 x 6"), (to_bounds, "'mask bounds' .*4 x 8")):
             with pytest.raises(RuntimeError, match=rf"{what} latents instead of 8 x 12, and a mask"):
                 run("sd15", method, positive=prompt, steps=1)
-        with pytest.raises(RuntimeError, match=r"another node of this model \(TiledSampling\) has the model work on 4 x 4"):
+        with pytest.raises(
+            RuntimeError, match=r"another node of this model \(TiledSampling\) has the model work on 4 x 4"
+        ):
             run("sd15", TiledSampling(4, 1).attach(method), steps=1)
         with pytest.raises(RuntimeError, match=r"the sampler \(SamplerLCMUpscale.*has the model work on 10 x 15"):
             prompts, noise = (tiny_prompt("sd15", 1), tiny_prompt("sd15", 2)), tiny_latent("sd15")
