@@ -13,6 +13,9 @@ import folder_paths
 DATES = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
 
 
+SCRIPT_FOLDER = "detection"
+
+
 def model_names(folders: Sequence[str]) -> list[str]:
     """Names of the files in these model folders, those of the first folder first."""
     return list(dict.fromkeys(name for folder in folders for name in folder_paths.get_filename_list(folder)))
@@ -71,3 +74,34 @@ def below_root(prefix: str) -> str:
     if is_absolute or plain.split(os.sep)[0] in (os.pardir, os.curdir) or not os.path.basename(prefix):
         raise ValueError(f"filename_prefix must name a file below models/model_patches, but is '{prefix}'.")
     return plain
+
+
+def script_names() -> list[str]:
+    """TorchScript files in models/detection, and those that comfyui_controlnet_aux has downloaded."""
+    return list(_scripts())
+
+
+def script_path(name: str) -> str:
+    """Where a file is that `script_names` listed.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    path = _scripts().get(name)
+    if path is None:
+        raise FileNotFoundError(
+            f"There is no file '{name}' in models/{SCRIPT_FOLDER}, nor where comfyui_controlnet_aux keeps its files."
+        )
+    return path
+
+
+def _scripts() -> dict[str, str]:
+    """Name -> path. ComfyUI's own lists leave out files with this ending."""
+    downloaded = os.environ.get("AUX_ANNOTATOR_CKPTS_PATH", "")  # set by comfyui_controlnet_aux
+    folders = [*folder_paths.get_folder_paths(SCRIPT_FOLDER), *([downloaded] if downloaded else [])]
+    found: dict[str, str] = {}
+    for folder in filter(os.path.isdir, folders):
+        names = folder_paths.filter_files_extensions(folder_paths.recursive_search(folder)[0], [".torchscript"])
+        for name in names:
+            found.setdefault(os.path.basename(name) if folder == downloaded else name, os.path.join(folder, name))
+    return found

@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..core.patches import blocks as block_choice
-from ..core.patches.families import NAMES, attentions_of
+from ..core.patches.families.table import NAMES, attentions_of
 from ..core.patches.reference_pass import Reference
 from ..core.patches.status import text_on_node
 from ..core.patches.unet import family

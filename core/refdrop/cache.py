@@ -89,6 +89,12 @@ class ReferenceCache:
         self._banks[place] = kept
         self.size += kept.size
 
+    def rounded(self, bank: KeyValueBank) -> KeyValueBank:
+        """A bank with the precision in which it would be kept, so that a picture is the same before and after."""
+        if not self.is_half or bank.itemsize <= 2:
+            return bank
+        return bank.copied(lambda chunk: chunk, lambda tensor: tensor.half())
+
     def _drop_old(self) -> None:
         """Drops what none of the last runs asked for."""
         for place in [place for place in self._banks if self._asked_in[place] <= self._runs - REMEMBERED_RUNS]:

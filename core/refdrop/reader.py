@@ -11,7 +11,7 @@ from torch import Tensor
 from ..patches.bank import KeyValueBank
 from ..patches.blocks import Block
 from ..patches.conditionings import Cond
-from ..patches.families import Attentions
+from ..patches.families.attentions import Attentions
 from ..patches.passes import Asked
 from ..patches.reference_pass import Recording, Reference, ReferencePass
 from ..patches.schedule import step_of
@@ -57,6 +57,16 @@ class ReferenceReader:
         self._latest: dict[torch.device, tuple[tuple[int, Roles], KeyValueBank]] = {}
 
     @property
+    def latents(self) -> Tensor:
+        """What passes through the model to read it."""
+        return self._passes.latents
+
+    @property
+    def prompts_each(self) -> int:
+        """How many pictures of the batch it is read for, each with a prompt of its own."""
+        return self._passes.prompts_each
+
+    @property
     def own_prompts(self) -> list[Cond]:
         """The reference's own conditioning."""
         return self._passes.own_prompts
@@ -89,18 +99,21 @@ class ReferenceReader:
         cache = self._settings.cache if is_known and self._key is not None else None
         place = (asked.sigma.item(), roles)
         bank = cache.get(self._key, place, names.by_uuid) if cache else None
-        if bank is not None:
-            if bank.dropped:
-                bank.add(self._pass(asked, roles, bank.dropped).bank, lambda chunk: chunk)
-            return bank
-        recording = self._pass(asked, roles, self._settings.blocks)
-        if cache and recording.is_complete:
-            cache.put(self._key, place, recording.bank, names.by_place)
-        return recording.bank
+        if bank is None:
+            recording = self._pass(asked, roles, self._settings.blocks)
+            bank = recording.bank
+            if cache and recording.is_complete:
+                bank = cache.rounded(bank)
+                cache.put(self._key, place, bank, names.by_place)
+        elif cache and bank.dropped:
+            bank.add(cache.rounded(self._pass(asked, roles, bank.dropped).bank), lambda chunk: chunk)
+        return bank
 
     def _pass(self, asked: Asked, roles: Roles, blocks: frozenset[Block]) -> Recording:
         settings = self._settings
-        recording = Recording(blocks, self._attentions, "RefDrop", settings.reference_mask, settings.share_conditional)
+        recording = Recording(
+            self._passes, blocks, self._attentions, "RefDrop", settings.reference_mask, settings.share_conditional
+        )
         self._passes.run(asked, recording, self._halves(asked.conds, roles))
         return recording
 

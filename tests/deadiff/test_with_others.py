@@ -190,7 +190,7 @@ def test_area_prompts_work_and_refuse_a_mask(style: DEADiffSettings) -> None:
     got, want = (sample(make(model("sd15"), style), noise, areas, PROMPTS[1]) for make in (apply_deadiff, attach))
     assert distance(got, want) < 1e-4
     masked = apply_deadiff(model("sd15"), DEADiffSettings(style.image, mask=torch.ones(1, 8, 8)))
-    with pytest.raises(RuntimeError, match="mask cannot be combined with prompts that are limited to an area"):
+    with pytest.raises(RuntimeError, match="a mask over the whole picture cannot be used there"):
         sample(masked, noise, areas, PROMPTS[1])
 
 

@@ -119,7 +119,7 @@ def forward_passes(patcher: Any) -> list[int]:
     """Records the batch of every forward pass."""
     passes: list[int] = []
     patcher.add_wrapper_with_key(
-        WrappersMP.APPLY_MODEL, "watch", lambda ex, x, *a, **k: passes.append(len(x)) or ex(x, *a, **k)
+        WrappersMP.APPLY_MODEL, "refattention.watch", lambda ex, x, *a, **k: passes.append(len(x)) or ex(x, *a, **k)
     )
     return passes
 

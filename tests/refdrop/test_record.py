@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
-from refattention.core.patches.families import attentions_of
+from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.recorded_run import RecordedRun
 from refattention.core.refdrop.recorder import apply_recorder
@@ -193,11 +193,11 @@ def test_what_cannot_be_recorded_is_refused() -> None:
     text, _ = tiny_prompt("sd15", 1)[0]
     model = tiny_model("sd15")
     recorded = RecordedRun(model, blocks_of(model), 1, 64 * MIB, False)
-    with pytest.raises(RuntimeError, match="limited to an area cannot be recorded"):
+    with pytest.raises(RuntimeError, match="a part of the picture, which cannot be recorded"):
         sample(apply_recorder(model, recorded), noise, [[text, {"area": (4, 4, 0, 0)}]], tiny_prompt("sd15", 2))
     model.set_model_attn1_replace(lambda q, k, v, extra_options: v, "middle", 0)
     recorded = RecordedRun(model, frozenset({("middle", 0)}), 1, 64 * MIB, False)
-    with pytest.raises(RuntimeError, match="RefDropRecord saw nothing: another patch"):
+    with pytest.raises(RuntimeError, match="RefDropRecord had no effect: another patch"):
         run("sd15", apply_recorder(model, recorded), noise)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
-from batch.ledger import DONE, FAILED, Ledger, LedgerError
-from batch.overrides import apply, input_files, seeds
-from batch.table import TableError, read_table
+from batch.jobs import Job, Plan
+from batch.overrides import Workflow, seeds
+from batch.table import Row, TableError, read_table
 
 INFO: dict[str, Any] = {
     "KSampler": {
@@ -24,7 +25,10 @@ PROMPT: dict[str, Any] = {
     "3": {"class_type": "Text", "inputs": {"text": "y", "on": True}},
     "4": {"class_type": "LoadImage", "inputs": {"image": "x.png"}},
 }
-ABOUT = {"workflow_sha256": "w"}
+
+
+def apply(prompt: dict[str, Any], overrides: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    return Workflow(prompt, info).apply(overrides)
 
 
 def written(folder: Path, name: str, text: str) -> Path:
@@ -48,18 +52,25 @@ def test_jsonl_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("t.txt", "a", "a table is a .csv or a .jsonl"),
+        ("t.xlsx", "a", "a table is a .csv, .tsv, .txt or .jsonl"),
         ("t.csv", "a,b\n1\n", "line 2: it has more or fewer cells"),
         ("t.csv", "a,b\n1,2,3\n", "line 2: it has more or fewer cells"),
         ("t.csv", "a,b\n", "has no rows"),
         ("t.jsonl", "{\n", "line 1"),
         ("t.jsonl", "[1]\n", "an object like"),
         ("t.csv", "name,a\n../x,1\n", "cannot be the name of a folder"),
+        ("t.csv", "name,a\n" + "\u753b" * 90 + ",1\n", "cannot be the name of a folder"),
+        ("t.csv", "name,a\nManifest.jsonl,1\n", "cannot be the name of a folder"),
+        ("t.csv", "name,a\nx.,1\n", "cannot be the name of a folder"),
+        ("t.csv", "a.b,a.b\n1,2\n", "column 'a.b' is there twice"),
+        ("t.csv", "a.b,\n1,2\n", "line 2: '2' stands in a column without a name"),
+        ("t.jsonl", '{"a.b": 1, "a.b": 2}', "line 1: 'a.b' is there twice"),
+        ("t.jsonl", "[" * 200_000, "line 1: its JSON is nested too deeply"),
     ],
 )
 def test_bad_table_says_where(tmp_path: Path, name: str, text: str, reason: str) -> None:
     with pytest.raises(TableError, match=reason):
-        read_table(written(tmp_path, name, text))
+        list(read_table(written(tmp_path, name, text)))
 
 
 def test_values_get_the_type_of_the_input() -> None:
@@ -79,6 +90,12 @@ def test_values_get_the_type_of_the_input() -> None:
         ("KSampler.sed", 1, "KSampler has no input 'sed'"),
         ("KSampler.seed", "many", "'many' is no INT"),
         ("KSampler.seed", True, "True is no INT"),
+        ("KSampler.seed", 48.9, "48.9 is no INT"),
+        ("KSampler.seed", "48.9", "'48.9' is no INT"),
+        ("KSampler.seed", "1_0", "'1_0' is no INT"),
+        ("1.cfg", "nan", "'nan' is no FLOAT"),
+        ("1.cfg", "0,5", "'0,5' is no FLOAT"),
+        ("1.model", "sd15", "model is connected to another node"),
         ("3.on", "perhaps", "'perhaps' is no BOOLEAN"),
     ],
 )
@@ -87,57 +104,75 @@ def test_bad_override_says_why(column: str, value: Any, reason: str) -> None:
         apply(PROMPT, {column: value}, INFO)
 
 
+def jobs(folder: Path, *rows: dict[str, Any], allowed: tuple[Path, ...] = (), info: Any = INFO) -> list[Job]:
+    plan = Plan(Workflow(PROMPT, info), {}, folder, allowed)
+    table = [Row(number, f"{number:04}", values) for number, values in enumerate(rows, 1)]
+    assert plan.check(table) == len(table)
+    return list(plan.jobs(table))
+
+
 def test_only_pictures_on_this_machine_are_uploaded(tmp_path: Path) -> None:
-    picture = written(tmp_path, "a.png", "")
-    assert list(input_files(PROMPT, {"LoadImage.image": "a.png", "1.name": "a.png"}, INFO, tmp_path)) == [
-        ("LoadImage.image", picture)
-    ]
-    assert not list(input_files(PROMPT, {"LoadImage.image": "b.png"}, INFO, tmp_path))
+    written(tmp_path, "a.png", "")
+    (job,) = jobs(tmp_path, {"LoadImage.image": "a.png", "1.name": "a.png"})
+    assert job.inputs.keys() == {"LoadImage.image"} and job.uploads[0].path == tmp_path / "a.png"
+    assert not jobs(tmp_path, {"LoadImage.image": "b.png"})[0].uploads
 
 
-def finish(ledger: Ledger, key: str, name: str) -> str:
-    (ledger.partial(key) / "picture.png").write_bytes(b"p")
-    folder: str = ledger.add(key, name, {"state": DONE})["folder"]
-    return folder
+def test_key_is_of_value_and_content_whatever_the_host_calls_the_file(tmp_path: Path) -> None:
+    written(tmp_path, "a.png", "one")
+    row = {"LoadImage.image": "a.png"}
+    first, twin = jobs(tmp_path, row, row)
+    assert first.key[-2:] == "-1" and twin.key == first.key[:-1] + "2"
+    assert first.uploads[0].name == f"{first.uploads[0].sha256}-a.png"
+    sent = first.with_names({("4", "image"): "something else.png"})
+    assert sent["4"]["inputs"]["image"] == "something else.png" and first.prompt["4"]["inputs"]["image"] == "a.png"
+    written(tmp_path, "a.png", "two!")
+    assert jobs(tmp_path, row)[0].key != first.key
 
 
-def test_ledger_goes_on_where_it_was(tmp_path: Path) -> None:
-    with Ledger(tmp_path, ABOUT) as ledger:
-        run = ledger.run
-        assert finish(ledger, "a", "cat") == "cat"
-        ledger.add("b", "dog", {"state": FAILED, "error": "no"})
-    with Ledger(tmp_path, ABOUT) as ledger:
-        assert ledger.run == run
-        assert ledger.is_done("a") and not ledger.is_done("b") and not ledger.is_done("c")
-    assert (tmp_path / "cat" / "picture.png").is_file()
+def test_name_of_an_upload_is_one_a_file_can_have(tmp_path: Path) -> None:
+    name = "\u753b" * 80 + ".png"
+    written(tmp_path, name, "")
+    (job,) = jobs(tmp_path, {"LoadImage.image": name})
+    sent = job.uploads[0].name
+    assert len(sent.encode()) <= 255 and sent.startswith(job.uploads[0].sha256) and sent.endswith("\u753b.png")
 
 
-def test_nothing_is_written_over(tmp_path: Path) -> None:
-    (tmp_path / "cat").mkdir()
-    written(tmp_path / "cat", "mine.txt", "mine")
-    with Ledger(tmp_path, ABOUT) as ledger:
-        assert finish(ledger, "a", "cat") == "cat_2"
-        assert finish(ledger, "b", "cat") == "cat_3"
-    assert [path.name for path in (tmp_path / "cat").iterdir()] == ["mine.txt"]
+def test_file_outside_of_the_folder_is_sent_only_if_that_is_allowed(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir(), outside.mkdir()
+    secret = written(outside, "secret.png", "")
+    (inside / "link.png").symlink_to(secret)
+    for value in (str(secret), "../out/secret.png", "link.png"):
+        with pytest.raises(TableError, match=r"lies outside of .*--upload-from"):
+            jobs(inside, {"LoadImage.image": value})
+        assert jobs(inside, {"LoadImage.image": value}, allowed=(outside,))[0].uploads
 
 
-def test_unfinished_line_and_unfinished_rename(tmp_path: Path) -> None:
-    """Killed after the line of row a, before its folder was renamed, and in the middle of the line of row b."""
-    with Ledger(tmp_path, ABOUT) as ledger:
-        finish(ledger, "a", "cat")
-    (tmp_path / "cat").rename(tmp_path / ".partial" / "a")
-    with open(tmp_path / "manifest.jsonl", "a", encoding="utf-8") as file:
-        file.write('{"key": "b", "sta')
-    with Ledger(tmp_path, ABOUT) as ledger:
-        assert ledger.is_done("a") and not ledger.is_done("b")
-        assert (tmp_path / "cat" / "picture.png").is_file()
-        finish(ledger, "b", "dog")
-    lines = (tmp_path / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line).get("key") for line in lines] == [None, "a", "b"]
+def test_host_that_calls_a_text_a_file_gets_none(tmp_path: Path) -> None:
+    written(tmp_path, "a.png", "secret")
+    hostile = json.loads(json.dumps(INFO))
+    hostile["Text"]["input"]["required"]["text"] = ["STRING", {"image_upload": True}]
+    assert not jobs(tmp_path, {"Prompt.text": "a.png"}, info=hostile)[0].uploads
 
 
-def test_other_runner_and_other_workflow_are_kept_out(tmp_path: Path) -> None:
-    with Ledger(tmp_path, ABOUT), pytest.raises(LedgerError, match="Another run writes"):
-        Ledger(tmp_path, ABOUT).__enter__()
-    with pytest.raises(LedgerError, match="results of another workflow"):
-        Ledger(tmp_path, {"workflow_sha256": "v"}).__enter__()
+def test_two_columns_for_one_input_are_refused_but_a_row_wins_over_what_holds_for_all(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"'1.seed' and 'KSampler.seed' are the same input"):
+        apply(PROMPT, {"1.seed": 1, "KSampler.seed": 2}, INFO)
+    plan = Plan(Workflow(PROMPT, INFO), {"KSampler.seed": 5, "1.cfg": 3}, tmp_path)
+    (job,) = plan.jobs([Row(1, "a", {"1.seed": 7})])
+    assert (job.prompt["1"]["inputs"]["seed"], job.prompt["1"]["inputs"]["cfg"]) == (7, 3.0)
+
+
+def test_large_table_is_checked_in_bounded_memory(tmp_path: Path) -> None:
+    """Rows are never all there at once; the peak does not grow with their number."""
+    peaks = []
+    for number in (200, 2000):
+        lines = (f'{{"KSampler.seed": {seed}, "Prompt.text": "{"x" * 2000}"}}' for seed in range(number))
+        path = written(tmp_path, "t.jsonl", "\n".join(lines))
+        plan = Plan(Workflow(PROMPT, INFO), {}, tmp_path)
+        tracemalloc.start()
+        assert plan.check(read_table(path)) == number
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 200_000

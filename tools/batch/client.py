@@ -1,11 +1,9 @@
-"""The host's HTTP and websocket interface, as far as a batch needs it."""
+"""The host's HTTP and websocket interface, as far as a batch needs it. What it answers is believed in no point."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +11,21 @@ from typing import Any
 
 import aiohttp
 
-from batch.answers import describe_refusal
+from batch.answers import Unusable, describe_refusal, printable, understood
+from batch.files import digest, parse_json
 
 POLL_SECONDS = 0.5
-CONNECTION_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ServerTimeoutError, asyncio.TimeoutError, ConnectionError)
+# The node descriptions of a host with a hundred packs are some 20 MB.
+MOST_JSON = 64 << 20
+MOST_FILE = 16 << 30
+MOST_MESSAGE = 16 << 20
+CONNECTION_ERRORS = (
+    aiohttp.ClientConnectionError,
+    aiohttp.ClientPayloadError,
+    aiohttp.ServerTimeoutError,
+    asyncio.TimeoutError,
+    ConnectionError,
+)
 
 Progress = Callable[[str, int, int], None]
 
@@ -27,6 +36,10 @@ class Refused(RuntimeError):
 
 class Lost(RuntimeError):
     """The host answers but no longer knows the workflow: it was started anew."""
+
+
+class FileChanged(RuntimeError):
+    """A file is not what it was when the row was checked."""
 
 
 class Client:
@@ -40,6 +53,7 @@ class Client:
     def __init__(self, url: str, client_id: str) -> None:
         self.url = url.rstrip("/")
         self.client_id = client_id
+        self._uploaded: dict[str, str] = {}
 
     async def __aenter__(self) -> Client:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
@@ -52,9 +66,12 @@ class Client:
         await self._session.close()
 
     async def get(self, path: str) -> Any:
-        """The JSON the host answers to a GET request."""
-        async with self._session.get(self.url + path, raise_for_status=True) as answer:
-            return await answer.json()
+        """The JSON the host answers to a GET request.
+
+        Raises: Unusable when it is none, too long, or a redirect.
+        """
+        async with self._request("GET", path) as answer:
+            return await _json(answer)
 
     async def answers(self) -> bool:
         """Whether a host is there."""
@@ -70,20 +87,22 @@ class Client:
         Raises: Refused when it is not valid there.
         """
         data = {"prompt": prompt, "prompt_id": prompt_id, "client_id": self.client_id}
-        async with self._session.post(self.url + "/prompt", json=data) as answer:
+        async with self._request("POST", "/prompt", (400,), json=data) as answer:
             if answer.status == 400:
-                raise Refused(describe_refusal(await answer.json()))
-            answer.raise_for_status()
+                raise Refused(describe_refusal(await _json(answer)))
 
     async def entry(self, prompt_id: str) -> dict[str, Any] | None:
         """The history entry of a workflow that has ended."""
-        entry: dict[str, Any] | None = (await self.get(f"/history/{prompt_id}")).get(prompt_id)
-        return entry
+        history = await self.get(f"/history/{prompt_id}")
+        with understood("a workflow that ended"):
+            entry = history.get(prompt_id)
+            return None if entry is None else dict(entry)
 
     async def is_queued(self, prompt_id: str) -> bool:
         """Whether a workflow runs or waits."""
         queue = await self.get("/queue")
-        return any(item[1] == prompt_id for item in [*queue["queue_running"], *queue["queue_pending"]])
+        with understood("its queue"):
+            return any(item[1] == prompt_id for item in [*queue["queue_running"], *queue["queue_pending"]])
 
     async def wait(self, prompt_id: str, progress: Progress) -> dict[str, Any]:
         """The history entry of a queued workflow once it has ended, well or badly.
@@ -110,41 +129,87 @@ class Client:
             yield
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, aiohttp.ClientError, OSError):
-                await task
+            # Only for the progress bar: whether a workflow has ended is asked for, so nothing is lost with a message.
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _watch(self, prompt_id: str, progress: Progress) -> None:
-        """Only for the progress bar: whether a workflow has ended is asked for, so a lost message loses nothing."""
-        async with self._session.ws_connect(f"{self.url}/ws?clientId={self.client_id}", max_msg_size=0) as socket:
+        url = f"{self.url}/ws?clientId={self.client_id}"
+        async with self._session.ws_connect(url, max_msg_size=MOST_MESSAGE) as socket:
             async for message in socket:
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     continue
-                event = json.loads(message.data)
-                data = event.get("data", {})
-                if event.get("type") == "progress" and data.get("prompt_id") == prompt_id:
-                    progress(str(data.get("node", "")), int(data["value"]), int(data["max"]))
+                with contextlib.suppress(Unusable), understood("its progress"):
+                    event = parse_json(message.data)
+                    data = event["data"]
+                    if event["type"] == "progress" and data["prompt_id"] == prompt_id:
+                        progress(printable(str(data.get("node", ""))), int(data["value"]), int(data["max"]))
 
     async def download(self, file: Mapping[str, str], target: Path) -> None:
-        """One output file of the host; it appears under its name only when it is complete."""
+        """One output file of the host, under a name that was not there before."""
         params = {key: file[key] for key in ("filename", "subfolder", "type")}
-        part = target.with_name(f".{target.name}.part")
-        async with self._session.get(self.url + "/view", params=params, raise_for_status=True) as answer:
-            with open(part, "wb") as out:
+        async with self._request("GET", "/view", params=params) as answer:
+            with open(target, "xb") as out:
+                size = 0
                 async for chunk in answer.content.iter_chunked(1 << 20):
+                    if (size := size + len(chunk)) > MOST_FILE:
+                        raise Unusable(f"{file['filename']} is longer than {MOST_FILE >> 30} GiB.")
                     out.write(chunk)
-        os.replace(part, target)
 
-    async def upload(self, path: Path) -> str:
-        """Sends a picture to the host's input folder and returns the name it got there."""
-        with open(path, "rb") as file:
-            # Without "overwrite" the host gives another name to another picture and keeps an equal one.
-            form = aiohttp.FormData({"image": file})
-            async with self._session.post(self.url + "/upload/image", data=form, raise_for_status=True) as answer:
-                stored = await answer.json()
-        return "/".join(part for part in (stored["subfolder"], stored["name"]) if part)
+    async def upload(self, path: Path, name: str, sha256: str) -> str:
+        """Sends a file to the host's input folder, once, and returns the name it got there.
+
+        Raises: FileChanged when the content is not that of the digest.
+        """
+        if sha256 not in self._uploaded:
+            if digest(path) != sha256:
+                raise FileChanged(f"{path} was changed while the batch ran; start it again.")
+            with open(path, "rb") as file:
+                form = aiohttp.FormData()
+                # Without "overwrite" the host gives another name to another file and keeps an equal one.
+                form.add_field("image", file, filename=name)
+                async with self._request("POST", "/upload/image", data=form) as answer:
+                    stored = await _json(answer)
+            with understood("a file that was sent"):
+                parts = [part for part in (stored.get("subfolder"), stored["name"]) if part]
+                self._uploaded[sha256] = "/".join(parts)
+        return self._uploaded[sha256]
+
+    def has_sent(self, sha256: str) -> bool:
+        """Whether the host has a file of this content from us."""
+        return sha256 in self._uploaded
+
+    def forget_uploads(self) -> None:
+        """Makes it send files again: the host may be another one now."""
+        self._uploaded.clear()
 
     async def cancel(self, prompt_id: str) -> None:
         """Takes a workflow from the queue, or interrupts it if it runs."""
         for path, data in (("/queue", {"delete": [prompt_id]}), ("/interrupt", {"prompt_id": prompt_id})):
-            async with self._session.post(self.url + path, json=data) as answer:
-                await answer.read()
+            async with self._request("POST", path, json=data):
+                pass
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self, method: str, path: str, fine: tuple[int, ...] = (), **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A redirect could lead anywhere, with the files that are sent; ComfyUI never answers with one."""
+        url = self.url + path
+        async with self._session.request(method, url, allow_redirects=False, **options) as answer:
+            if 300 <= answer.status < 400:
+                where = printable(answer.headers.get("Location", "another place"))
+                raise Unusable(f"{url} is redirected to {where}; give that address if it is the host's.")
+            if answer.status not in fine:
+                answer.raise_for_status()
+            yield answer
+
+
+async def _json(answer: aiohttp.ClientResponse) -> Any:
+    body = bytearray()
+    async for chunk in answer.content.iter_chunked(1 << 20):
+        body += chunk
+        if len(body) > MOST_JSON:
+            raise Unusable(f"The host's answer to {answer.url.path} is longer than {MOST_JSON >> 20} MiB.")
+    try:
+        return parse_json(bytes(body))
+    except ValueError as error:
+        raise Unusable(f"The host's answer to {answer.url.path} is no JSON: {error}") from error

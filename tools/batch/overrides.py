@@ -3,64 +3,111 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
+
+from node_specs import DYNAMIC_COMBO, Spec, default_of, live_specs
 
 from batch.table import TableError
 
 Prompt = dict[str, Any]
-NUMBERS: dict[str, type[int] | type[float]] = {"INT": int, "FLOAT": float}
+Place = tuple[str, str]  # node id and input name
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
+TYPED = ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO", DYNAMIC_COMBO)
 
 
-def apply(prompt: Prompt, overrides: Mapping[str, Any], object_info: Mapping[str, Any]) -> Prompt:
-    """A copy of an API workflow with other input values.
-
-    Args:
-        overrides: `node.input` -> value, where node is an id, a title or a class of the workflow.
-        object_info: what the host knows about its node classes.
-
-    Raises: TableError naming the column when no or several nodes answer to it, or its value has the wrong type.
-    """
-    changed: Prompt = json.loads(json.dumps(prompt))
-    for column, value in overrides.items():
-        node, name = find(changed, column)
-        kind, _ = _spec(changed, object_info, node, name)
-        changed[node]["inputs"][name] = _typed(value, kind, column)
-    return changed
-
-
-def find(prompt: Prompt, column: str) -> tuple[str, str]:
-    """Node id and input name that a column means.
-
-    Raises: TableError when it means none, or more than one.
-    """
-    node, dot, name = column.rpartition(".")
-    if not dot:
-        raise TableError(f"Column {column!r}: write node.input, where node is its id, title or class.")
-    found = [node] if node in prompt else [key for key, value in prompt.items() if node in _names(value)]
-    if not found:
-        known = ", ".join(f"{key} ({value['class_type']})" for key, value in prompt.items())
-        raise TableError(f"Column {column!r}: the workflow has no node {node!r}; it has {known}.")
-    if len(found) > 1:
-        raise TableError(f"Column {column!r}: several nodes answer to {node!r}; use an id, {' or '.join(found)}.")
-    return found[0], name
-
-
-def input_files(
-    prompt: Prompt, overrides: Mapping[str, Any], object_info: Mapping[str, Any], folder: Path
-) -> Iterator[tuple[str, Path]]:
-    """Column and file of each override of a picture input that names a file on this machine.
+class Workflow:
+    """An API-format workflow and what the host knows about its nodes.
 
     Args:
-        folder: relative paths start here.
+        object_info: the host's answer to /object_info.
     """
-    for column, value in overrides.items():
-        node, name = find(prompt, column)
-        _, options = _spec(prompt, object_info, node, name)
-        if options.get("image_upload") and (folder / str(value)).is_file():
-            yield column, folder / str(value)
+
+    def __init__(self, prompt: Prompt, object_info: Mapping[str, Any]) -> None:
+        self.prompt = prompt
+        self._info = object_info
+        self._places: dict[str, Place] = {}
+        self._text = json.dumps(prompt)
+
+    def place(self, column: str) -> Place:
+        """Node id and input name that a column means.
+
+        Raises: TableError when it means none, or more than one.
+        """
+        if column not in self._places:
+            self._places[column] = _find(self.prompt, column)
+        return self._places[column]
+
+    def values(self, overrides: Mapping[str, Any]) -> dict[Place, tuple[str, Any]]:
+        """Column and value of each place that overrides name.
+
+        Raises: TableError when two columns are the same input.
+        """
+        found: dict[Place, tuple[str, Any]] = {}
+        for column, value in overrides.items():
+            place = self.place(column)
+            if place in found:
+                raise TableError(f"Columns {found[place][0]!r} and {column!r} are the same input; keep one of them.")
+            found[place] = column, value
+        return found
+
+    def apply(self, overrides: Mapping[str, Any], decimal_comma: bool = False) -> Prompt:
+        """A copy of the workflow with other input values.
+
+        Args:
+            overrides: `node.input` -> value, where node is an id, a title or a class of the workflow.
+
+        Raises: TableError naming the column when it is no input, or its value has the wrong type.
+        """
+        changed: Prompt = json.loads(self._text)
+        for (node, name), (column, value) in self._in_order(overrides):
+            spec = self.spec((node, name), column, changed)
+            inputs = changed[node]["inputs"]
+            if isinstance(inputs.get(name), list) and spec.kind and spec.kind not in TYPED and _is_scalar(value):
+                raise TableError(f"Column {column!r}: {name} is connected to another node; a value cannot replace it.")
+            inputs[name] = _typed(value, spec, column, decimal_comma)
+            if spec.kind == DYNAMIC_COMBO:
+                self._choose(changed, node, spec)
+        return changed
+
+    def spec(self, place: Place, column: str, prompt: Prompt | None = None) -> Spec:
+        """The description of an input while the workflow's inputs are as in `prompt`.
+
+        Raises: TableError when the host does not have it.
+        """
+        node, name = place
+        each = (prompt or self.prompt)[node]
+        kind = each["class_type"]
+        if kind not in self._info:
+            raise TableError(f"Node {node}: the host has no node {kind!r}; install its pack.")
+        for spec in live_specs(self._info[kind], each["inputs"]):
+            if spec.name == name:
+                return spec
+        # Inputs that come and go with others are not listed; such a node takes what the workflow already holds.
+        if name in self.prompt[node]["inputs"] and name in each["inputs"]:
+            return Spec(name, "", {})
+        combo = name.rpartition(".")[0]
+        if combo in each["inputs"]:
+            raise TableError(f"Column {column!r}: {combo} is {each['inputs'][combo]!r}, which has no such input.")
+        raise TableError(f"Column {column!r}: {kind} has no input {name!r}.")
+
+    def _in_order(self, overrides: Mapping[str, Any]) -> list[tuple[Place, tuple[str, Any]]]:
+        """A dynamic combo before what its choice brings: resize_type before resize_type.width."""
+        return sorted(self.values(overrides).items(), key=lambda item: item[0][1].count("."))
+
+    def _choose(self, prompt: Prompt, node: str, combo: Spec) -> None:
+        """Leaves a node with the inputs that belong to the choice: those it has, else their defaults."""
+        inputs = prompt[node]["inputs"]
+        live = {spec.name: spec for spec in live_specs(self._info[prompt[node]["class_type"]], inputs)}
+        inside = f"{combo.name}."
+        for name in [name for name in inputs if name.startswith(inside) and name not in live]:
+            del inputs[name]
+        for name, spec in live.items():
+            if name.startswith(inside) and name not in inputs and (default := default_of(spec)) is not None:
+                inputs[name] = default
 
 
 def seeds(prompt: Prompt) -> dict[str, int]:
@@ -73,36 +120,73 @@ def seeds(prompt: Prompt) -> dict[str, int]:
     }
 
 
+def _find(prompt: Prompt, column: str) -> Place:
+    """Titles and inputs may hold dots themselves, so every dot is tried as the one between them."""
+    if "." not in column:
+        raise TableError(f"Column {column!r}: write node.input, where node is its id, title or class.")
+    places = [(node, name) for called, name in _splits(column) for node in _called(prompt, called)]
+    if not places:
+        called = column.rpartition(".")[0]
+        known = ", ".join(f"{key} ({value['class_type']})" for key, value in prompt.items())
+        raise TableError(f"Column {column!r}: the workflow has no node {called!r}; it has {known}.")
+    if len(places) > 1:
+        called = " or ".join(repr(called) for called, _ in _splits(column) if _called(prompt, called))
+        ids = " or ".join(dict.fromkeys(node for node, _ in places))
+        raise TableError(f"Column {column!r}: several nodes answer to {called}; use an id, {ids}.")
+    return places[0]
+
+
+def _splits(column: str) -> Iterator[tuple[str, str]]:
+    for position, letter in enumerate(column):
+        if letter == ".":
+            yield column[:position], column[position + 1 :]
+
+
+def _called(prompt: Prompt, name: str) -> list[str]:
+    return [name] if name in prompt else [key for key, each in prompt.items() if name in _names(each)]
+
+
 def _names(node: Mapping[str, Any]) -> tuple[str, str]:
-    return node["class_type"], node.get("_meta", {}).get("title", "")
+    return node["class_type"], (node.get("_meta") or {}).get("title", "")
 
 
-def _spec(prompt: Prompt, object_info: Mapping[str, Any], node: str, name: str) -> tuple[str, Mapping[str, Any]]:
-    kind = prompt[node]["class_type"]
-    if kind not in object_info:
-        raise TableError(f"Node {node}: the host has no node {kind!r}; install its pack.")
-    for section in object_info[kind]["input"].values():
-        if name in section:
-            type_name, *options = section[name]
-            # A list in place of the type is the older way to write a combo.
-            return "COMBO" if isinstance(type_name, list) else type_name, options[0] if options else {}
-    # Inputs that come and go with others are not listed; such a node takes what the workflow already holds.
-    if name in prompt[node]["inputs"]:
-        return "", {}
-    raise TableError(f"Column {node}.{name}: {kind} has no input {name!r}.")
+def _is_scalar(value: Any) -> bool:
+    return not isinstance(value, (list, dict))
 
 
-def _typed(value: Any, kind: str, column: str) -> Any:
-    """`value` as the type an input wants; tables in CSV hold text only."""
+def _typed(value: Any, spec: Spec, column: str, decimal_comma: bool) -> Any:
+    """`value` as the type an input wants; tables of text hold text only."""
     try:
-        if kind in NUMBERS:
-            if isinstance(value, bool):  # which Python takes for a number
-                raise ValueError
-            return NUMBERS[kind](value)
-        if kind == "BOOLEAN":
+        if spec.kind == "INT":
+            return _integer(value)
+        if spec.kind == "FLOAT":
+            return _number(value, decimal_comma)
+        if spec.kind == "BOOLEAN":
             return value if isinstance(value, bool) else TRUTH[str(value).strip().lower()]
-        if kind == "STRING":
+        if spec.kind == "STRING":
             return value if isinstance(value, str) else json.dumps(value)
-    except (ValueError, TypeError, KeyError) as error:
-        raise TableError(f"Column {column!r}: {value!r} is no {kind}.") from error
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise TableError(f"Column {column!r}: {value!r} is no {spec.kind}.") from error
+    if spec.kind == DYNAMIC_COMBO and value not in (keys := [each["key"] for each in spec.options["options"]]):
+        raise TableError(f"Column {column!r}: {value!r} is not one of {', '.join(map(str, keys))}.")
+    if spec.kind == "COMBO":
+        return next((each for each in spec.options.get("options") or () if str(each) == value), value)
     return value
+
+
+def _integer(value: Any) -> int:
+    """48 and 48.0, but not 48.9, which would become another number than the table says."""
+    if isinstance(value, bool) or not INTEGER.fullmatch(str(value).strip()):
+        raise ValueError
+    return int(str(value).strip().partition(".")[0])
+
+
+def _number(value: Any, decimal_comma: bool) -> float:
+    if isinstance(value, bool):  # which Python takes for a number
+        raise ValueError
+    if decimal_comma and isinstance(value, str) and "." not in value:
+        value = value.replace(",", ".")
+    number = float(value)
+    if not math.isfinite(number) or "_" in str(value):
+        raise ValueError
+    return number

@@ -1,0 +1,156 @@
+"""From rows to jobs: the whole table is checked before the first run, and files are sent row by row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from batch.files import NAME_BYTES, digest
+from batch.overrides import Place, Prompt, Workflow
+from batch.table import Row, TableError
+
+UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file on this machine that an input of the workflow names.
+
+    Attributes:
+        sha256: of its content when the job was made.
+    """
+
+    place: Place
+    column: str
+    path: Path
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """What it is sent as: files of the same name from different folders stay apart."""
+        stem, ending = self.path.stem, self.path.suffix
+        while len(f"{self.sha256}-{stem}{ending}".encode()) > NAME_BYTES:
+            stem = stem[:-1]
+        return f"{self.sha256}-{stem}{ending}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row ready to be sent, but for its files.
+
+    Attributes:
+        row: with the values that hold for every row.
+        key: the same for the same workflow, values and contents of files, whatever a host calls the files, and for
+            nothing else in a table.
+        prompt: the workflow with the row's values; files have the names they have in the table.
+    """
+
+    key: str
+    row: Row
+    prompt: Prompt
+    uploads: tuple[Upload, ...] = ()
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """SHA-256 of the row's files, by column."""
+        return {each.column: each.sha256 for each in self.uploads}
+
+    def with_names(self, names: Mapping[Place, str]) -> Prompt:
+        """The workflow with what a host calls the files."""
+        prompt = {node: {**each, "inputs": dict(each["inputs"])} for node, each in self.prompt.items()}
+        for (node, name), value in names.items():
+            prompt[node]["inputs"][name] = value
+        return prompt
+
+
+class Plan:
+    """What is to be run: a workflow, values for all rows, and where files may come from.
+
+    Args:
+        common: values for every row; a row's own value wins.
+        folder: where relative paths in the table start. Files in it are sent to the host.
+        allowed: other folders whose files may be sent.
+    """
+
+    def __init__(
+        self, workflow: Workflow, common: Mapping[str, Any], folder: Path, allowed: Sequence[Path] = ()
+    ) -> None:
+        self.workflow = workflow
+        self._common_values = workflow.values(common)
+        self._folder = folder
+        self._allowed = [each.resolve() for each in (folder, *allowed)]
+        self._digests: dict[tuple[str, int, int], str] = {}
+
+    def check(self, rows: Iterable[Row]) -> int:
+        """The number of rows, all of which fit. One row is held at a time, and no file is read.
+
+        Raises: TableError when a column or value does not fit, or a file may not be sent.
+        """
+        number = 0
+        for row in rows:
+            try:
+                self._fitted(row)
+            except TableError as error:
+                raise TableError(f"Row {row.number} ({row.name}): {error}") from error
+            number += 1
+        return number
+
+    def jobs(self, rows: Iterable[Row]) -> Iterator[Job]:
+        """The jobs of rows that were checked, each made when it is asked for."""
+        seen = Counter[bytes]()
+        for row in rows:
+            prompt, files = self._fitted(row)
+            uploads = tuple(Upload(place, column, path, self._digest(path)) for place, column, path in files)
+            content = digest({"prompt": prompt, "files": {".".join(each.place): each.sha256 for each in uploads}})[:32]
+            twin = bytes.fromhex(content)
+            seen[twin] += 1
+            whole = replace(row, overrides=self.overrides(row))
+            yield Job(f"{content}-{seen[twin]}", whole, prompt, uploads)
+
+    def overrides(self, row: Row) -> dict[str, Any]:
+        """The row's values, and those for every row that it does not have itself, by column."""
+        own = self.workflow.values(row.overrides)
+        return dict({**self._common_values, **own}.values())
+
+    def _fitted(self, row: Row) -> tuple[Prompt, list[tuple[Place, str, Path]]]:
+        """The workflow with the row's values, and the files that they name."""
+        overrides = self.overrides(row)
+        prompt = self.workflow.apply(overrides, row.decimal_comma)
+        return prompt, [found for column in overrides if (found := self._file(column, overrides[column], prompt))]
+
+    def _file(self, column: str, value: Any, prompt: Prompt) -> tuple[Place, str, Path] | None:
+        """Place, column and path if a value names a file here, for an input that files are uploaded for.
+
+        Which inputs those are the host says, so it could ask for any file: it gets those in allowed folders only.
+        """
+        place = self.workflow.place(column)
+        spec = self.workflow.spec(place, column, prompt)
+        if spec.kind != "COMBO" or not any(spec.options.get(each) for each in UPLOADS):
+            return None
+        path = self._folder / str(value)
+        if not _is_file(path):
+            return None
+        if not any(folder in path.resolve().parents for folder in self._allowed):
+            raise TableError(
+                f"Column {column!r}: {value} lies outside of {self._folder}, and only files inside are sent to the "
+                f"host. Allow its folder with --upload-from {path.resolve().parent}."
+            )
+        return place, column, path
+
+    def _digest(self, path: Path) -> str:
+        """Read once, not once a row."""
+        about = path.stat()
+        known = str(path), about.st_size, about.st_mtime_ns
+        if known not in self._digests:
+            self._digests[known] = digest(path)
+        return self._digests[known]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name no file can have: too long, or with a NUL
+        return False
