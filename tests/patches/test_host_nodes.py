@@ -22,7 +22,7 @@ from refattention.core.deadiff.settings import DEADiffSettings
 from refattention.core.deadiff.wrappers import apply_deadiff
 from refattention.core.p3s.settings import P3SSettings, Schedule
 from refattention.core.p3s.wrappers import apply_p3s
-from refattention.core.patches.families import attentions_of
+from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop

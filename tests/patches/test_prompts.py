@@ -12,7 +12,7 @@ from families import tiny_latent, tiny_model, tiny_prompt
 from p3s_support import adapter, inject
 from refattention.core.p3s.settings import P3SSettings
 from refattention.core.p3s.wrappers import apply_p3s
-from refattention.core.patches.families import attentions_of
+from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.cache import ReferenceCache
 from refattention.core.refdrop.settings import RefDropSettings
