@@ -8,20 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bodies
 import folder_paths
 import pytest
 import refine_support
 import torch
 import tryon
+from comfy.model_patcher import ModelPatcher
 from messages import is_clear
 from p3s_support import Codec, Eye, inject
 from refattention.core.deadiff.loaded import load
+from refattention.core.leffa import body_map, densepose
 from refattention.core.leffa.reference import REFERENCES
-from refattention.nodes import RefAttentionExtension
+from refattention.nodes import RefAttentionExtension, leffa_densepose
 from refattention.nodes.deadiff import DEADiffStyle
 from refattention.nodes.leffa import LeffaPoseTransfer, LeffaTryOn
+from refattention.nodes.leffa_body_map import LeffaBodyMap
 from refattention.nodes.leffa_flow import LeffaFlow
 from refattention.nodes.leffa_mask import LeffaMask, LeffaRepaint
+from refattention.nodes.leffa_prepare import GARMENT, LeffaFit
 from refattention.nodes.p3s_train import P3STrain
 from refattention.nodes.point_mask import PointMask
 from refattention.nodes.refdrop import RefDropApply
@@ -132,6 +137,34 @@ def run_repaint(**inputs: Any) -> Tensor:
     return LeffaRepaint.execute(**{**widgets(LeffaRepaint), **inputs})[0]
 
 
+def run_body_map(**inputs: Any) -> Tensor:
+    return LeffaBodyMap.execute(**{**widgets(LeffaBodyMap), "format": body_map.PARULA, **inputs})[0]
+
+
+class Follower(torch.nn.Module):
+    """In place of DensePose: a body over the rows of the picture that are brighter than those above them."""
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        rows = pixels.float().mean(dim=(0, 2))
+        top = float((rows * torch.arange(len(rows))).sum() / rows.sum().clamp(min=1))
+        box = torch.tensor([[0.0, top, pixels.shape[2], pixels.shape[1]]])
+        grid = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8)
+        return box, grid.repeat(1, 2, 1, 1) * torch.tensor([0.5, 1]).view(1, 2, 1, 1), *[grid.repeat(1, 25, 1, 1)] * 3
+
+
+def run_densepose(**inputs: Any) -> Tensor:
+    patcher = ModelPatcher(densepose.Detector(Follower()), torch.device("cpu"), torch.device("cpu"))  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leffa_densepose, "script_path", lambda name: name)
+        patch.setattr(leffa_densepose, "load", lambda path: patcher)
+        return leffa_densepose.LeffaDensePose.execute(densepose_name="", run_code_of_file=True, **inputs)[0]
+
+
+def run_fit(**inputs: Any) -> Tensor:
+    given = {**widgets(LeffaFit), "part": GARMENT, "width": 48, "height": 64, **inputs}
+    return LeffaFit.execute(**given)[0]
+
+
 def run_point_mask(**inputs: Any) -> Tensor:
     points = {"positive_coords": '[{"x": 12, "y": 30}]', "negative_coords": '[{"x": 40, "y": 8}]'}
     outputs = PointMask.execute(**{**widgets(PointMask), **points, **inputs})
@@ -151,6 +184,11 @@ def refine(node: Any) -> Callable[..., Tensor]:
     return run
 
 
+# Part numbers, whose range no filter may shift
+DENSEPOSE = bodies.picture(body_map.draw(body_map.BodyMap(bodies.parts(0, WIDTH, HEIGHT)), body_map.PARTS))
+NUMBERED = {"LeffaMask", "LeffaBodyMap"}
+SIZE_ALONE = {("LeffaBodyMap", "image")}  # nothing but its size counts
+
 # How each node is run, and a good picture or mask for each of its inputs.
 RUNS: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]] = {
     "RefDropApply": (run_refdrop, {"mask": spots(), "reference_mask": spots()}),
@@ -165,6 +203,9 @@ RUNS: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]] = {
     "LeffaFlow": (run_flow, {"reference_image": picture(1)}),
     "LeffaMask": (run_leffa_mask, {"parsing": (spots() * 4 / 255).unsqueeze(-1).expand(-1, -1, -1, 3)}),
     "LeffaRepaint": (run_repaint, {"image": picture(1), "generated": picture(2), "mask": spots()}),
+    "LeffaBodyMap": (run_body_map, {"densepose": DENSEPOSE, "image": picture(1)}),
+    "LeffaDensePose": (run_densepose, {"image": picture(1)}),
+    "LeffaFit": (run_fit, {"image": picture(1), "mask": spots()}),
     "PointMask": (run_point_mask, {"image": picture(1)}),
     "AttentionProbe": (refine(AttentionProbe), {"image": picture(1), "reference_image": picture(2), "mask": spots()}),
     "RefineAlign": (
@@ -233,10 +274,10 @@ def test_whatever_form_it_comes_in(node: str, name: str, kind: str) -> None:
     """To the bit what the plain form gives; that what comes counts, a mirrored one shows."""
     good = RUNS[node][1][name]
     usual = run(node)
-    assert not torch.equal(run(node, **{name: good.flip(1)}), usual)
+    assert torch.equal(run(node, **{name: good.flip(1)}), usual) is ((node, name) in SIZE_ALONE)
     for variant, forms in (PICTURES if kind == "IMAGE" else MASKS).items():
         given, plain = forms(good)
-        if node == "LeffaMask" and variant in ("double beyond 0 to 1", "half with alpha"):
+        if node in NUMBERED and variant in ("double beyond 0 to 1", "half with alpha"):
             continue  # label numbers are not to be shifted
         got = run(node, **{name: given})
         want = usual if torch.equal(plain, good) else run(node, **{name: plain})
@@ -248,7 +289,7 @@ def test_what_is_none_is_refused_in_a_sentence(node: str, name: str, kind: str) 
     good = RUNS[node][1][name]
     cases = {**WRONG, **(WRONG_PICTURES if kind == "IMAGE" else {})}
     for case, make in cases.items():
-        if node == "LeffaMask" and case in ("large numbers", "from 0 to 255"):
+        if node in NUMBERED and case in ("large numbers", "from 0 to 255"):
             continue
         with pytest.raises(ValueError, match=rf"\b{name}\b") as caught:
             run(node, **{name: make(good)})
