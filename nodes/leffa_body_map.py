@@ -68,6 +68,8 @@ class LeffaBodyMap(io.ComfyNode):
         cls, densepose: Tensor, format: str, kind: str, model: Any = None, image: Tensor | None = None
     ) -> io.NodeOutput:
         """Returns the DensePose pictures in the other form."""
+        densepose = gate.picture(densepose, "densepose")
+        image = None if image is None else gate.picture(image, "image")
         if format == AS_MODEL:
             if model is None:
                 raise ValueError("format asks for what the model needs, but none is connected. Connect Leffa Loader.")
