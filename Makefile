@@ -11,10 +11,10 @@ LOCK_WITHOUT := api assets-01 image other video
 export COMFYUI_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test soak fuzz beside lint bench serve lock clean
+.PHONY: help setup browser demo test soak fuzz beside lint bench world-train claims serve lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: ## make .venv and the managed ComfyUI, link the pack into it
 	@$(PYTHON) dev/setup_env.py
@@ -47,6 +47,12 @@ lint: setup ## ruff (rules and format) and mypy
 
 bench: setup ## measure speed, results go to bench/results
 	$(BIN)/python bench/run.py
+
+world-train: setup ## train the demo world's models in the background of the machine; goes on where it was stopped
+	@nice -n 19 $(BIN)/python -m dev.world.train
+
+claims: setup ## measure what the papers claim on the trained world, results go to docs/CLAIMS.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m dev.claims
 
 serve: setup ## start ComfyUI with the pack and the demo models for a look in the browser
 	@$(BIN)/python dev/serve.py

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from models import random_model, sampler_step
 from refattention.core.deadiff.loaded import load
-from refattention.core.deadiff.settings import Style, cross_attention_widths
-from refattention.core.deadiff.wrappers import add_style
+from refattention.core.deadiff.settings import DEADiffSettings, cross_attention_widths
+from refattention.core.deadiff.wrappers import apply_deadiff
 from refattention_demo.deadiff_layout import FULL_SIZE, random_weights
 from timing import alternate
 
@@ -28,7 +28,7 @@ def rows(sizes: list[int], dtype: torch.dtype, repeats: int) -> dict[str, dict[s
         layer: (torch.randn(1, 16, width, generator=generator), torch.randn(1, 16, width, generator=generator))
         for layer, width in widths.items()
     }
-    patched = add_style(model, Style(image))
+    patched = apply_deadiff(model, DEADiffSettings(image))
     steps = {f"deadiff.step.{pixels}": _step(model, patched, pixels, repeats) for pixels in sizes}
     return {**steps, "deadiff.tokens": _tokens(repeats)}
 

@@ -18,9 +18,9 @@ import torch
 from refattention.core.leffa import layout
 from refattention.core.leffa.loader import LeffaParts, from_state_dict
 from refattention.core.leffa.reference import REFERENCES, Reference
-from refattention.core.leffa.settings import Settings
+from refattention.core.leffa.settings import LeffaSettings
 from refattention.core.leffa.unet import LeffaUNet, ReferenceUNet
-from refattention.core.leffa.wrappers import add_reference, attach_reference_unet
+from refattention.core.leffa.wrappers import apply_leffa, attach_reference_unet
 from torch import Tensor
 
 OFFICIAL = Path(__file__).resolve().parent.parent / "out" / "official"
@@ -79,7 +79,7 @@ def ours(parts: LeffaParts, inputs: Inputs, interval: int, cache_bytes: int) -> 
     guided noise prediction; it returns what that returns.
     """
     model = attach_reference_unet(parts.generative, parts.reference, cache_bytes)
-    patched = add_reference(model, Settings(interval))
+    patched = apply_leffa(model, LeffaSettings(interval))
     garment = Reference(inputs.garment[0])
     halves = {"positive": garment, "negative": Reference(torch.zeros_like(garment.latent), is_zero=True)}
     guider = comfy.samplers.CFGGuider(patched)

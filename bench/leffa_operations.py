@@ -11,7 +11,7 @@ from refattention.core.leffa.reference import Reference
 from refattention.core.leffa.run import Attending
 from refattention.core.leffa.tokens import ReferenceTokens
 from refattention.core.leffa.unet import LeffaUNet, ReferenceUNet
-from refattention.core.patches.self_attention import route_self_attention
+from refattention.core.patches.attention import route_self_attention
 from steps import operations
 
 STEPS = 50

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from models import random_model
 from refattention.core.p3s.adapter import new_adapter
-from refattention.core.p3s.settings import Adapter, Injection
-from refattention.core.p3s.wrappers import add_injection
+from refattention.core.p3s.settings import Adapter, P3SSettings
+from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.reference_pass import Reference
 from steps import step_row
 
@@ -34,7 +34,7 @@ def _row(model: Any, pixels: int, repeats: int) -> dict[str, Any]:
             weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1 * weight.shape[0] ** -0.5)
     reference = Reference(torch.randn(1, 4, pixels // 8, pixels // 8, generator=generator), None, 0)
     adapter = Adapter(network, torch.randn(1, *VISION, generator=generator))
-    patched = add_injection(model, Injection(reference, adapter))
+    patched = apply_p3s(model, P3SSettings(reference, adapter))
     return step_row(model, patched, "sd15", pixels, repeats, "an adapter")
 
 

@@ -14,8 +14,8 @@ from refattention.core.patches.blocks import ALL, CHOICES, select
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.patches.unet import self_attention_blocks
 from refattention.core.refdrop.cache import ReferenceCache
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from steps import step_row
 from timing import alternate
 
@@ -55,7 +55,7 @@ def guided(
     """The model with a latent reference of the picture's size."""
     samples = torch.randn(1, 4, pixels // 8, pixels // 8, generator=torch.Generator().manual_seed(4))
     blocks = select(choice, "", list(self_attention_blocks(model.model.diffusion_model)), family)
-    return add_guide(model, Guide(0.3, blocks, Reference(samples, None, 0), cache=cache))
+    return apply_refdrop(model, RefDropSettings(0.3, blocks, Reference(samples, None, 0), cache=cache))
 
 
 def _batch_row(model: Any, family: str, pixels: int, repeats: int) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from families import FAMILIES, TinyFamily, random_model, random_prompt
 from models import evaluation
-from refattention.core.patches.families import attentions_of
+from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.cache import ReferenceCache
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from steps import compared
 
 BOUND = 1.15
@@ -47,10 +47,12 @@ def _row(model: Any, family: TinyFamily, repeats: int, what: str, cache: Referen
     noise, samples = (torch.randn(1, *family.size, generator=torch.Generator().manual_seed(seed)) for seed in (1, 4))
     if family.frames > 1:
         samples = samples[:, :, :1]  # a picture is the reference of a video
-    guide = Guide(0.3, frozenset(attentions_of(model, "bench").layers), Reference(samples, None, 0), cache=cache)
+    guide = RefDropSettings(
+        0.3, frozenset(attentions_of(model, "bench").layers), Reference(samples, None, 0), cache=cache
+    )
     prompts = [random_prompt(family, seed, 256) for seed in (2, 3)]
     plain, guided = (
-        evaluation(each, noise, *prompts, cfg=family.cfg, level=0.7) for each in (model, add_guide(model, guide))
+        evaluation(each, noise, *prompts, cfg=family.cfg, level=0.7) for each in (model, apply_refdrop(model, guide))
     )
     row = compared(plain, guided, repeats, "plain step", f"one {what} reference")
     detail = {**row["detail"], "time": row["value"], "operations": row["bound"]}

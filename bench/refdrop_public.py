@@ -20,10 +20,10 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
 from models import random_model, sampler_step
 from refattention.core.patches.unet import self_attention_blocks
-from refattention.core.refdrop.recorded import Recorded
-from refattention.core.refdrop.recorder import add_recorder
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.recorded_run import RecordedRun
+from refattention.core.refdrop.recorder import apply_recorder
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from timing import alternate
 from torch import Tensor
 
@@ -43,12 +43,12 @@ def rows(sizes: list[int], repeats: int) -> dict[str, dict[str, Any]]:
 def _rows(model: Any, public: PublicNode, pixels: int, repeats: int) -> dict[str, dict[str, Any]]:
     """Both record the same step, whose noise is another than that of the step they guide."""
     blocks = frozenset(self_attention_blocks(model.model.diffusion_model))
-    recordings = [Recorded(model, blocks, 1, 2**33, is_half) for is_half in (False, True)]
+    recordings = [RecordedRun(model, blocks, 1, 2**33, is_half) for is_half in (False, True)]
     for recorded in recordings:
-        sampler_step(add_recorder(model, recorded), "sd15", pixels, seed=4)(lambda evaluate: evaluate())
+        sampler_step(apply_recorder(model, recorded), "sd15", pixels, seed=4)(lambda evaluate: evaluate())
     sampler_step(model, "sd15", pixels, seed=4)(public.save)
     whole, half = (
-        sampler_step(add_guide(model, Guide(STRENGTH, blocks, recorded=recorded)), "sd15", pixels)
+        sampler_step(apply_refdrop(model, RefDropSettings(STRENGTH, blocks, recorded=recorded)), "sd15", pixels)
         for recorded in recordings
     )
 

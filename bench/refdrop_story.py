@@ -17,8 +17,8 @@ from refattention.core.patches.blocks import CHOICES, select
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.patches.unet import self_attention_blocks
 from refattention.core.refdrop.cache import ReferenceCache
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from torch import Tensor
 
 FAMILY = "sd15"
@@ -77,7 +77,7 @@ class Story:
         model, noise = self._model, self._noise(number)
         if cache is not None:
             blocks = select(CHOICES[0], "", list(self_attention_blocks(model.model.diffusion_model)), FAMILY)
-            model = add_guide(model, Guide(0.3, blocks, self._reference, cache=cache))
+            model = apply_refdrop(model, RefDropSettings(0.3, blocks, self._reference, cache=cache))
         start = time.perf_counter()
         with torch.inference_mode():
             latent = comfy.sample.sample(

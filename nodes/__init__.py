@@ -2,22 +2,25 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .attention_probe import AttentionProbe
 from .deadiff import DEADiffStyle
 from .deadiff_files import DEADiffExtract, DEADiffLoader
 from .deadiff_sampler import DEADiffSampler
 from .leffa import LeffaLoader, LeffaPoseTransfer, LeffaTryOn
+from .leffa_body_map import LeffaBodyMap
+from .leffa_densepose import LeffaDensePose
 from .leffa_flow import LeffaFlow
 from .leffa_mask import LeffaMask, LeffaRepaint
+from .leffa_prepare import LeffaFit, LeffaSigmas
 from .p3s import P3SInject
 from .p3s_files import P3SLoad, P3SSave
 from .p3s_train import P3STrain
 from .point_mask import PointMask
 from .refdrop import RefDropApply, RefDropVideo
 from .refdrop_record import RefDropRecord
-from .refine import RefineAlign, RefineRegion
 from .refine_by_align import RefineByAlign
-from .refine_load import RefineAlignLoad
+from .refine_by_align_files import RefineAlignLoad
+from .refine_by_align_probe import AttentionProbe
+from .refine_by_align_stages import RefineAlign, RefineRegion
 
 
 class RefAttentionExtension(ComfyExtension):
@@ -29,5 +32,6 @@ class RefAttentionExtension(ComfyExtension):
             *(RefDropApply, RefDropVideo, RefDropRecord, PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
+            *(LeffaBodyMap, LeffaDensePose, LeffaSigmas, LeffaFit),
             *(RefineByAlign, RefineAlign, RefineRegion, RefineAlignLoad, AttentionProbe),
         ]

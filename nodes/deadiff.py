@@ -9,16 +9,17 @@ from comfy_api.latest import io
 
 from ..core.deadiff.loaded import COMBINE, CONTENT_LAYERS, MODES, DEADiff
 from ..core.deadiff.preprocess import FITS
-from ..core.deadiff.settings import Style, require_sd15
-from ..core.deadiff.wrappers import add_style
+from ..core.deadiff.settings import DEADiffSettings, require_sd15
+from ..core.deadiff.wrappers import apply_deadiff
+from ..core.pictures import gate
 from .deadiff_files import DEADiffIO
-from .shared import mask_batch, range_inputs
+from .shared import range_inputs
 
 STYLE, CONTENT, BOTH = MODES
 
 
 class DEADiffStyle(io.ComfyNode):
-    """Style, or content, of reference pictures in the cross-attention of an SD1.5 U-Net."""
+    """DEADiffSettings, or content, of reference pictures in the cross-attention of an SD1.5 U-Net."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -56,15 +57,15 @@ class DEADiffStyle(io.ComfyNode):
         require_sd15(model)
         pictures = _pictures(mode, reference_image, content_image)
         tokens = {branch: deadiff.tokens(branch, images, fit, combine) for branch, images in pictures.items()}
-        style = Style(
+        style = DEADiffSettings(
             image=deadiff.projections.project(tokens, CONTENT_LAYERS, zero_tokens=strict),
             strength=strength,
             zero_tokens=strict,
-            mask=mask_batch(mask),
+            mask=gate.optional_masks(mask, "mask"),
             start_percent=start_percent,
             end_percent=end_percent,
         )
-        return io.NodeOutput(add_style(model, style))
+        return io.NodeOutput(apply_deadiff(model, style))
 
 
 def _main_inputs() -> list[io.Input]:
@@ -141,8 +142,9 @@ def _advanced_inputs() -> list[io.Input]:
 
 def _pictures(mode: str, reference: torch.Tensor, content: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """Which pictures each branch reads."""
+    reference = gate.picture(reference, "reference_image")
     if mode == BOTH:
-        return {STYLE: reference, CONTENT: reference if content is None else content}
+        return {STYLE: reference, CONTENT: reference if content is None else gate.picture(content, "content_image")}
     if content is not None:
         raise ValueError(
             f"content_image is connected, but mode is '{mode}'. Set mode to '{BOTH}', or connect the picture "

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.leffa.body_map import NEEDED_BY
+from ..core.leffa.inputs import leffa, pose_transfer, size_of, try_on
 from ..core.leffa.loader import load
-from ..core.leffa.model import require_leffa
-from ..core.leffa.reference import REFERENCES, Reference
-from ..core.leffa.settings import Settings
-from ..core.leffa.wrappers import add_reference, attach_reference_unet
-from ..core.pictures.grid import CELL, binary_mask, pad_to_cells, to_cells
+from ..core.leffa.settings import LeffaSettings
+from ..core.leffa.wrappers import attach_reference_unet
+from ..core.pictures import gate
 from .files import model_names, model_path
 
+AUTO = "auto"
 EVERY_STEP, ONCE, EVERY_N = "every step", "once", "every n steps"
 FOLDERS = ("diffusion_models", "checkpoints")
-GREY = 0.5  # what the models see in place of the pixels that are to be painted
 
 
 class LeffaLoader(io.ComfyNode):
@@ -52,6 +51,16 @@ class LeffaLoader(io.ComfyNode):
                     tooltip="Memory for what the reference U-Net makes of an empty reference. It depends on size and "
                     "timestep only and is used again for the next picture; 768 x 1024 needs 70 MB a step.",
                 ),
+                io.Combo.Input(
+                    "body_map",
+                    options=[AUTO, *NEEDED_BY],
+                    default=AUTO,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Kind of DensePose picture that the checkpoint was trained with: Parula for virtual_tryon, "
+                    "part numbers for virtual_tryon_dc, UVI for pose_transfer. auto tells it by the weights and, "
+                    "between the two for try-on, by 'dc' in the file's name.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -63,9 +72,9 @@ class LeffaLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model_name: str, cache_megabytes: int) -> io.NodeOutput:
+    def execute(cls, model_name: str, cache_megabytes: int, body_map: str = AUTO) -> io.NodeOutput:
         """Returns the generative model and the VAE."""
-        parts = load(model_path(model_name, FOLDERS))
+        parts = load(model_path(model_name, FOLDERS), None if body_map == AUTO else body_map)
         return io.NodeOutput(attach_reference_unet(parts.generative, parts.reference, cache_megabytes << 20), parts.vae)
 
 
@@ -81,7 +90,7 @@ class LeffaTryOn(io.ComfyNode):
             category="model/conditioning/reference",
             description=(
                 "Prepares a person, a garment and a mask for Leffa. Connect all four outputs to a KSampler (cfg 2.5, "
-                "20 or 50 steps, ddpm, ddim_uniform), then decode and paste with Leffa Repaint."
+                "50 steps, ddpm, ddim_uniform), then decode and paste with Leffa Repaint."
             ),
             search_aliases=["leffa", "try on", "VTON", "virtual try-on", "clothes", "garment"],
             inputs=[
@@ -93,7 +102,7 @@ class LeffaTryOn(io.ComfyNode):
                 io.Image.Input(
                     "densepose",
                     tooltip="DensePose picture of the person, same size as image: in the colours of Parula for "
-                    "virtual_tryon, part numbers for virtual_tryon_dc.",
+                    "virtual_tryon, part numbers for virtual_tryon_dc. Leffa Body Map makes it of any other.",
                 ),
                 io.Mask.Input(
                     "mask", tooltip="What is painted anew, white = garment. From Leffa Mask, or painted by hand."
@@ -117,27 +126,19 @@ class LeffaTryOn(io.ComfyNode):
         rescale_guidance: bool,
     ) -> io.NodeOutput:
         """Returns model, positive, negative and latent."""
-        inputs = _Inputs(model, vae, "LeffaTryOn")
-        inputs.require_batch(garment_image=garment_image, image=image)
-        inputs.require_batch(densepose=densepose, image=image)
-        inputs.require_batch(mask=mask.reshape(-1, *mask.shape[-2:]), image=image)
-        size = _size(image)
-        if _size(densepose) != size:
+        image, garment_image = gate.picture(image, "image"), gate.picture(garment_image, "garment_image")
+        densepose, mask = gate.picture(densepose, "densepose"), gate.masks(mask, "mask")
+        loaded = leffa(model, vae, "LeffaTryOn")
+        require_batch(garment_image=garment_image, image=image)
+        require_batch(densepose=densepose, image=image)
+        require_batch(mask=mask, image=image)
+        if size_of(densepose) != size_of(image):
             raise ValueError(
                 f"densepose is {_times(densepose)} pixels, but image is {_times(image)}. "
-                "Make the DensePose picture from the image itself, or scale one of them."
+                "Put LeffaBodyMap between, with image connected, or make the DensePose picture from the image itself."
             )
-        binary = binary_mask(mask, size)
-        if not binary.flatten(1).any(dim=1).all():
-            raise ValueError("mask is empty, so nothing would be painted. Make the garment's area white.")
-        masked = torch.where(binary.unsqueeze(-1) > 0, torch.tensor(GREY), image[..., :3].cpu())
-        return inputs.output(
-            masked,
-            binary,
-            densepose,
-            garment_image,
-            Settings(_interval(reference, reference_interval), rescale_guidance),
-        )
+        settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)
+        return io.NodeOutput(*try_on(loaded, image, mask, densepose, garment_image, settings))
 
 
 class LeffaPoseTransfer(io.ComfyNode):
@@ -152,7 +153,7 @@ class LeffaPoseTransfer(io.ComfyNode):
             category="model/conditioning/reference",
             description=(
                 "Prepares a person and a pose for Leffa's pose_transfer model. Connect all four outputs to a KSampler "
-                "(cfg 2.5, 20 or 50 steps, ddpm, ddim_uniform), then decode."
+                "(cfg 2.5, 50 steps, ddpm, ddim_uniform), then decode."
             ),
             search_aliases=["leffa", "pose transfer", "repose", "person image generation"],
             inputs=[
@@ -160,8 +161,8 @@ class LeffaPoseTransfer(io.ComfyNode):
                 io.Image.Input("reference_image", tooltip="The person. One, or one per pose."),
                 io.Image.Input(
                     "densepose",
-                    tooltip="DensePose picture of the pose to take (channels U, V, I). Its size is that of the result; "
-                    "the model is trained at 768 x 1024.",
+                    tooltip="DensePose picture of the pose to take (channels U, V, I; from Leffa DensePose). Its size "
+                    "is that of the result; the model is trained at 768 x 1024.",
                 ),
                 *_sampling_inputs(),
             ],
@@ -180,12 +181,12 @@ class LeffaPoseTransfer(io.ComfyNode):
         rescale_guidance: bool,
     ) -> io.NodeOutput:
         """Returns model, positive, negative and latent."""
-        inputs = _Inputs(model, vae, "LeffaPoseTransfer")
-        inputs.require_batch(reference_image=reference_image, densepose=densepose)
-        nothing = torch.full((1, *_size(densepose), 3), GREY)
-        everything = torch.ones(1, *_size(densepose))
-        settings = Settings(_interval(reference, reference_interval), rescale_guidance)
-        return inputs.output(nothing, everything, densepose, reference_image, settings)
+        reference_image = gate.picture(reference_image, "reference_image")
+        densepose = gate.picture(densepose, "densepose")
+        loaded = leffa(model, vae, "LeffaPoseTransfer")
+        require_batch(reference_image=reference_image, densepose=densepose)
+        settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)
+        return io.NodeOutput(*pose_transfer(loaded, reference_image, densepose, settings))
 
 
 def _model_inputs() -> list[io.Input]:
@@ -234,73 +235,18 @@ def _interval(reference: str, interval: int) -> int:
     return {EVERY_STEP: 1, ONCE: 0}.get(reference, interval)
 
 
-def _size(picture: Tensor) -> tuple[int, int]:
-    return picture.shape[1], picture.shape[2]
-
-
 def _times(picture: Tensor) -> str:
     return f"{picture.shape[2]} x {picture.shape[1]}"
 
 
-class _Inputs:
-    """What both sampling nodes do with their pictures."""
+def require_batch(**pictures: Tensor) -> None:
+    """Two batches go together when they are equal, or one of them is a single picture.
 
-    def __init__(self, model: Any, vae: Any, node: str) -> None:
-        self._patcher = model
-        self._model = require_leffa(model, node)
-        if vae is None:
-            raise ValueError(f"{node} got no VAE: the checkpoint has none. Connect Load VAE.")
-        self._vae = vae
-
-    @staticmethod
-    def require_batch(**pictures: Tensor) -> None:
-        """Two batches go together when they are equal, or one of them is a single picture."""
-        (one, other), (count, others) = zip(*((name, len(batch)) for name, batch in pictures.items()), strict=True)
-        if count != others and 1 not in (count, others):
-            raise ValueError(
-                f"{one} holds a batch of {count}, but {other} one of {others}. Give equal numbers, or one for all."
-            )
-
-    def output(
-        self, masked: Tensor, mask: Tensor, densepose: Tensor, reference_image: Tensor, settings: Settings
-    ) -> io.NodeOutput:
-        """The node's outputs, from pictures of one size and a reference of any size."""
-        inputs = [
-            to_cells(pad_to_cells(mask.unsqueeze(-1))),
-            self._encode(masked),
-            to_cells(pad_to_cells(densepose[..., :3].cpu())) * 2 - 1,
-        ]
-        persons = max(map(len, inputs))
-        # Channel by channel as the U-Net takes them, after the noisy latent
-        concat = torch.cat([one.expand(persons, -1, -1, -1) for one in inputs], dim=1)
-        references = [Reference(latent) for latent in self._encode(reference_image)]
-        zero = Reference(torch.zeros_like(references[0].latent), is_zero=True)
-        batch = max(persons, len(references))
-        latent = torch.zeros(batch, self._channels, *concat.shape[-2:])
-        return io.NodeOutput(
-            add_reference(self._patcher, settings),
-            _conditioning(concat, references),
-            _conditioning(concat, [zero]),
-            {"samples": latent},
+    Raises:
+        ValueError: they do not.
+    """
+    (one, other), (count, others) = zip(*((name, len(batch)) for name, batch in pictures.items()), strict=True)
+    if count != others and 1 not in (count, others):
+        raise ValueError(
+            f"{one} holds a batch of {count}, but {other} one of {others}. Give equal numbers, or one for all."
         )
-
-    @property
-    def _channels(self) -> int:
-        return self._model.latent_format.latent_channels
-
-    def _encode(self, picture: Tensor) -> Tensor:
-        """(B, H, W, C) in [0, 1] -> (B, 4, h, w) as the U-Net takes it, on the CPU."""
-        padded = pad_to_cells(picture[..., :3])
-        latent = self._vae.encode(padded)
-        expected = (len(padded), self._channels, padded.shape[1] // CELL, padded.shape[2] // CELL)
-        if tuple(latent.shape) != expected:
-            raise ValueError(
-                f"vae makes latents of the shape {tuple(latent.shape)} where Leffa needs {expected}. "
-                "Connect the VAE of Leffa Loader, or an SD1.5 VAE (SDXL for pose transfer)."
-            )
-        return self._model.process_latent_in(latent.float().cpu())
-
-
-def _conditioning(concat: Tensor, references: list[Reference]) -> list[Any]:
-    """In the host's form; there is no text, so its place holds a zero that nothing looks at."""
-    return [[torch.zeros(1, 1, 1), {"noise_concat": concat, REFERENCES: tuple(references)}]]

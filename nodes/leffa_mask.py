@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.leffa import masks as agnostic
 from ..core.leffa import parsing as maps
+from ..core.leffa.keypoints import frames_of
+from ..core.leffa.masks import CLEAN, DRESS_CODE, VITON_HD
 from ..core.leffa.repaint import paste_exact, paste_official
+from ..core.pictures import gate
+from ..core.pictures.grid import unpadded
 
-CLEAN, VITON_HD, DRESS_CODE = "clean", "viton_hd", "dress_code"
 EXACT, OFFICIAL = "exact", "official"
 
 
@@ -36,7 +37,7 @@ class LeffaMask(io.ComfyNode):
                 io.Image.Input(
                     "parsing",
                     tooltip="Human-parsing map of the person, as the parser gives it: label numbers as grey values, or "
-                    "the customary label colours. Not resized, or with nearest-exact.",
+                    "the customary label colours (SCHP's or Graphonomy's). Not resized, or with nearest-exact.",
                 ),
                 io.Combo.Input(
                     "garment_type",
@@ -54,16 +55,17 @@ class LeffaMask(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "labels",
-                    options=[maps.ATR, maps.LIP],
-                    default=maps.ATR,
+                    options=[maps.ATR, maps.LIP, maps.AUTO],
+                    default=maps.AUTO,
                     advanced=True,
-                    tooltip="Data set whose label numbers the map holds. ATR may have the neck as number 18.",
+                    tooltip="Data set whose label numbers the map holds: auto tells it by where the face is. ATR may "
+                    "have the neck as number 18; LIP is also for CIHP and Graphonomy.",
                 ),
                 io.Custom("POSE_KEYPOINT").Input(
                     "keypoints",
                     optional=True,
-                    tooltip="Body points of the person from an OpenPose, DWPose or SDPose node. Unconnected (rule "
-                    "clean only): the arms are where the map has them.",
+                    tooltip="Body points from an OpenPose, DWPose or SDPose node; of several persons, those of the one "
+                    "that the map shows. Unconnected (rule clean only): the arms are where the map has them.",
                 ),
             ],
             outputs=[
@@ -79,34 +81,15 @@ class LeffaMask(io.ComfyNode):
         cls, parsing: Tensor, garment_type: str, rule: str, labels: str, keypoints: list[dict[str, Any]] | None = None
     ) -> io.NodeOutput:
         """Returns one mask for each map."""
+        parsing = gate.picture(parsing, "parsing")
         if keypoints is None and rule != CLEAN and garment_type != agnostic.LOWER_BODY:
             raise ValueError(f"The rule {rule} draws the arms from keypoints. Connect a pose detector, or use {CLEAN}.")
-        frames: list[dict[str, Any] | None] = [*keypoints] if keypoints else [None]
+        frames = frames_of(keypoints)
         if len(frames) not in (1, len(parsing)):
             raise ValueError(
                 f"keypoints hold {len(frames)} frames, but parsing {len(parsing)} maps. Give equal numbers."
             )
-        masks = [
-            _mask(picture, frames[i % len(frames)], garment_type, rule, labels) for i, picture in enumerate(parsing)
-        ]
-        return io.NodeOutput(torch.stack([torch.from_numpy(mask).float() for mask in masks]))
-
-
-def _mask(
-    picture: Tensor, frame: dict[str, Any] | None, garment_type: str, rule: str, data_set: str
-) -> numpy.ndarray[Any, Any]:
-    labels = maps.labels_of(picture, data_set)
-    if rule != CLEAN:
-        labels = maps.resized(labels, agnostic.OFFICIAL_SIZE)
-    points = maps.keypoints_of(frame, labels.shape) if frame else numpy.zeros((8, 2))
-    rules = {CLEAN: agnostic.clean, VITON_HD: agnostic.viton_hd, DRESS_CODE: agnostic.dress_code}
-    mask = rules[rule](labels, points, garment_type)
-    if not mask.any():
-        raise ValueError(
-            f"parsing holds nothing to replace by a garment of the type {garment_type}; its labels are "
-            f"{numpy.unique(labels).tolist()}. Choose another garment_type, or check the parser and its labels."
-        )
-    return mask
+        return io.NodeOutput(agnostic.from_maps(parsing, frames, garment_type, rule, labels))
 
 
 class LeffaRepaint(io.ComfyNode):
@@ -139,17 +122,12 @@ class LeffaRepaint(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, generated: Tensor, mask: Tensor, edge: str) -> io.NodeOutput:
         """Returns the composed pictures."""
-        height, width = image.shape[1:3]
-        generated = generated[:, :height, :width, :3]  # LeffaTryOn pads on the right and at the bottom
-        if generated.shape[1:3] != image.shape[1:3]:
-            raise ValueError(
-                f"generated is {generated.shape[2]} x {generated.shape[1]} pixels and does not cover image with its "
-                f"{width} x {height}. Connect the picture that was generated for this image."
-            )
-        counts = {"image": len(image), "generated": len(generated), "mask": len(mask.reshape(-1, *mask.shape[-2:]))}
+        image, mask = gate.picture(image, "image"), gate.masks(mask, "mask")
+        generated = unpadded(gate.picture(generated, "generated"), image, "generated", "image")
+        counts = {"image": len(image), "generated": len(generated), "mask": len(mask)}
         if len({count for count in counts.values() if count != 1}) > 1:
             raise ValueError(f"The batches do not fit together: {counts}. Give equal numbers, or one for all.")
         paste = paste_exact if edge == EXACT else paste_official
         batch = max(counts.values())
-        old, new = (each.expand(batch, -1, -1, -1) for each in (image[..., :3], generated))
+        old, new = (each.expand(batch, -1, -1, -1) for each in (image, generated))
         return io.NodeOutput(paste(old, new, mask))

@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..core.models.vision import whole_picture_tokens
 from ..core.p3s.adapter import TrainedAdapter, for_model
 from ..core.p3s.kernel import SCHEDULES
-from ..core.p3s.settings import NODE, Adapter, Injection, Schedule
-from ..core.p3s.wrappers import add_injection
+from ..core.p3s.settings import NODE, Adapter, P3SSettings, Schedule
+from ..core.p3s.wrappers import apply_p3s
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
+from ..core.pictures import gate
 from .p3s_files import P3SAdapterIO
-from .shared import mask_batch, number_input, range_inputs, reference_seed_input, require_latent_of
+from .shared import encoder, number_input, range_inputs, reference_seed_input, require_latent_of
 
 
 class P3SInject(io.ComfyNode):
@@ -63,33 +65,34 @@ class P3SInject(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
         require_image_unet(model, NODE)
+        if reference_image is not None:
+            reference_image = gate.picture(reference_image, "reference_image")
         samples = _samples(model, reference_image, vae, reference_latent)
-        injection = Injection(
+        injection = P3SSettings(
             reference=Reference(samples, None, reference_seed),
             adapter=_adapter(model, adapter, clip_vision, reference_image, identity_at_zero),
-            subject_mask=mask_batch(subject_mask),
+            subject_mask=gate.optional_masks(subject_mask, "subject_mask"),
             strength=strength,
             value_strength=value_strength,
             schedule=Schedule(schedule, alpha, beta, exponent),
             start_percent=start_percent,
             end_percent=end_percent,
         )
-        return io.NodeOutput(add_injection(model, injection))
+        return io.NodeOutput(apply_p3s(model, injection))
 
 
 def _samples(model: Any, image: torch.Tensor | None, vae: Any | None, latent: dict[str, Any] | None) -> torch.Tensor:
     """(B, C, h, w) of the reference on the CPU, from whichever of picture and latent is connected."""
     if image is not None and latent is not None:
         raise ValueError(f"{NODE} got both reference_image and reference_latent, but needs only one of them.")
+    name = "The latent of the reference"
     if latent is not None:
-        samples = latent["samples"]
-    elif image is None:
+        return require_latent_of(model, latent["samples"], name)
+    if image is None:
         raise ValueError(f"{NODE} got no reference. Connect reference_image and vae, or reference_latent.")
-    elif vae is None:
+    if vae is None:
         raise ValueError("reference_image is connected, but vae is not. Connect the VAE of the model.")
-    else:
-        samples = vae.encode(image[..., :3])
-    return require_latent_of(model, samples, "The latent of the reference")
+    return encoder(model, vae, name)(image)
 
 
 def _adapter(
@@ -108,7 +111,7 @@ def _adapter(
             f"An adapter is connected, but {missing} is not. The adapter reads the reference as a picture, through the "
             "vision encoder it was trained with."
         )
-    vision = vision_tokens(clip_vision, image)
+    vision = whole_picture_tokens(clip_vision, image)
     width = trained.origin.vision_width
     if vision.shape[-1] != width:
         raise ValueError(
@@ -116,11 +119,6 @@ def _adapter(
             "the encoder it was trained with."
         )
     return Adapter(for_model(trained, model, family(model)), vision, identity_at_zero)
-
-
-def vision_tokens(clip_vision: Any, images: torch.Tensor) -> torch.Tensor:
-    """(B, L, width): the last hidden states of a vision encoder for whole pictures, squeezed to its square."""
-    return clip_vision.encode_image(images[..., :3], crop=False)["last_hidden_state"].float().cpu()
 
 
 def _main_inputs() -> list[io.Input]:

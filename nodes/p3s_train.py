@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ..core.models.base import fingerprint
-from ..core.p3s.adapter import Origin, TrainedAdapter, for_model, trainable, trained_weights
+from ..core.models.vision import whole_picture_tokens
 from ..core.p3s.kernel import AVERAGES
-from ..core.p3s.preview import sample_preview
-from ..core.p3s.settings import Adapter, Injection
-from ..core.p3s.training import WHERE, Pictures, Settings, Trainer, Watch, train
-from ..core.p3s.wrappers import add_injection
-from ..core.patches.frozen import encode
-from ..core.patches.reference_pass import Reference
-from ..core.patches.unet import family, require_image_unet
-from ..core.pictures.curve import curves
-from ..core.pictures.grid import to_pillow
-from .p3s import vision_tokens
-from .p3s_files import P3SAdapterIO, save_numbered
-from .shared import mask_batch, number_input, require_latent_of, seed_input
+from ..core.p3s.train_in_graph import Examples, train_in_graph
+from ..core.p3s.training import WHERE, Settings
+from ..core.patches.unet import require_image_unet
+from ..core.pictures import gate
+from .p3s_files import P3SAdapterIO, save_interrupted
+from .shared import encoder, number_input, seed_input
 
 NODE = "P3STrain"
 MOST_IMAGES = 7
-INTERRUPTED = "p3s/interrupted"
-PREVIEW_SIDE = 512
-LOSSES = "L_LDM, denoising", "L_ac, attention consistency"
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """What the node was given, as the networks take it."""
-
-    samples: torch.Tensor
-    vision: torch.Tensor
-    masks: torch.Tensor | None
-    positive: list[Any]
-    negative: list[Any]
 
 
 class P3STrain(io.ComfyNode):
@@ -93,6 +69,7 @@ class P3STrain(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns the adapter and the picture of its losses."""
         require_image_unet(model, NODE)
+        words = identifier.strip(), class_word.strip(), _text(prompt, identifier.strip(), class_word.strip())
         settings = Settings(
             epochs=epochs,
             learning_rate=learning_rate,
@@ -106,58 +83,17 @@ class P3STrain(io.ComfyNode):
             mixed_precision=mixed_precision,
             seed=seed,
         )
-        words = identifier.strip(), class_word.strip(), _text(prompt, identifier.strip(), class_word.strip())
-        subject = _subject(model, (clip, vae, clip_vision), _few(images), masks, words[-1])
-        width = subject.vision.shape[-1]
-        origin = Origin(family(model), fingerprint(model), width, *words, dataclasses.asdict(settings))
-        adapter, history = _train(model, vae, subject, settings, origin, preview_every)
-        series = {name: [losses[number] for losses in history] for number, name in enumerate(LOSSES)}
-        return io.NodeOutput(adapter, curves(series))
-
-
-def _subject(
-    model: Any, encoders: tuple[Any, Any, Any], images: torch.Tensor, masks: torch.Tensor | None, text: str
-) -> Subject:
-    clip, vae, clip_vision = encoders
-    return Subject(
-        samples=require_latent_of(model, vae.encode(images[..., :3]), "The latent of the pictures"),
-        vision=vision_tokens(clip_vision, images),
-        masks=_one_for_each(mask_batch(masks), len(images)),
-        positive=_conditioning(clip, text),
-        negative=_conditioning(clip, ""),
-    )
-
-
-# The host runs nodes in a mode whose tensors take no part in gradients.
-@torch.enable_grad()
-@torch.inference_mode(False)
-def _train(
-    model: Any, vae: Any, subject: Subject, settings: Settings, origin: Origin, preview_every: int
-) -> tuple[TrainedAdapter, list[tuple[float, float]]]:
-    network = trainable(model, origin.vision_width, settings.seed)
-
-    def adapter() -> TrainedAdapter:
-        return TrainedAdapter(trained_weights(network, model), origin)
-
-    @torch.inference_mode()
-    def preview() -> Any:
-        part = Adapter(for_model(adapter(), model, origin.family), subject.vision[:1])
-        mask = None if subject.masks is None else subject.masks[:1]
-        reference = Reference(subject.samples[:1], None, settings.seed)
-        injection = Injection(reference, part, mask, value_strength=settings.value_strength)
-        patched = add_injection(model, injection)
-        latent = sample_preview(patched, subject.positive, subject.negative, subject.samples, settings.seed)
-        return "JPEG", to_pillow(vae.decode(latent)[0]), PREVIEW_SIDE
-
-    def keep() -> None:
-        name = save_numbered(adapter(), INTERRUPTED)
-        logging.getLogger(__name__).warning("Training was cancelled; P3S Load has what there is so far as %s.", name)
-
-    samples = model.model.process_latent_in(subject.samples)
-    texts = (encode(model, text, samples[:1]) for text in (subject.positive, subject.negative))
-    trainer = Trainer(model, network, Pictures(samples, subject.vision, subject.masks, *texts), settings)
-    history = train(trainer, Watch(preview, preview_every, keep))
-    return adapter(), history
+        pictures = _few(gate.picture(images, "images"))
+        examples = Examples(
+            samples=encoder(model, vae, "The latent of the pictures")(pictures),
+            vision=whole_picture_tokens(clip_vision, pictures),
+            masks=_one_for_each(gate.optional_masks(masks, "masks"), len(pictures)),
+            positive=_conditioning(clip, words[-1]),
+            negative=_conditioning(clip, ""),
+        )
+        return io.NodeOutput(
+            *train_in_graph(model, vae.decode, examples, words, settings, preview_every, save_interrupted)
+        )
 
 
 def _few(images: torch.Tensor) -> torch.Tensor:

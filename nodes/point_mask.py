@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..core.models.vision import FITS, RESOLUTIONS, PatchEncoder
+from ..core.pictures import gate
 from ..core.point_mask import coordinates, frames
 from ..core.point_mask.selection import Refinement
 from .previews import temporary
@@ -76,23 +77,15 @@ class PointMask(io.ComfyNode):
         clip_vision: Any | None = None,
     ) -> io.NodeOutput:
         """Returns the masks, the cleaned picture, the heat map and the points."""
-        image = image[..., :3].cpu().float()
+        image = gate.picture(image, "image")
         positive, negative = _read(positive_coords, POSITIVE, image), _read(negative_coords, NEGATIVE, image)
         _require_points(positive)
         settings = Refinement(rescale_similarity, smoothing, threshold, minimum_area, grow, feather)
-        if clip_vision is None:
-            chosen = frames.by_discs(image, positive, negative, radius, settings)
-            note = f"No clip_vision is connected: these are discs of {radius} pixels around the points."
-        else:
-            encoder = PatchEncoder(clip_vision, layer, fit, resolution)
-            chosen = frames.by_similarity(image, positive, negative, encoder, settings)
-            note = frames.missed_points(chosen)
-        masks, opposite = (torch.stack([pair[sign].mask for pair in chosen]) for sign in (0, 1))
-        cleaned = frames.cleaned(image, masks, opposite)
-        heat = frames.heat_maps(chosen)
+        encoder = None if clip_vision is None else PatchEncoder(clip_vision, layer, fit, resolution)
+        found = frames.point_masks(image, positive, negative, encoder, radius, settings)
         texts = coordinates.dump(positive), coordinates.dump(negative)
-        preview = _preview(image[0], masks[0], heat[0], note)
-        return io.NodeOutput(masks, opposite, cleaned, heat, *texts, ui=preview)
+        preview = _preview(image[0], found.masks[0], found.heat[0], found.note)
+        return io.NodeOutput(found.masks, found.opposite, found.cleaned, found.heat, *texts, ui=preview)
 
 
 def _read(text: str, name: str, image: torch.Tensor) -> list[coordinates.Points]:

@@ -8,16 +8,17 @@ import torch
 from comfy_api.latest import io
 
 from ..core.patches import blocks as block_choice
-from ..core.patches.families import NAMES, attentions_of
+from ..core.patches.families.table import NAMES, attentions_of
 from ..core.patches.reference_pass import Reference
 from ..core.patches.status import text_on_node
 from ..core.patches.unet import family
+from ..core.pictures import gate
 from ..core.refdrop.cache import ReferenceCache
-from ..core.refdrop.recorded import Recorded
-from ..core.refdrop.settings import Guide
-from ..core.refdrop.wrappers import add_guide
+from ..core.refdrop.recorded_run import RecordedRun
+from ..core.refdrop.settings import RefDropSettings
+from ..core.refdrop.wrappers import apply_refdrop
 from . import refdrop_inputs as common
-from .shared import mask_batch, require_latent_of
+from .shared import require_latent_of
 
 
 class RefDropApply(io.ComfyNode):
@@ -91,7 +92,7 @@ class RefDropApply(io.ComfyNode):
         reference_positive: list[Any] | None = None,
         mask: torch.Tensor | None = None,
         reference_mask: torch.Tensor | None = None,
-        cache: Recorded | None = None,
+        cache: RecordedRun | None = None,
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
         if cache is not None and (reference_latent is not None or reference_positive is not None):
@@ -100,22 +101,22 @@ class RefDropApply(io.ComfyNode):
                 "references. Disconnect one of them; several RefDropApply nodes in a row add up."
             )
         available = list(attentions_of(model, "RefDropApply").layers)
-        guide = Guide(
+        guide = RefDropSettings(
             strength=strength,
             blocks=block_choice.select(blocks, custom_blocks, available, family(model)),
             reference=_reference(model, reference_latent, reference_positive, reference_seed),
             batch_references=batch_references,
-            mask=mask_batch(mask),
-            reference_mask=mask_batch(reference_mask),
+            mask=gate.optional_masks(mask, "mask"),
+            reference_mask=gate.optional_masks(reference_mask, "reference_mask"),
             concat=mode == "concat",
             start_percent=start_percent,
             end_percent=end_percent,
             reference_every=reference_every,
-            share_halves=share_conditional,
+            share_conditional=share_conditional,
             cache=_cache(cache_mib, cache_precision),
             recorded=cache,
         )
-        return io.NodeOutput(add_guide(model, guide))
+        return io.NodeOutput(apply_refdrop(model, guide))
 
 
 class RefDropVideo(io.ComfyNode):

@@ -8,13 +8,13 @@ import torch
 from comfy_api.latest import io
 
 from ..core.patches import blocks as block_choice
-from ..core.patches.families import NAMES, attentions_of
+from ..core.patches.families.table import NAMES, attentions_of
 from ..core.patches.reference_pass import Reference
 from ..core.patches.sampling import Sampling, sampled_latent
 from ..core.patches.status import text_on_node
 from ..core.patches.unet import family
-from ..core.refdrop.recorded import Recorded
-from ..core.refdrop.recorder import add_recorder
+from ..core.refdrop.recorded_run import RecordedRun
+from ..core.refdrop.recorder import apply_recorder
 from . import refdrop_inputs as common
 from .shared import number_input, require_latent_of, sampler_inputs, seed_input, step_inputs
 
@@ -117,7 +117,7 @@ class RefDropRecord(io.ComfyNode):
         available = list(attentions_of(model, "RefDropRecord").layers)
         chosen = block_choice.select(blocks, custom_blocks, available, family(model))
         is_half = common.is_half(cache_precision)
-        recorded = Recorded(model, chosen, batch_references, cache_mib * 2**20, is_half, text_on_node())
+        recorded = RecordedRun(model, chosen, batch_references, cache_mib * 2**20, is_half, text_on_node())
         sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise, sigmas)
-        out = sampled_latent(add_recorder(model, recorded, given), positive, negative, latent_image, sampling)
+        out = sampled_latent(apply_recorder(model, recorded, given), positive, negative, latent_image, sampling)
         return io.NodeOutput(reference_latent or out, recorded)

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.patches.sampling import Sampling
-from ..core.refine_by_align.repair import Paint, summary
-from . import align_inputs as common
-from . import align_run
+from ..core.refine_by_align.back_ends import back_end
+from ..core.refine_by_align.match import Finding
+from ..core.refine_by_align.observe import parse_look
+from ..core.refine_by_align.repair import Paint, Repair, Search, report
+from ..core.refine_by_align.window import Work
+from . import refine_by_align_inputs as common
+from .shared import encoder
+
+NODE = "RefineByAlign"
 
 
 class RefineByAlign(io.ComfyNode):
@@ -22,7 +27,7 @@ class RefineByAlign(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describes the node to the host."""
         return io.Schema(
-            node_id="RefineByAlign",
+            node_id=NODE,
             display_name="Refine by Align",
             category="image/transform",
             description=(
@@ -83,22 +88,15 @@ class RefineByAlign(io.ComfyNode):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures and what was found in the reference."""
-        node = "RefineByAlign"
-        stages = align_run.repair(node, model, vae, positive, (context, working_size, feather), adapter, clip_vision)
-        search = align_run.search(node, model, (timesteps, layers, seed), (threshold, margin, minimum_contrast))
-        cases = align_run.cases(node, image, mask, reference_image, reference_mask)
+        encode = encoder(model, vae, "What vae makes of a picture")
+        shown = back_end(model, encode, positive, NODE, adapter, clip_vision)
+        stages = Repair(shown, encode, vae.decode, Work(context, working_size, feather))
+        finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
+        search = Search(parse_look(model, timesteps, layers, seed, NODE), finding)
+        pictures = common.cases_of(image, mask, reference_image, reference_mask)
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
-        done = stages.repair(cases, areas == common.TOGETHER, search, paint)
-        found = [summary(matches, case.reference) for case, (_, matches) in zip(cases, done, strict=True)]
-        heats, places, matched, warnings = zip(*found, strict=True)
-        boxes = [[asdict(match.box) for match in matches] for _, matches in done]
-        warning = align_run.joined(warnings)
-        align_run.log_warning(node, warning)
-        return io.NodeOutput(
-            torch.cat([repaired for repaired, _ in done]),
-            torch.cat(heats),
-            boxes[0] if len(boxes) == 1 else boxes,
-            torch.cat(places),
-            all(matched),
-            warning,
-        )
+        repaired, matches = stages.repair(pictures, areas == common.TOGETHER, search, paint)
+        found = report(pictures, matches, NODE)
+        boxes = [[asdict(box) for box in each] for each in found.boxes]
+        of_all = boxes[0] if len(boxes) == 1 else boxes
+        return io.NodeOutput(repaired, found.heat, of_all, found.places, found.matched, found.warning)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +30,14 @@ from batch.ledger import Ledger, LedgerError
 from batch.overrides import Workflow
 from batch.run import Batch, Host, Limits
 from batch.table import Row, TableError, read_table
+from cluster import command
+from cluster.connection import ClusterError
 from host_process import HostError
 
 from workflow import WorkflowFormatError, ui_to_api
 
 OK, ROWS_FAILED, USAGE, STOPPED = 0, 1, 2, 130
-MISTAKES = (TableError, LedgerError, WorkflowFormatError, HostMissing, HostError, Unusable, aiohttp.ClientError)
+MISTAKES = (TableError, LedgerError, WorkflowFormatError, HostMissing, HostError, Unusable, ClusterError, aiohttp.ClientError)
 DEFAULT_HOST = "127.0.0.1:8188"
 
 
@@ -52,7 +55,7 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
     )
     add("--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help="for every row")
     add("--upload-from", action="append", type=Path, default=[], metavar="FOLDER", help="files here may be sent too")
-    add("--output", type=Path, required=True, help="folder for results and manifest.jsonl")
+    add("--output", type=place, required=True, help="folder for results and manifest.jsonl; with --ray, a URL too")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--host", action="append", help=f"address of a running ComfyUI ({DEFAULT_HOST}); several share the rows"
@@ -64,7 +67,13 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
     add("--row-timeout", type=float, metavar="SECONDS", help="an attempt that takes longer has failed")
     add("--wait", type=float, default=120, help="seconds to wait for a host that is gone (%(default)s)")
     add("--dry-run", action="store_true", help="check everything, print what would run, and write nothing")
+    command.add_options(parser)
     return parser.parse_args(command_line)
+
+
+def place(text: str) -> Path | str:
+    """A folder, or a URL as it is."""
+    return text if "://" in text else Path(text)
 
 
 def _count(text: str) -> int:
@@ -118,18 +127,38 @@ def api_of(graph: dict[str, Any], object_info: Mapping[str, Any]) -> dict[str, A
     return graph
 
 
-async def work(options: argparse.Namespace, ledger: Ledger, host: OwnHost | None) -> int:
+def about_of(options: argparse.Namespace, graph: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's first line."""
+    return {"workflow": options.workflow.name, "workflow_sha256": digest(graph)}
+
+
+def plan_of(options: argparse.Namespace, graph: dict[str, Any], about_nodes: Mapping[str, Any]) -> Plan:
+    """What is to be run, in the eyes of a host that has these nodes."""
+    workflow = Workflow(api_of(graph, about_nodes), about_nodes)
+    # As seen from anywhere: workers of a cluster run in other folders.
+    folder = options.table.parent.absolute() if options.table else Path().absolute()
+    return Plan(workflow, common_of(options.set), folder, options.upload_from)
+
+
+def on_cluster(options: argparse.Namespace, graph: dict[str, Any]) -> int:
+    """Runs the rows on a Ray cluster; the exit status."""
+    for option, is_given in (("--dry-run", options.dry_run), ("--max-failures", options.max_failures is not None)):
+        if is_given:
+            raise ClusterError(f"{option} is not for --ray.")
+    plan = functools.partial(plan_of, options, graph)
+    failed = command.run(options, about_of(options, graph), plan, lambda: rows_of(options.table))
+    return ROWS_FAILED if failed else OK
+
+
+async def work(options: argparse.Namespace, graph: dict[str, Any], ledger: Ledger, host: OwnHost | None) -> int:
     """Checks the table and runs the rows, or only prints them; the exit status."""
-    graph = read_workflow(options.workflow)
     async with contextlib.AsyncExitStack() as stack:
         hosts = [
             await stack.enter_async_context(_connected(url, ledger, options.wait, host))
             for url in ([host.url] if host else dict.fromkeys(options.host or [DEFAULT_HOST]))
         ]
-        about_nodes = await _node_descriptions([each.client for each in hosts], graph)
-        folder = options.table.parent if options.table else Path()
-        workflow = Workflow(api_of(graph, about_nodes), about_nodes)
-        plan = Plan(workflow, common_of(options.set), folder, options.upload_from)
+        about_nodes = await _node_descriptions([each.client for each in hosts])
+        plan = plan_of(options, graph, about_nodes)
         number = plan.check(rows_of(options.table))
         if options.dry_run:
             _print_rows(plan, rows_of(options.table), ledger)
@@ -158,7 +187,7 @@ async def _connected(address: str, ledger: Ledger, seconds: float, own: OwnHost 
         yield Host(client, revive)
 
 
-async def _node_descriptions(clients: Sequence[Client], graph: Mapping[str, Any]) -> dict[str, Any]:
+async def _node_descriptions(clients: Sequence[Client]) -> dict[str, Any]:
     """What the hosts know about their nodes; that has to be the same for what the workflow may use.
 
     Raises: HostMissing naming the host that is another one than the first.
@@ -199,7 +228,11 @@ def main(command_line: Sequence[str]) -> int:
         graph = read_workflow(options.workflow)
         for _ in rows_of(options.table):  # what is wrong with the table itself needs no host
             pass
-        ledger = Ledger(options.output, {"workflow": options.workflow.name, "workflow_sha256": digest(graph)})
+        if options.ray:
+            return on_cluster(options, graph)
+        if not isinstance(options.output, Path):
+            raise LedgerError(f"--output {options.output}: without --ray, it is a folder of this machine.")
+        ledger = Ledger(options.output, about_of(options, graph))
         with contextlib.ExitStack() as stack:
             if options.dry_run:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -211,7 +244,7 @@ def main(command_line: Sequence[str]) -> int:
             host = OwnHost(options.start, folder, options.host_args) if options.start else None
             if host:
                 stack.callback(host.stop)
-            return asyncio.run(work(options, ledger, host))
+            return asyncio.run(work(options, graph, ledger, host))
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return STOPPED

@@ -1,20 +1,23 @@
-"""State of one sampling run, and of one forward pass of the model in it."""
+"""State of one sampling run, of one evaluation of the model in it, and of one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..kernels.masks import token_weights
+from ..patches.attention import AttentionCall, Chunk, Options, chunks_of, route_cross_attention
+from ..patches.binding import Evaluation, Run
 from ..patches.blocks import Layer
-from ..patches.cross_attention import CrossAttentionCall
-from ..patches.self_attention import Chunk, Options
+from ..patches.conditionings import Conditionings
+from ..patches.passes import Asked
+from ..patches.region import check_mask_batch, region_weights, require_whole_picture
+from ..patches.schedule import NoiseRange
 from .kernel import Joint, join, joint_attention
-from .settings import NODE, Style
+from .settings import NODE, DEADiffSettings, check_no_replacement
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
@@ -25,48 +28,44 @@ class Prompt:
     """What is known about the conditioning of a chunk."""
 
     unconditional: bool
-    tokens: int | None  # length of its text before the host repeats it to match a longer one; None if unknown
+    tokens: int | None  # length of its text before ComfyUI repeats it to match a longer one; None if unknown
     hooked: bool  # carries hooks, so that the model's weights may change from step to step
 
 
 Joints = dict[Layer, list[Joint]]
 
 
-class StyleRun:
+class DEADiffRun(Run):
     """One sampling run: the style, and what is computed once for all steps."""
 
-    def __init__(self, style: Style, guider: CFGGuider, noise_shape: torch.Size) -> None:
-        _check_batch(style, noise_shape[0])
+    def __init__(
+        self, settings: DEADiffSettings, guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor
+    ) -> None:
+        check_mask_batch(settings.mask, noise_shape[0], NODE)
         sampling = guider.model_patcher.get_model_object("model_sampling")
-        self.style = style
+        self.settings = settings
         self.latent_size = tuple(noise_shape[-2:])
-        self.has_acted = False
-        self._sigmas = sampling.percent_to_sigma(style.start_percent), sampling.percent_to_sigma(style.end_percent)
-        self._role_of_uuid = {entry["uuid"]: role for role, entries in guider.conds.items() for entry in entries}
-        self._prompts: dict[Chunk, Prompt] = {}
+        self._range = NoiseRange.of(sampling, settings.start_percent, settings.end_percent)
+        self._conditionings = Conditionings(guider.conds)
         self._kept: dict[tuple[tuple[Chunk, ...], torch.device], tuple[Tensor, Joints]] = {}
         self._regions: dict[tuple[tuple[int, int], int, torch.device], Tensor] = {}
 
-    def note_prompts(self, conds: list[list[dict[str, Any]] | None]) -> None:
-        """Remembers the conditionings that are about to be evaluated."""
-        for index, entries in enumerate(conds):
-            # Its first entry tells which half a list is: what the host adds for areas has borrowed uuids.
-            role = self._role_of_uuid.get(entries[0]["uuid"]) if entries else None
+    def evaluation(self, asked: Asked) -> DEADiffEvaluation | None:
+        """In the style's part of the schedule, one that knows which conditionings it consists of."""
+        # Over the whole schedule sigma is not read: a GPU would have to wait.
+        if not self.settings.whole_schedule and asked.sigma.item() not in self._range:
+            return None
+        return DEADiffEvaluation(self, self._prompts(asked))
+
+    def _prompts(self, asked: Asked) -> dict[Chunk, Prompt]:
+        prompts = {}
+        for index, (role, entries) in enumerate(zip(self._conditionings.roles(asked.conds), asked.conds, strict=True)):
             unconditional = index > 0 if role is None else "negative" in role
             for entry in entries or []:
                 text = entry.get("model_conds", {}).get("c_crossattn")
                 tokens = None if text is None else text.cond.shape[1]
-                self._prompts[index, entry["uuid"]] = Prompt(unconditional, tokens, entry.get("hooks") is not None)
-
-    def prompt(self, chunk: Chunk) -> Prompt:
-        """What is known about a chunk; one that no sampler announced is judged by its place."""
-        return self._prompts.get(chunk, Prompt(chunk[0] > 0, None, False))
-
-    def is_active(self, options: Options) -> bool:
-        """Whether the evaluation lies in the style's part of the schedule."""
-        if self.style.whole_schedule:
-            return True  # without reading sigma, for which a GPU would have to wait
-        return bool(self._sigmas[0] >= options["sigmas"][0].item() >= self._sigmas[1])
+                prompts[index, entry["uuid"]] = Prompt(unconditional, tokens, entry.get("hooks") is not None)
+        return prompts
 
     def kept(self, chunks: tuple[Chunk, ...], context: Tensor) -> Joints:
         """What earlier forward passes computed for the same chunks and the same text; to be filled further."""
@@ -78,31 +77,50 @@ class StyleRun:
             self._kept[place] = context, joints
         return joints
 
-    def region(self, call: CrossAttentionCall) -> float | Tensor:
+    def region(self, call: AttentionCall) -> float | Tensor:
         """Share of the style for each token: 1.0, or (1 or G * B, N, 1) with a mask."""
-        if self.style.mask is None:
+        if self.settings.mask is None:
             return 1.0
-        if call.q.shape[1] != call.grid[0] * call.grid[1]:
-            raise RuntimeError(
-                f"{NODE}: the mask needs the {call.grid[0]} x {call.grid[1]} tokens of block {call.layer[0]}, but "
-                f"another patch left {call.q.shape[1]} of them. Remove token merging or tiling, or the mask."
-            )
         place = call.grid, len(call.chunks), call.q.device
         if place not in self._regions:
-            weights = token_weights(self.style.mask.float(), call.grid).to(call.q.device)
+            weights = region_weights(self.settings.mask, call, NODE)
             self._regions[place] = weights if len(weights) == 1 else weights.repeat(len(call.chunks), 1, 1)
         return self._regions[place].to(call.q.dtype)
 
 
-class Styling:
-    """One forward pass."""
+class DEADiffEvaluation(Evaluation):
+    """One evaluation of the sampler.
 
-    def __init__(self, run: StyleRun, options: Options) -> None:
-        self._run = run
+    Args:
+        prompts: what is known of its chunks.
+    """
+
+    def __init__(self, run: DEADiffRun, prompts: dict[Chunk, Prompt]) -> None:
+        self.run = run
+        self._prompts = prompts
+
+    def prompt(self, chunk: Chunk) -> Prompt:
+        """What is known about a chunk; one that no sampler announced is judged by its place."""
+        return self._prompts.get(chunk, Prompt(chunk[0] > 0, None, False))
+
+    def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward pass; a part of the picture is refused where there is a mask over the whole of it."""
+        *inputs, options = args
+        if self.run.settings.mask is not None:
+            require_whole_picture(x, self.run.latent_size, NODE)
+        check_no_replacement(options, self.run.settings.image)
+        return executor(x, *inputs, route_cross_attention(options, _ForwardPass(self, options)), **kwargs)
+
+
+class _ForwardPass:
+    """What handles the cross-attentions of one forward pass."""
+
+    def __init__(self, evaluation: DEADiffEvaluation, options: Options) -> None:
+        self._run = evaluation.run
+        self._evaluation = evaluation
         # With hooks the weights, and with patches of other nodes the text, may differ from step to step.
-        chunks = zip(options["cond_or_uncond"], options["uuids"], strict=True)
         patched = bool(options.get("patches", {}).get("attn2_patch"))
-        self._is_constant = not patched and not any(run.prompt(chunk).hooked for chunk in chunks)
+        self._is_constant = not patched and not any(evaluation.prompt(chunk).hooked for chunk in chunks_of(options))
         self._joints: Joints | None = None
 
     def context(self, layer: Layer, chunks: tuple[Chunk, ...], context: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,33 +131,33 @@ class Styling:
             return context[:, :0], value[:, :0]
         return context, value
 
-    def attend(self, call: CrossAttentionCall) -> Tensor:
+    def attend(self, call: AttentionCall) -> Tensor:
         """Attention to text and image."""
         self._run.has_acted = True
         known = {} if self._joints is None else self._joints
         if call.layer not in known:
-            known[call.layer] = _merged(_joints(self._run, call))
+            known[call.layer] = _merged(_joints(self._evaluation, call))
         return joint_attention(call.attend, call.q, known[call.layer], self._run.region(call))
 
 
-def _joints(run: StyleRun, call: CrossAttentionCall) -> Iterator[Joint]:
+def _joints(evaluation: DEADiffEvaluation, call: AttentionCall) -> Iterator[Joint]:
     """Keys and values of each chunk."""
-    style = run.style
+    settings = evaluation.run.settings
     samples = len(call.k) // len(call.chunks)
-    image = style.image.get(call.layer)
+    image = settings.image.get(call.layer)
     for number, chunk in enumerate(call.chunks):
         rows = slice(number * samples, (number + 1) * samples)
-        prompt = run.prompt(chunk)
+        prompt = evaluation.prompt(chunk)
         text = _own_length(prompt, call.k.shape[1])
         keys, values = call.k[rows, :text], call.v[rows, :text]
-        if image is not None and (style.zero_tokens or not prompt.unconditional):
-            weight = 0.0 if prompt.unconditional else style.strength
+        if image is not None and (settings.zero_tokens or not prompt.unconditional):
+            weight = 0.0 if prompt.unconditional else settings.strength
             keys, values = join(keys, image[0], weight), join(values, image[1], weight)
         yield Joint(rows, keys, values, text)
 
 
 def _own_length(prompt: Prompt, tokens: int) -> int:
-    """Length of a text without the repetitions that the host pads with: they change a softmax over more than text."""
+    """Length of a text without the repetitions that ComfyUI pads with: they change a softmax over more than text."""
     own = prompt.tokens
     return own if own and tokens % own == 0 else tokens
 
@@ -155,11 +173,3 @@ def _merged(joints: Iterator[Joint]) -> list[Joint]:
         else:
             merged.append(joint)
     return merged
-
-
-def _check_batch(style: Style, batch: int) -> None:
-    if style.mask is not None and len(style.mask) not in (1, batch):
-        raise ValueError(
-            f"{NODE}: mask holds {len(style.mask)} masks for a batch of {batch}. "
-            "Give one mask for all samples, or one for each."
-        )

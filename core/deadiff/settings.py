@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import comfy.supported_models
 from torch import Tensor
 
+from ..patches.attention import Layer, Options
 from ..patches.blocks import name_of
-from ..patches.cross_attention import Layer
 from ..patches.schedule import check_range
-from ..patches.self_attention import Options
-from ..patches.unet import family, require_image_unet, self_attention_blocks
+from ..patches.unet import family, require_image_unet, self_attention_layers
 
 if TYPE_CHECKING:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -24,7 +23,7 @@ NODE = "DEADiffStyle"
 
 
 @dataclass(frozen=True, eq=False)
-class Style:
+class DEADiffSettings:
     """Image keys and values for each cross-attention, and how they act. Immutable: clones of a model share it.
 
     Attributes:
@@ -53,15 +52,15 @@ class Style:
         return self.start_percent == 0 and self.end_percent == 1
 
 
-def check_style(style: Style) -> None:
+def check_settings(settings: DEADiffSettings) -> None:
     """Checks what does not need the model.
 
     Raises:
         ValueError: strength is not a number, or the percentages are the wrong way round.
     """
-    if not math.isfinite(style.strength) or style.strength < 0:
-        raise ValueError(f"strength must be a number of at least 0, but is {style.strength}.")
-    check_range(style.start_percent, style.end_percent)
+    if not math.isfinite(settings.strength) or settings.strength < 0:
+        raise ValueError(f"strength must be a number of at least 0, but is {settings.strength}.")
+    check_range(settings.start_percent, settings.end_percent)
 
 
 def require_sd15(model: ModelPatcher) -> UNetModel:
@@ -96,13 +95,7 @@ def check_layers(unet: UNetModel, image: Mapping[Layer, tuple[Tensor, Tensor]]) 
 
 def cross_attention_widths(unet: UNetModel) -> dict[Layer, int]:
     """The layers that attend to text, in the order they run, each with the width of its keys."""
-    sides = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
-    widths: dict[Layer, int] = {}
-    for side, number in self_attention_blocks(unet):
-        for module in sides[side][number]:
-            for depth, layer in enumerate(getattr(module, "transformer_blocks", ())):
-                widths[(side, number), depth] = layer.attn2.heads * layer.attn2.dim_head
-    return widths
+    return {place: layer.attn2.heads * layer.attn2.dim_head for place, layer in self_attention_layers(unet).items()}
 
 
 def check_no_replacement(options: Options, image: Mapping[Layer, tuple[Tensor, Tensor]]) -> None:

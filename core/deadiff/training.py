@@ -1,75 +1,218 @@
-"""Training of DEADiff (arXiv 2403.06951): the objective and where the new weights start. Pure torch."""
+"""Training of DEADiff (arXiv 2403.06951): pairs that share style or subject teach what the tokens of each branch are.
+
+    L = | eps - eps_theta(sqrt(a_t) z + sqrt(1 - a_t) eps, t, text of the target, tokens of the reference) |^2
+
+As the two pictures of a pair differ in all else, the tokens can lower the loss only by what they share. Of three sets of
+data, the first shares the style, the second the subject; in the third both branches read the target itself, without a
+text. Both Q-Formers with their queries and projections learn, and the keys and values of the image in the
+cross-attentions; the U-Net, the visual encoder and the norm of its features stay as they are, as in the authors'
+configuration.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-# (noised latents, timesteps, style tokens, content tokens) -> predicted noise
-Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+from ..patches.attention import AttentionCall, Chunk, route_cross_attention
+from ..patches.blocks import Layer
+from ..patches.blockwise import checkpointed, differentiable
+from ..patches.frozen import Noised, frozen_copy
+from ..patches.unet import self_attention_layers
+from .kernel import join
+from .loaded import CONTENT, CONTENT_LAYERS, STYLE
+from .names import official
+from .network import Branch, ImageAttentions, Readers, Sizes
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+SAME_STYLE, SAME_SUBJECT, RECONSTRUCTION = "style", "subject", "reconstruction"
+# Which branches read the reference in each set of data; the other's tokens are zeros.
+BRANCHES = {
+    SAME_STYLE: frozenset({STYLE}),
+    SAME_SUBJECT: frozenset({CONTENT}),
+    RECONSTRUCTION: frozenset({STYLE, CONTENT}),
+}
+TEXT_TOKENS = 77  # of a prompt; the official code knows no longer ones
+INITIAL_SPREAD = 0.02  # of weights that start from nothing, as BERT's
 
 
-def initial_projections(unet: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The start of the image projections: copies of the text's, so that image tokens speak the text's language.
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        drops: parts of the pairs of each set, in the order of `BRANCHES`, whose tokens are zeros.
+        gradient_checkpointing: computes blocks anew for their gradients, instead of keeping what is in them.
+    """
+
+    drops: tuple[float, ...] = (0.15, 0.15, 0.0)
+    gradient_checkpointing: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What is learnt from. B pairs.
+
+    Attributes:
+        target: (B, c, h, w), latents as the U-Net takes them.
+        context: (B, 77, width), the target's text, of no words in the third set.
+        features: (B, P, V), what the visual encoder makes of the references.
+        reads: for each branch, (B,) whether it reads the reference.
+        timesteps: (B,) whole numbers.
+        noise: (B, c, h, w).
+    """
+
+    target: Tensor
+    context: Tensor
+    features: Tensor
+    reads: Mapping[str, Tensor]
+    timesteps: Tensor
+    noise: Tensor
+
+
+class Stylising(nn.Module):
+    """What learns, in float32, around a frozen U-Net.
 
     Args:
-        unet: tensors of a Stable Diffusion U-Net, with any prefix.
+        model: SD1.5; it is not touched.
+        readers: both branches; their weights are changed in place.
+        attentions: the added projections of the model's cross-attentions, in the order they run.
+        dtype: of the frozen weights.
+    """
 
-    Returns:
-        a copy of each `attn2.to_k` and `attn2.to_v` as `attn2.i_to_k` and `attn2.i_to_v`.
+    def __init__(self, model: ModelPatcher, readers: Readers, attentions: ImageAttentions, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.settings = Settings()
+        self.readers = readers.float().train().requires_grad_(True)
+        for branch in (readers.style, readers.content):
+            branch.vision_norm.requires_grad_(False)
+        self.attentions = attentions.float().train().requires_grad_(True)
+        # In lists: what is frozen belongs neither to the weights that are saved nor to those that processes exchange.
+        self._frozen = [frozen_copy(model, dtype)]
+        self._sampling = [model.get_model_object("model_sampling")]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """What a batch costs, "loss"."""
+        noised = Noised(self._sampling[0], batch.target, batch.noise, batch.timesteps, torch.float32)
+        out = self._predict(noised.entering, noised.timesteps, batch)
+        return {"loss": F.mse_loss(noised.predicted(out), batch.noise)}
+
+    def denoised(self, batch: Batch, x: Tensor, sigma: Tensor) -> Tensor:
+        """The batch's targets without noise, predicted from x (B, c, h, w) at a noise level (B,); for samplers."""
+        sampling, level = self._sampling[0], sigma[:, None, None, None]
+        entering = sampling.calculate_input(level, x)
+        out = self._predict(entering, sampling.timestep(sigma).float(), batch)
+        return sampling.calculate_denoised(level, out.float(), x)
+
+    def tokens(self, batch: Batch) -> dict[str, Tensor]:
+        """(B, Q, H) of each branch, zeros where it does not read."""
+        found = {}
+        for name in (STYLE, CONTENT):
+            branch: Branch = getattr(self.readers, name)
+            rows = torch.nonzero(batch.reads[name]).flatten().to(batch.target.device)
+            _, queries, hidden = branch.query_tokens.shape
+            tokens = batch.features.new_zeros(len(batch.target), queries, hidden)
+            if len(rows):
+                read = branch(batch.features[rows])
+                tokens = tokens.to(read.dtype).index_copy(0, rows, read)
+            found[name] = tokens
+        return found
+
+    def _predict(self, x: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
+        handler = _JointAttention(self._frozen[0], self.attentions, self.tokens(batch))
+        options = {
+            "cond_or_uncond": [0],
+            "uuids": [0],
+            "optimized_attention_override": differentiable,
+        }
+        options = route_cross_attention(options, handler)
+        through = checkpointed if self.settings.gradient_checkpointing and torch.is_grad_enabled() else UNetModel.forward
+        out: Tensor = through(self._frozen[0], x, timesteps, batch.context, None, None, options)
+        return out
+
+
+class _JointAttention:
+    """Attention to the text and to the tokens of a layer's kind, in one softmax."""
+
+    def __init__(self, unet: UNetModel, attentions: ImageAttentions, tokens: Mapping[str, Tensor]) -> None:
+        layers = list(self_attention_layers(unet))
+        blocks = list(dict.fromkeys(block for block, _ in layers))
+        self._kinds = {at: CONTENT if blocks.index(at[0]) in CONTENT_LAYERS else STYLE for at in layers}
+        self._projections = dict(zip(layers, attentions.attention, strict=True))
+        self._tokens = tokens
+
+    def context(self, layer: Layer, chunks: tuple[Chunk, ...], context: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The text as it is."""
+        return context, value
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Att(Q, [K_text; K_image], [V_text; V_image])."""
+        keys, values = self._projections[call.layer](self._tokens[self._kinds[call.layer]])
+        return call.attend(call.q, join(call.k, keys, 1.0), join(call.v, values, 1.0))
+
+
+def new_readers(sizes: Sizes, seed: int) -> Readers:
+    """Both branches before any training.
+
+    Note:
+        The authors start from BLIP-Diffusion's, which have learnt from millions of pictures: a file of theirs is the
+        better start where there is one.
+    """
+    readers = Readers(sizes, device="cpu", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in readers.state_dict().items():
+            if weight.ndim > 1:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * INITIAL_SPREAD)
+            else:
+                weight.fill_(float("norm" in name and name.endswith("weight")))
+    return readers
+
+
+def new_attentions(model: ModelPatcher, hidden: int) -> ImageAttentions:
+    """The added projections before any training: copies of the text's, so that image tokens speak its language.
+
+    Args:
+        hidden: width of the tokens; has to be that of the text.
 
     Raises:
-        ValueError: there are none.
+        ValueError: it is not.
     """
-    copies = {
-        key.replace(".attn2.to_", ".attn2.i_to_"): tensor.detach().clone()
-        for key, tensor in unet.items()
-        if key.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))
+    layers = self_attention_layers(model.model.diffusion_model).values()
+    width = next(iter(layers)).attn2.to_k.weight.shape[1]
+    if width != hidden:
+        raise ValueError(f"The Q-Formers make tokens of width {hidden}, but the U-Net's text has {width}.")
+    attentions = ImageAttentions([(hidden, len(layer.attn2.to_k.weight)) for layer in layers], dtype=torch.float32)
+    with torch.no_grad():
+        for added, layer in zip(attentions.attention, layers, strict=True):
+            added.i_to_k.weight.copy_(layer.attn2.to_k.weight)
+            added.i_to_v.weight.copy_(layer.attn2.to_v.weight)
+    return attentions
+
+
+def trained_weights(module: Stylising, prefixes: list[str]) -> dict[str, Tensor]:
+    """What was trained under the names of the released checkpoint, with the embeddings of the two words alone.
+
+    Args:
+        prefixes: of the cross-attentions' names in it, in the order they run.
+    """
+    return {
+        official(name, prefixes): weight.detach().cpu()
+        for network in (module.readers, module.attentions)
+        for name, weight in network.state_dict().items()
     }
-    if not copies:
-        raise ValueError("The weights have no cross-attention (attn2.to_k, attn2.to_v). Give those of an SD1.5 U-Net.")
-    return copies
 
 
-def non_reconstructive_loss(
-    predict: Predict,
-    target: Tensor,
-    reference_tokens: Tensor,
-    shared: str,
-    timesteps: Tensor,
-    noise: Tensor,
-    alphas_cumprod: Tensor,
-) -> Tensor:
-    """The denoising loss of a picture that is not the reference, but shares its style (or its content) with it.
-
-        L = | eps - eps_theta(sqrt(a_t) z + sqrt(1 - a_t) eps, t, text of the target, tokens of the reference) |^2
-
-    As the two pictures differ in everything else, the tokens can lower the loss only by what they share.
-
-    Args:
-        predict: the U-Net with the target's text.
-        target: (B, C, h, w), z, latents of the pictures to be denoised.
-        reference_tokens: (B, Q, H), read from the paired reference by the branch of that name; gradients flow.
-        shared: "style" or "content", what the pair has in common. The other branch's tokens are zeros.
-        timesteps: (B,) integers.
-        noise: (B, C, h, w), eps.
-        alphas_cumprod: (timesteps of the schedule,).
-
-    Returns:
-        scalar, the mean over all elements.
-
-    Raises:
-        ValueError: `shared` is another word, or the pairs are not as many as the targets.
-    """
-    if shared not in ("style", "content"):
-        raise ValueError(f"shared must be 'style' or 'content', but is '{shared}'.")
-    if len(reference_tokens) != len(target):
-        raise ValueError(f"{len(reference_tokens)} references do not pair with {len(target)} targets.")
-    alpha = alphas_cumprod[timesteps].to(target)[:, None, None, None]
-    noised = alpha.sqrt() * target + (1 - alpha).sqrt() * noise
-    empty = torch.zeros_like(reference_tokens)
-    style, content = (reference_tokens, empty) if shared == "style" else (empty, reference_tokens)
-    return F.mse_loss(predict(noised, timesteps, style, content), noise)
+def attention_prefixes(model: ModelPatcher) -> list[str]:
+    """The names of a model's cross-attentions in its checkpoint, in the order they run."""
+    unet = model.model.diffusion_model
+    names = {id(module): name for name, module in unet.named_modules()}
+    return [f"model.diffusion_model.{names[id(layer.attn2)]}." for layer in self_attention_layers(unet).values()]

@@ -11,7 +11,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 
-from ..patches.self_attention import Options
+from ..patches.attention import Options
 
 SHARED_BLOCKS = (("input", 0), ("input", 1))  # the first convolution, and the residual block behind it
 

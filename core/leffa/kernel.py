@@ -58,6 +58,27 @@ def warp(reference: Tensor, flow: Tensor, size: tuple[int, int]) -> Tensor:
     return F.grid_sample(reference, fine, mode="bilinear", padding_mode="border", align_corners=True)
 
 
+def flow_errors(
+    layers: Sequence[AttentionLayer], reference: Tensor, target: Tensor, mask: Tensor, temperature: float = TEMPERATURE
+) -> Tensor:
+    """How far the reference, warped by what the layers attend to, is from the target, sample by sample.
+
+    Args:
+        layers, reference, target, mask, temperature: as of `leffa_loss`.
+
+    Returns:
+        (B,), sum over the layers of the mean over the masked pixels of |warp(I_ref, F) - I|^2.
+    """
+    total = target.new_zeros(len(target))
+    area = (mask.sum((1, 2, 3)) * target.shape[1]).clamp(min=1)
+    for layer in layers:
+        if layer.grid[0] / target.shape[-2] >= MIN_RATIO:
+            flow = attention_flow(layer, temperature).unflatten(1, layer.grid)
+            error = (warp(reference, flow, (target.shape[-2], target.shape[-1])) - target) ** 2 * mask
+            total = total + error.sum((1, 2, 3)) / area
+    return total
+
+
 def leffa_loss(
     layers: Sequence[AttentionLayer],
     reference: Tensor,
@@ -88,16 +109,10 @@ def leffa_loss(
         beyond the border take the border's pixel, and each layer's error is a mean, so that the loss does not depend
         on the size of mask and picture.
     """
-    counts = (timesteps < MAX_TIMESTEP).to(target.dtype)
-    total = target.new_zeros(())
-    for layer in layers:
-        if layer.grid[0] / target.shape[-2] < MIN_RATIO or not counts.any():
-            continue
-        flow = attention_flow(layer, temperature).unflatten(1, layer.grid)
-        error = (warp(reference, flow, (target.shape[-2], target.shape[-1])) - target) ** 2 * mask
-        area = (mask.sum((1, 2, 3)) * target.shape[1]).clamp(min=1)
-        total = total + (error.sum((1, 2, 3)) / area * counts).sum()
-    return weight * total / counts.sum().clamp(min=1)
+    counts = timesteps < MAX_TIMESTEP
+    if not counts.any():
+        return target.new_zeros(())
+    return weight * flow_errors(layers, reference, target, mask, temperature)[counts].mean()
 
 
 def colour_wheel(displacement: Tensor) -> Tensor:

@@ -6,20 +6,23 @@ Three rules. `viton_hd` and `dress_code` are those of Leffa's two try-on checkpo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
+from torch import Tensor
 
 from . import outline
 from . import parsing as p
-from .parsing import Labels
+from .keypoints import Frame, Points, keypoints_of
+from .palette import Labels
 
 Mask = NDArray[numpy.bool_]
-Points = NDArray[numpy.float64]
 
+CLEAN, VITON_HD, DRESS_CODE = "clean", "viton_hd", "dress_code"
 UPPER_BODY, LOWER_BODY, DRESSES = "upper_body", "lower_body", "dresses"
 GARMENTS = [UPPER_BODY, LOWER_BODY, DRESSES]
 OFFICIAL_SIZE = (512, 384)  # height, width
@@ -47,6 +50,40 @@ ARMS = (
     (p.RIGHT_ARM, p.SHOULDER_RIGHT, p.ELBOW_RIGHT, p.WRIST_RIGHT),
     (p.LEFT_ARM, p.SHOULDER_LEFT, p.ELBOW_LEFT, p.WRIST_LEFT),
 )
+
+
+def from_maps(parsing: Tensor, frames: Sequence[Frame | None], garment: str, rule: str, data_set: str) -> Tensor:
+    """Masks from what other nodes give.
+
+    Args:
+        parsing: (B, H, W, C) in [0, 1], human-parsing maps.
+        frames: OpenPose frames, one or B of them; None where there are no body points.
+        garment: one of `GARMENTS`.
+        rule: `CLEAN`, `VITON_HD` or `DRESS_CODE`; the official ones need body points.
+        data_set: whose labels the maps hold, see `parsing.labels_of`.
+
+    Returns:
+        (B, h, w), 1 is painted anew.
+
+    Raises:
+        ValueError: a map or frame that cannot be read, or nothing to replace.
+    """
+    masks = [_mask(one, frames[i % len(frames)], garment, rule, data_set) for i, one in enumerate(parsing)]
+    return torch.stack([torch.from_numpy(mask).float() for mask in masks])
+
+
+def _mask(picture: Tensor, frame: Frame | None, garment: str, rule: str, data_set: str) -> Mask:
+    labels = p.labels_of(picture, data_set)
+    if rule != CLEAN:
+        labels = p.resized(labels, OFFICIAL_SIZE)
+    points = keypoints_of(frame, labels) if frame else numpy.zeros((8, 2))
+    mask = {CLEAN: clean, VITON_HD: viton_hd, DRESS_CODE: dress_code}[rule](labels, points, garment)
+    if not mask.any():
+        raise ValueError(
+            f"parsing holds nothing to replace by a garment of the type {garment}; its labels are "
+            f"{numpy.unique(labels).tolist()}. Choose another garment_type, or check the parser and its labels."
+        )
+    return mask
 
 
 def clean(labels: Labels, points: Points, garment: str) -> Mask:

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..kernels.attention import AttentionLayer
+from ..patches.attention import AttentionCall
 from ..patches.evaluation import evaluate_once
-from ..patches.self_attention import SelfAttentionCall
 from .kernel import attention_flow
 from .reference import REFERENCES
-from .wrappers import OBSERVER
+from .run import OBSERVER
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -42,7 +42,7 @@ def learned_flow(
     sizes = [one.latent.shape[-2:] for _, options in positive for one in options.get(REFERENCES, ())]
     flows: list[Tensor] = []
 
-    def observe(call: SelfAttentionCall, layer: BasicTransformerBlock, keys: list[Tensor]) -> None:
+    def observe(call: AttentionCall, layer: BasicTransformerBlock, keys: list[Tensor]) -> None:
         if 4 * call.grid[0] < samples.shape[-2]:
             return
         grid = _grid(keys[0].shape[1], sizes[0])

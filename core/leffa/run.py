@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from ..patches.blocks import Block
-from ..patches.self_attention import SelfAttentionCall
+from ..patches.attention import AttentionCall, route_self_attention
+from ..patches.binding import Evaluation, Run
+from ..patches.blocks import Layer
+from ..patches.passes import Asked
+from ..patches.schedule import step_of
 from ..patches.unet import self_attention_layers
-from .reference import KEY, Reference
+from .equal_halves import share_equal_halves
+from .reference import KEY, REFERENCES, Reference
+from .settings import LeffaSettings
 from .tokens import FeatureCache, ReferenceTokens
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
     from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider
 
 Looks = dict[Reference, ReferenceTokens]
-Observer = Callable[[SelfAttentionCall, BasicTransformerBlock, list[Tensor]], None]
+Observer = Callable[[AttentionCall, BasicTransformerBlock, list[Tensor]], None]
+
+OBSERVER = f"{KEY}.observer"  # in transformer_options: an `Observer` of one run
 
 
-class LeffaRun:
-    """One sampling run: what the references contribute at the timestep that is current for them.
+class LeffaRun(Run):
+    """One sampling run: what the references contribute at the timestep that is current for them."""
 
-    Args:
-        interval: for how many steps one look at the references is used; 0 means all.
-    """
-
-    def __init__(self, interval: int) -> None:
-        self._interval = interval
-        # By device, because the host may run the halves side by side: the timestep, and what was seen at it
+    def __init__(self, settings: LeffaSettings, guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor) -> None:
+        _check_size(noise_shape, guider.conds)
+        self._interval = settings.interval
+        entries = [entry for prompts in guider.conds.values() for entry in prompts]
+        self._references = {one for entry in entries for one in entry.get(REFERENCES, ())}
+        # By device, because ComfyUI may run the halves side by side: the timestep, and what was seen at it
         self._seen: dict[torch.device, tuple[float, Looks]] = {}
+
+    @property
+    def latents(self) -> list[Tensor]:
+        """The references, which share a batch of their own."""
+        return [one.latent.unsqueeze(0) for one in self._references]
+
+    def evaluation(self, asked: Asked) -> LeffaEvaluation:
+        """Every one looks at the references."""
+        return LeffaEvaluation(self, asked.options.get(OBSERVER))
 
     def look(self, model: BaseModel, references: Sequence[Reference], sigma: Tensor, schedule: Tensor) -> Looks:
         """What the references of an evaluation contribute to it.
@@ -61,33 +77,37 @@ class LeffaRun:
             return sigma
         steps = max(len(schedule) - 1, 1)
         interval = self._interval or steps
-        step = int((schedule[1:steps] >= sigma * (1 - 1e-6)).sum())
+        step = step_of(sigma, schedule)
         first = step - step % interval
         return schedule[first + min(interval, steps - first) // 2].reshape(1).to(sigma)
 
     def _features(
         self, patcher: ModelPatcher, references: list[Reference], timestep: Tensor
     ) -> list[tuple[Reference, list[Tensor]]]:
-        """Runs the reference U-Net, references of one size together; the zeros only if no earlier run left them."""
+        """Runs the reference U-Net, references of one size together; the zeros only if no earlier run left them.
+
+        How a batch is composed decides the last bits of each row, so the zeros are always a batch of their own: what
+        outlives a run must not depend on what else was asked for in it.
+        """
         (reference_unet,) = patcher.get_additional_models_with_key(KEY)
         cache: FeatureCache = patcher.get_attachment(KEY)
-        found = []
-        by_size: dict[torch.Size, list[Reference]] = {}
+        groups: dict[object, list[Reference]] = {}
         for reference in references:
-            kind = self._kind(reference_unet, reference)
-            features = cache.get(kind, timestep.item(), timestep.device) if reference.is_zero else None
-            if features is None:
-                by_size.setdefault(reference.latent.shape, []).append(reference)
-            else:
-                found.append((reference, features))
-        for group in by_size.values():
-            latents = torch.stack([reference.latent for reference in group]).to(timestep.device)
-            batched = reference_unet.model.features(latents, timestep)
+            groups.setdefault((reference.is_zero, reference.latent.shape), []).append(reference)
+        found = []
+        for group in groups.values():
+            kind = self._kind(reference_unet, group[0])
+            batched = cache.get(kind, timestep.item(), timestep.device) if group[0].is_zero else None
+            if batched is None:
+                # One row of zeros serves all: they are the same.
+                rows = group[:1] if group[0].is_zero else group
+                latents = torch.stack([reference.latent for reference in rows]).to(timestep.device)
+                batched = reference_unet.model.features(latents, timestep)
+                if group[0].is_zero:
+                    cache.put(kind, timestep.item(), batched)
             for row, reference in enumerate(group):
-                features = [feature[row : row + 1] for feature in batched]
-                found.append((reference, features))
-                if reference.is_zero:
-                    cache.put(self._kind(reference_unet, reference), timestep.item(), features)
+                place = 0 if reference.is_zero else row
+                found.append((reference, [feature[place : place + 1] for feature in batched]))
         return found
 
     @staticmethod
@@ -96,33 +116,77 @@ class LeffaRun:
         return reference_unet.patches_uuid, tuple(reference.latent.shape), dtype
 
 
+def _check_size(noise_shape: Sequence[int], conds: dict[str, list[dict[str, Any]]]) -> None:
+    for entries in conds.values():
+        for entry in entries:
+            concat = entry.get("noise_concat")
+            if concat is None:
+                continue
+            if concat.shape[-2:] != tuple(noise_shape[-2:]) or noise_shape[0] % concat.shape[0]:
+                raise ValueError(
+                    f"The latent to sample has batch x height x width = {_size(noise_shape)}, but the conditioning of "
+                    f"Leffa {_size(concat.shape)}. Connect the latent output of the node that made the conditioning."
+                )
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[0]} x {shape[-2]} x {shape[-1]}"
+
+
+class LeffaEvaluation(Evaluation):
+    """One evaluation of the sampler.
+
+    Args:
+        observe: is shown each self-attention with the keys (1, M, C) of the reference of each row.
+    """
+
+    def __init__(self, run: LeffaRun, observe: Observer | None = None) -> None:
+        self._run = run
+        self._observe = observe
+
+    def forward(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Looks at the references of this batch, and routes the self-attentions of one forward pass to them."""
+        (timestep, *inputs), options = args[:-1], args[-1]
+        rows = kwargs.pop(REFERENCES, None)
+        if rows is None:
+            raise RuntimeError(
+                "Leffa: a conditioning without reference reached the model. Connect those of LeffaTryOn."
+            )
+        model = executor.class_obj
+        looks = self._run.look(model, rows, timestep[:1], options["sample_sigmas"])
+        attending = Attending(model.diffusion_model, rows, looks, self._observe)
+        self._run.has_acted = True
+        routed = share_equal_halves(route_self_attention(options, attending.handle))
+        return executor(x, timestep, *inputs, routed, **kwargs)
+
+
 class Attending:
-    """One forward pass: each self-attention of the generative U-Net looks at the references as well.
+    """The self-attentions of one forward pass, which look at the references as well.
 
     Args:
         rows: the reference of each row of the batch.
         looks: what each reference contributes.
-        observe: is shown each self-attention with the keys (1, M, C) of the reference of each row.
+        observe: as for `LeffaEvaluation`.
     """
 
     def __init__(
         self, unet: UNetModel, rows: Sequence[Reference], looks: Looks, observe: Observer | None = None
     ) -> None:
         self._observe = observe
-        self._layers: dict[tuple[Block, int], tuple[int, BasicTransformerBlock]] = {
+        self._layers: dict[Layer, tuple[int, BasicTransformerBlock]] = {
             place: (number, layer) for number, (place, layer) in enumerate(self_attention_layers(unet).items())
         }
         self._rows = rows
         self._looks = looks
 
-    def handle(self, call: SelfAttentionCall) -> Tensor:
+    def handle(self, call: AttentionCall) -> Tensor:
         """Attention of the samples' own queries to [own; reference] keys and values."""
         if call.q.shape[0] != len(self._rows):
             raise RuntimeError(
                 f"Leffa: another patch changed the batch of {len(self._rows)} samples to {call.q.shape[0]} inside a "
                 "self-attention (HyperTile does). Remove that patch."
             )
-        number, layer = self._layers[call.block, call.depth]
+        number, layer = self._layers[call.layer]
         pairs = {one: tokens.keys_values(number, layer.attn1) for one, tokens in self._looks.items()}
         keys, values = ([pairs[row][part] for row in self._rows] for part in (0, 1))
         if self._observe is not None:

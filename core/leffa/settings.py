@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Settings:
+class LeffaSettings:
     """What one sampling node asks for.
 
     Attributes:

@@ -93,6 +93,11 @@ class PatchEncoder:
         return tokens[:, special:].unflatten(1, (self.side, self.side)).float().cpu()
 
 
+def whole_picture_tokens(clip_vision: Any, images: Tensor) -> Tensor:
+    """(B, L, width): a vision encoder's last hidden states for pictures (B, H, W, 3), each squeezed to its square."""
+    return clip_vision.encode_image(images, crop=False)["last_hidden_state"].float().cpu()
+
+
 def _native_side(clip_vision: Any, patch: int) -> int:
     """Patches along the square the encoder was made for; one that takes any size names their number instead."""
     if clip_vision.image_size > 0:

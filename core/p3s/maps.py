@@ -8,8 +8,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from ..kernels.attention import attention_map
+from ..patches.attention import Options
 from ..patches.blocks import Layer
-from ..patches.self_attention import Options
 from ..patches.unet import self_attention_layers
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..kernels.masks import covered_tokens
+from ..patches.attention import AttentionCall, route_self_attention
 from ..patches.bank import KeyValueBank
-from ..patches.blocks import Block
+from ..patches.binding import Evaluation, Run
+from ..patches.families.unet import UNetAttentions
+from ..patches.passes import Asked
 from ..patches.reference_pass import Recording, ReferencePass
-from ..patches.self_attention import SelfAttentionCall
-from ..patches.unet import self_attention_blocks
+from ..patches.schedule import NoiseRange
 from .kernel import injected, on_grid
-from .settings import NODE, Injection
+from .settings import KEY, NODE, P3SSettings
+from .trained import AdapterEvaluation
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
@@ -22,30 +26,44 @@ if TYPE_CHECKING:
 TIME_DIGITS = 6  # how finely a noise level is placed on the schedule
 
 
-class P3SRun:
-    """One sampling run: the injection, and what is computed once for all steps."""
+class P3SRun(Run):
+    """One sampling run: what the node asked for, and what is computed once for all steps."""
 
-    def __init__(self, injection: Injection, guider: CFGGuider) -> None:
-        self.injection = injection
-        self.reference = ReferencePass(injection.reference, guider.conds)
+    def __init__(self, settings: P3SSettings, guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor) -> None:
+        self.settings = settings
+        self._reference = ReferencePass(settings.reference, guider.conds, KEY)
         self._sampling = guider.model_patcher.get_model_object("model_sampling")
-        self._layers: dict[Block, int] = self_attention_blocks(guider.model_patcher.model.diffusion_model)
-        self._first, self._last = map(self._sampling.percent_to_sigma, (injection.start_percent, injection.end_percent))
-        self._subject = Subject(injection.subject_mask)
+        self._attentions = UNetAttentions(guider.model_patcher.model.diffusion_model)
+        self._range = NoiseRange.of(self._sampling, settings.start_percent, settings.end_percent)
+        self._subject = Subject(settings.subject_mask)
 
-    def epsilon(self, sigma: float) -> float:
+    @property
+    def latents(self) -> list[Tensor]:
+        """The reference."""
+        return [self.settings.reference.samples]
+
+    def evaluation(self, asked: Asked) -> Evaluation | None:
+        """The adapter's, or one with what the model itself has just read."""
+        epsilon = self._epsilon(asked.sigma.item())
+        if epsilon == 0:
+            return None
+        if self.settings.adapter is not None:
+            # Not adapter.network, of which ComfyUI may have made a copy for this device.
+            (network,) = asked.model.current_patcher.get_additional_models_with_key(KEY)
+            return AdapterEvaluation(self, asked.model, self.settings.adapter, network.model, epsilon)
+        recording = Recording(frozenset(self._attentions.layers), self._attentions, NODE)
+        self._reference.run(asked, recording)
+        return self.injecting(ReadByModel(recording.bank), epsilon)
+
+    def injecting(self, hidden: Hidden, epsilon: float) -> P3SEvaluation:
+        """What injects at a weight other than 0."""
+        return P3SEvaluation(self._subject, hidden, epsilon, self.settings.value_strength, self)
+
+    def _epsilon(self, sigma: float) -> float:
         """Weight of the injection at a noise level; 0 where nothing is to be done."""
-        if not self._first >= sigma >= self._last:
+        if sigma not in self._range:
             return 0.0
-        return self.injection.strength * self.injection.schedule.weight(time_of(self._sampling, sigma))
-
-    def recording(self) -> Recording:
-        """What a reference pass records into."""
-        return Recording(frozenset(self._layers), self._layers, NODE)
-
-    def injecting(self, hidden: Hidden, epsilon: float) -> Injecting:
-        """What serves one evaluation at a weight other than 0."""
-        return Injecting(self._subject, hidden, epsilon, self.injection.value_strength)
+        return self.settings.strength * self.settings.schedule.weight(time_of(self._sampling, sigma))
 
 
 class Subject:
@@ -71,31 +89,30 @@ class Subject:
 class Hidden(Protocol):
     """Where an injection gets the subject's hidden states from."""
 
-    def keys_values(self, call: SelfAttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """W_K f and W_V f, (G, M, C), and the (h, w) of their M tokens."""
 
-    def used(self, call: SelfAttentionCall) -> Tensor | None:
+    def used(self, call: AttentionCall) -> Tensor | None:
         """Indices of the tokens that may be attended to; None is all of them."""
 
 
-class Recorded:
+class ReadByModel:
     """Without training: what the model itself had in the same layer when it read the reference."""
 
     def __init__(self, bank: KeyValueBank) -> None:
         self._bank = bank
 
-    def keys_values(self, call: SelfAttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """The recorded keys and values are the projections of f already."""
-        layer = call.block, call.depth
-        ((keys, values),) = self._bank.keys_values(layer, call.chunks, call.k)
-        return keys, values, self._bank.grid(layer)
+        ((keys, values),) = self._bank.keys_values(call.layer, call.chunks, call.k)
+        return keys, values, self._bank.grid(call.layer)
 
-    def used(self, call: SelfAttentionCall) -> None:
+    def used(self, call: AttentionCall) -> None:
         """All of them."""
         return None
 
 
-class Injecting:
+class P3SEvaluation(Evaluation):
     """One evaluation of the model: every self-attention is given the hidden states of the subject.
 
     Args:
@@ -103,15 +120,24 @@ class Injecting:
         hidden: where they come from.
         epsilon: weight of the injection.
         value_strength: lambda.
+        run: is told of the effect; None in training.
     """
 
-    def __init__(self, subject: Subject, hidden: Hidden, epsilon: float, value_strength: float) -> None:
+    def __init__(
+        self, subject: Subject, hidden: Hidden, epsilon: float, value_strength: float, run: Run | None = None
+    ) -> None:
         self._subject = subject
         self._hidden = hidden
         self._epsilon = epsilon
         self._value_strength = value_strength
+        self._run = run
 
-    def handle(self, call: SelfAttentionCall) -> Tensor:
+    def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward pass."""
+        *inputs, options = args
+        return executor(x, *inputs, route_self_attention(options, self.inject), **kwargs)
+
+    def inject(self, call: AttentionCall) -> Tensor:
         """Computes one self-attention with the subject's keys and values beside the picture's own."""
         _check_tokens(call)
         f_keys, f_values, grid = self._hidden.keys_values(call)
@@ -132,10 +158,12 @@ class Injecting:
             self._epsilon,
             self._value_strength,
         )
+        if self._run is not None:
+            self._run.has_acted = True
         return call.attend(call.q, keys.flatten(0, 1), values.flatten(0, 1))
 
 
-def _check_tokens(call: SelfAttentionCall) -> None:
+def _check_tokens(call: AttentionCall) -> None:
     if call.q.shape[0] != call.k.shape[0] or call.k.shape[1] != call.grid[0] * call.grid[1]:
         raise RuntimeError(
             f"{NODE} needs the {call.grid[0]} x {call.grid[1]} tokens of block {call.block} in one piece, but another "
@@ -144,7 +172,7 @@ def _check_tokens(call: SelfAttentionCall) -> None:
 
 
 def time_of(sampling: Any, sigma: float) -> float:
-    """t / T of a noise level, from 1 (noise) to 0 (picture), by bisection, so for any noise schedule of the host."""
+    """t / T of a noise level, from 1 (noise) to 0 (picture), by bisection, so for any noise schedule of ComfyUI."""
     low, high = 0.0, 1.0  # parts of the sampling schedule, along which sigma falls
     while high - low > 10**-TIME_DIGITS / 4:
         middle = (low + high) / 2

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 NODE = "P3SInject"
+KEY = "refattention.p3s"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Adapter:
 
 
 @dataclass(frozen=True, eq=False)
-class Injection:
+class P3SSettings:
     """A subject whose hidden states are injected. Immutable: clones of a model share it.
 
     Attributes:
@@ -81,19 +82,19 @@ class Injection:
         return self.strength == 0 or self.schedule.kind == OFF
 
 
-def check_injection(injection: Injection) -> None:
+def check_settings(settings: P3SSettings) -> None:
     """Checks what does not need the model.
 
     Raises:
         ValueError: a number that is out of range, more than one reference or mask, or a mask that shows nothing.
     """
-    if not math.isfinite(injection.strength) or not 0 <= injection.strength <= 2:
-        raise ValueError(f"strength must be a number between 0 and 2, but is {injection.strength}.")
-    check_range(injection.start_percent, injection.end_percent)
-    count = len(injection.reference.samples)
+    if not math.isfinite(settings.strength) or not 0 <= settings.strength <= 2:
+        raise ValueError(f"strength must be a number between 0 and 2, but is {settings.strength}.")
+    check_range(settings.start_percent, settings.end_percent)
+    count = len(settings.reference.samples)
     if count != 1:
         raise ValueError(f"The reference is a batch of {count} pictures, but {NODE} takes one. Select one of them.")
-    mask = injection.subject_mask
+    mask = settings.subject_mask
     if mask is None:
         return
     if len(mask) != 1:

@@ -8,19 +8,20 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor, nn
 
-from ..patches.reference_pass import forward_through
-from ..patches.self_attention import Options, SelfAttentionCall, route_self_attention
+from ..patches.attention import AttentionCall, Options
+from ..patches.binding import Evaluation
 from ..patches.unet import self_attention_layers
 from .features import FeaturesOf
 from .kernel import nonzero_tokens, on_grid
-from .run import P3SRun
 from .settings import Adapter
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
 
+    from .run import P3SRun
 
-class Trained:
+
+class ReadByAdapter:
     """What the adapter's network read, through the projections of the frozen layers.
 
     Args:
@@ -34,18 +35,18 @@ class Trained:
         self._layers = self_attention_layers(unet)
         self._identity_at_zero = identity_at_zero
 
-    def keys_values(self, call: SelfAttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Projects f."""
         layer = call.block, call.depth
         features, attention = self._features[layer], self._layers[layer].attn1
         return attention.to_k(features.hidden), attention.to_v(features.hidden), features.grid
 
-    def used(self, call: SelfAttentionCall) -> Tensor | None:
+    def used(self, call: AttentionCall) -> Tensor | None:
         """Those that are not zero, if so chosen."""
         return nonzero_tokens(self._features[call.block, call.depth].hidden) if self._identity_at_zero else None
 
 
-class Reading:
+class AdapterEvaluation(Evaluation):
     """One evaluation of the sampler: before each forward pass, the adapter reads the reference for its halves.
 
     Args:
@@ -55,32 +56,22 @@ class Reading:
 
     def __init__(self, run: P3SRun, model: BaseModel, adapter: Adapter, network: nn.Module, epsilon: float) -> None:
         self._run = run
-        self._latent = model.process_latent_in(run.injection.reference.samples.float())
+        self._latent = model.process_latent_in(run.settings.reference.samples.float())
         self._adapter = adapter
         self._network = network
         self._epsilon = epsilon
 
-    def forward(
-        self,
-        executor: WrapperExecutor,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        y: Tensor | None,
-        control: Any,
-        transformer_options: Options,
-        **kwargs: Any,
-    ) -> Tensor:
-        """The host's forward pass, with what the adapter reads for the same timestep and text."""
-        halves = len(transformer_options["cond_or_uncond"])
+    def forward(self, executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The U-Net's forward pass, with what the adapter reads for the same timestep and text."""
+        timesteps, context, y, control, options = args
+        halves = len(options["cond_or_uncond"])
         first = slice(None, None, len(x) // halves)  # the pictures of a half have timestep and text in common
         latent, vision = (t.to(x).expand(halves, *t.shape[1:]) for t in (self._latent, self._adapter.vision))
         features = self._network(latent, vision, timesteps[first], context[first], None if y is None else y[first])
-        hidden = Trained(features, executor.class_obj, self._adapter.identity_at_zero)
+        hidden = ReadByAdapter(features, executor.class_obj, self._adapter.identity_at_zero)
         injecting = self._run.injecting(hidden, self._epsilon)
-        options = with_cross(transformer_options, features, self._epsilon)
-        forward = forward_through(executor, injecting.handle, route_self_attention)
-        return forward(x, timesteps, context, y, control, options, **kwargs)
+        options = with_cross(options, features, self._epsilon)
+        return injecting.forward(executor, x, timesteps, context, y, control, options, **kwargs)
 
 
 def with_cross(options: Options, features: FeaturesOf, epsilon: float) -> Options:

@@ -12,17 +12,16 @@ import comfy.model_management
 import comfy.utils
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..patches.attention import route_self_attention
 from ..patches.blockwise import checkpointed, differentiable
 from ..patches.frozen import Noised, Prompt, frozen_copy, plain
-from ..patches.self_attention import Options, route_self_attention
-from .features import FeaturesOf
 from .kernel import MEAN, attention_consistency
 from .maps import CrossMaps
-from .run import Injecting, Subject
-from .trained import Trained, with_cross
+from .run import P3SEvaluation, Subject
+from .trained import ReadByAdapter, with_cross
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -108,10 +107,111 @@ class Losses:
     consistency: Tensor
 
 
-class Trainer:
-    """Trains an adapter's network; must be made and used outside of the host's inference mode.
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What the objective takes. B targets of one size.
+
+    Attributes:
+        targets: (B, c, h, w), latents as the U-Net takes them.
+        reference: (1, c, h', w'), the latent that the adapter reads, for all of them.
+        vision: (1, L, width), the vision encoder's tokens of the reference.
+        subject: where the subject is in the reference.
+        context: (B, tokens, width), the texts.
+        y: (B, width), what some families add to the timestep.
+        timesteps: (B,) whole numbers.
+        noise: (B, c, h, w).
+    """
+
+    targets: Tensor
+    reference: Tensor
+    vision: Tensor
+    subject: Subject
+    context: Tensor
+    y: Tensor | None
+    timesteps: Tensor
+    noise: Tensor
+
+
+class Objective(nn.Module):
+    """An adapter's network around the frozen U-Net, and what it costs; outside of the host's inference mode.
 
     Injection is Eq. 7 with tokens of zeros among the keys and eps_t = 1: the schedule belongs to inference.
+
+    Args:
+        model: the base model; it is not touched.
+        network: a P3SNetwork in float32; its weights are changed in place.
+        settings: how.
+
+    Attributes:
+        dtype: that is computed in.
+    """
+
+    def __init__(self, model: ModelPatcher, network: Any, settings: Settings) -> None:
+        super().__init__()
+        # Weights, gradients, and the two moments of the optimiser, in float32.
+        comfy.model_management.free_memory(16 * sum(w.numel() for w in network.parameters()), model.load_device)
+        self.network = network.to(model.load_device)
+        self.settings = settings
+        mixed = settings.mixed_precision
+        # Where bfloat16 is emulated, it only saves memory: there it is what the frozen weights are kept in, no more.
+        computes_half = mixed and comfy.model_management.should_use_bf16(model.load_device)
+        self.dtype = torch.bfloat16 if computes_half else torch.float32
+        # In lists: what is frozen belongs neither to the weights that are saved nor to those that processes exchange.
+        self._sampling = [model.get_model_object("model_sampling")]
+        self._unet = [frozen_copy(model, torch.bfloat16 if mixed else torch.float32)]
+
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        """What a batch costs: "loss", the sum of "denoising", L_LDM, and gamma times "consistency", L_ac."""
+        noised = Noised(self._sampling[0], inputs.targets, inputs.noise, inputs.timesteps, self.dtype)
+        # From the end: with "last" only the frozen U-Net's last layer and the one of the copy that feeds it.
+        pairs = list(self.network.feeds.items())
+        pairs = pairs if self.settings.where == ALL else pairs[-1:]
+        copied = CrossMaps(self.network.unet, [copy for _, copy in pairs])
+        original = CrossMaps(self._unet[0], [layer for layer, _ in pairs])
+        out = self._predict(noised.entering, noised.timesteps, inputs, [copied.see], [original.see])
+        denoising = F.mse_loss(noised.predicted(out), inputs.noise)
+        compared = [
+            attention_consistency(copied.map(copy), original.map(layer), self.settings.average)
+            for layer, copy in pairs
+        ]
+        consistency = torch.stack(compared).mean()
+        loss = denoising + self.settings.gamma * consistency
+        return {"loss": loss, "denoising": denoising, "consistency": consistency}
+
+    def denoised(self, inputs: Inputs, x: Tensor, sigma: Tensor) -> Tensor:
+        """The targets without noise, predicted from x (B, c, h, w) at a noise level (B,); for samplers."""
+        sampling, level = self._sampling[0], sigma[:, None, None, None]
+        entering = sampling.calculate_input(level, x).to(self.dtype)
+        out = self._predict(entering, sampling.timestep(sigma).float(), inputs, [], [])
+        return sampling.calculate_denoised(level, out.float(), x)
+
+    def _predict(
+        self, x: Tensor, timesteps: Tensor, inputs: Inputs, see_copied: list[Any], see_original: list[Any]
+    ) -> Tensor:
+        """The frozen U-Net's output; the lists hold what sees the cross-attentions of copy and original."""
+        checkpoints = self.settings.gradient_checkpointing and torch.is_grad_enabled()
+        evaluate = checkpointed if checkpoints else UNetModel.__call__
+        count = len(x)
+        latent, vision = (each.to(x).expand(count, *each.shape[1:]) for each in (inputs.reference, inputs.vision))
+        context, y = inputs.context.to(x), None if inputs.y is None else inputs.y.to(x)
+        options = {"optimized_attention_override": differentiable, "patches": {"attn2_patch": see_copied}}
+        features = self.network(latent, vision, timesteps, context, y, options, evaluate)
+        # Every target is a chunk of its own.
+        options = {
+            "cond_or_uncond": [0] * count,
+            "uuids": list(range(count)),
+            "optimized_attention_override": differentiable,
+            "patches": {"attn2_patch": see_original},
+        }
+        hidden = ReadByAdapter(features, self._unet[0], identity_at_zero=False)
+        injecting = P3SEvaluation(inputs.subject, hidden, 1.0, self.settings.value_strength)
+        options = with_cross(route_self_attention(options, injecting.inject), features, 1.0)
+        out: Tensor = evaluate(self._unet[0], x, timesteps, context, y, None, options)
+        return out
+
+
+class Trainer:
+    """Trains an adapter's network on pictures of one size; must be made and used outside of the host's inference mode.
 
     Args:
         model: the base model; it is not touched.
@@ -121,35 +221,23 @@ class Trainer:
     """
 
     def __init__(self, model: ModelPatcher, network: Any, pictures: Pictures, settings: Settings) -> None:
-        # Weights, gradients, and the two moments of the optimiser, in float32.
-        comfy.model_management.free_memory(16 * sum(w.numel() for w in network.parameters()), model.load_device)
-        self.network = network.to(model.load_device)
-        self.settings = settings
+        self.network, self.settings = network, settings
         self.pictures = len(pictures.latents)
         self._pictures = replace(pictures, latents=plain(pictures.latents), vision=plain(pictures.vision))
         masks = pictures.masks
         self._subjects = [Subject(None if masks is None else masks[at : at + 1]) for at in range(self.pictures)]
         self._device = model.load_device
-        mixed = settings.mixed_precision
-        # Where bfloat16 is emulated, it only saves memory: there it is what the frozen weights are kept in, no more.
-        computes_half = mixed and comfy.model_management.should_use_bf16(model.load_device)
-        self._dtype = torch.bfloat16 if computes_half else torch.float32
-        self._sampling = model.get_model_object("model_sampling")
-        self._unet = frozen_copy(model, torch.bfloat16 if mixed else torch.float32)
+        self._timesteps = len(model.get_model_object("model_sampling").sigmas)
+        self._objective = Objective(model, network, settings)
         self._optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
-        self._evaluate = checkpointed if settings.gradient_checkpointing else UNetModel.__call__
-        # From the end: with "last" only the frozen U-Net's last layer and the one of the copy that feeds it.
-        pairs = list(network.feeds.items())
-        self._pairs = pairs if settings.where == ALL else pairs[-1:]
 
     def draw(self, targets: Tensor, generator: torch.Generator) -> Batch:
         """Draws what else a step needs for its targets (B,)."""
         count, latents = len(targets), self._pictures.latents
-        steps = len(self._sampling.sigmas)
         return Batch(
             targets,
             int(torch.randint(len(latents), (), generator=generator)),
-            torch.randint(steps, (count,), generator=generator),
+            torch.randint(self._timesteps, (count,), generator=generator),
             torch.randn(count, *latents.shape[1:], generator=generator),
             torch.rand(count, generator=generator) < self.settings.condition_drop,
         )
@@ -164,53 +252,22 @@ class Trainer:
 
     def losses(self, batch: Batch) -> Losses:
         """What a batch costs."""
-        noise, latents = batch.noise.to(self._device), self._pictures.latents[batch.targets].to(self._device)
-        noised = Noised(self._sampling, latents, noise, batch.timesteps, self._dtype)
-        context, y = self._texts(batch.dropped)
-
-        copied = CrossMaps(self.network.unet, [copy for _, copy in self._pairs])
-        original = CrossMaps(self._unet, [layer for layer, _ in self._pairs])
-        features = self._read(batch, noised.timesteps, context, y, copied)
-        options = self._injection(batch, features, original)
-        out = self._evaluate(self._unet, noised.entering, noised.timesteps, context, y, None, options)
-        return Losses(F.mse_loss(noised.predicted(out), noise), self._consistency(copied, original))
-
-    def _texts(self, dropped: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Context and y of a batch's pictures."""
-        chosen = [self._pictures.empty if drop else self._pictures.prompt for drop in dropped.tolist()]
-        context = torch.cat([prompt.context for prompt in chosen]).to(self._device, self._dtype)
-        ys = [prompt.y for prompt in chosen if prompt.y is not None]
-        return context, torch.cat(ys).to(self._device, self._dtype) if ys else None
-
-    def _read(self, batch: Batch, timesteps: Tensor, context: Tensor, y: Tensor | None, maps: CrossMaps) -> FeaturesOf:
-        """What the adapter reads from the reference, for each target."""
-        one = slice(batch.reference, batch.reference + 1)
-        latent, vision = (
-            tensor[one].to(self._device, self._dtype).expand(len(batch.targets), *tensor.shape[1:])
-            for tensor in (self._pictures.latents, self._pictures.vision)
+        pictures, one = self._pictures, slice(batch.reference, batch.reference + 1)
+        prompts = [pictures.empty if drop else pictures.prompt for drop in batch.dropped.tolist()]
+        ys = [prompt.y for prompt in prompts if prompt.y is not None]
+        found = self._objective(
+            Inputs(
+                pictures.latents[batch.targets].to(self._device),
+                pictures.latents[one].to(self._device),
+                pictures.vision[one].to(self._device),
+                self._subjects[batch.reference],
+                torch.cat([prompt.context for prompt in prompts]).to(self._device),
+                torch.cat(ys).to(self._device) if ys else None,
+                batch.timesteps,
+                batch.noise.to(self._device),
+            )
         )
-        options = {"optimized_attention_override": differentiable, "patches": {"attn2_patch": [maps.see]}}
-        return self.network(latent, vision, timesteps, context, y, options, self._evaluate)
-
-    def _injection(self, batch: Batch, features: FeaturesOf, maps: CrossMaps) -> Options:
-        """transformer_options of the frozen U-Net; every target is a chunk of its own."""
-        options = {
-            "cond_or_uncond": [0] * len(batch.targets),
-            "uuids": list(range(len(batch.targets))),
-            "optimized_attention_override": differentiable,
-            "patches": {"attn2_patch": [maps.see]},
-        }
-        hidden = Trained(features, self._unet, identity_at_zero=False)
-        injecting = Injecting(self._subjects[batch.reference], hidden, 1.0, self.settings.value_strength)
-        return with_cross(route_self_attention(options, injecting.handle), features, 1.0)
-
-    def _consistency(self, copied: CrossMaps, original: CrossMaps) -> Tensor:
-        """L_ac, the mean over the layers that are compared."""
-        losses = [
-            attention_consistency(copied.map(copy), original.map(layer), self.settings.average)
-            for layer, copy in self._pairs
-        ]
-        return torch.stack(losses).mean()
+        return Losses(found["denoising"], found["consistency"])
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.masks import covered_tokens
+from .attention import Chunk
 from .blocks import Block, Layer
-from .self_attention import Chunk
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -38,16 +38,16 @@ class KeyValueBank:
 
     Args:
         node: for messages.
-        is_shared: whether a half without a recording of its own uses that of another.
+        share_conditional: whether a half without a recording of its own uses that of another.
 
     Attributes:
         dropped: blocks that were there and gave way to others.
     """
 
-    def __init__(self, node: str, is_shared: bool = False) -> None:
+    def __init__(self, node: str, share_conditional: bool = False) -> None:
         self.dropped: frozenset[Block] = frozenset()
         self._node = node
-        self._is_shared = is_shared
+        self._is_shared = share_conditional
         self._records: dict[Layer, list[Record]] = {}
 
     def store(self, layer: Layer, record: Record) -> None:

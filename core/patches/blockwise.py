@@ -14,8 +14,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import (
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .attention import Options
 from .blocks import Block
-from .self_attention import Options
 
 
 def checkpointed(

@@ -1,28 +1,26 @@
-"""The pass of outside references through the model, which records their keys and values."""
+"""References from outside the batch: passed through the model, they leave their keys and values."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from torch import Tensor
 
+from .attention import AttentionCall
 from .bank import KeyValueBank, Record, select_tokens
+from .binding import Evaluation
 from .blocks import Block, Layer
-from .roles import Cond, Roles
-from .self_attention import Options, SelfAttentionCall
+from .conditionings import Cond, Conditionings
+from .families.attentions import Attentions
+from .passes import Asked, evaluation_key, read_reference
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
-
-# True in transformer_options while a reference is read: methods that look at references leave that pass alone.
-IS_REFERENCE_PASS = "refattention.is_reference_pass"
-
 
 # Entries of a conditioning that belong to the generated picture, not to the prompt.
 PICTURE_KEYS = frozenset(
@@ -38,7 +36,7 @@ class Reference:
 
     Attributes:
         samples: (R, C, H, W) or (R, C, F, H, W), R references of any size; on the CPU.
-        positive: their own conditioning in the host's form; None takes the sampler's.
+        positive: their own conditioning in ComfyUI's form; None takes the sampler's.
         seed: seeds the noise that brings them to the noise level of each step.
     """
 
@@ -47,47 +45,67 @@ class Reference:
     seed: int
 
 
-def is_reference_pass(options: Options) -> bool:
-    """Whether `transformer_options` are those of a pass in which a reference is read."""
-    return bool(options.get(IS_REFERENCE_PASS))
-
-
 class ReferenceRecorded(Exception):
-    """Ends a recording pass: every key that is needed has been seen."""
+    """Ends a pass of references: every key that is needed has been seen."""
 
 
-class Recording:
-    """State of a recording pass: stores what the handler of the self-attentions sees, up to the last layer needed.
+def until_recorded(executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A forward pass that may end early; its prediction is of no use then, so zeros stand for it."""
+    try:
+        return executor(x, *args, **kwargs)
+    except ReferenceRecorded:
+        return torch.zeros_like(x)
+
+
+class Recording(Evaluation):
+    """A pass of references: stores what the self-attentions see, up to the last layer that is needed.
 
     Args:
         blocks: those to record, at least one.
-        layers: the model's self-attention blocks in the order they run.
-        node: for messages.
+        attentions: of the model.
+        method: for messages.
         mask: (1 or R, H, W), what of the references is recorded; None is all.
-        is_shared: whether all halves will use what is recorded.
+        share_conditional: whether all halves will use what is recorded.
+
+    Attributes:
+        ends: how many forward passes got to the last layer.
     """
+
+    is_reading = True
+    ends = 0
 
     def __init__(
         self,
         blocks: frozenset[Block],
-        layers: dict[Block, int],
-        node: str,
+        attentions: Attentions,
+        method: str,
         mask: Tensor | None = None,
-        is_shared: bool = False,
+        share_conditional: bool = False,
     ) -> None:
-        self.bank = KeyValueBank(node, is_shared)
+        self.bank = KeyValueBank(method, share_conditional)
         self._blocks = blocks
+        self._attentions = attentions
         self._mask = mask
-        wanted = [block for block in layers if block in blocks]
-        self._last: Layer = (wanted[-1], layers[wanted[-1]] - 1)
+        wanted = [block for block in attentions.layers if block in blocks]
+        self._last: Layer = (wanted[-1], attentions.layers[wanted[-1]] - 1)
 
-    def handle(self, call: SelfAttentionCall) -> Tensor:
-        """Records the keys and values of a self-attention, then computes it."""
+    def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward pass, which ends at the last layer."""
+        *inputs, options = args
+        return until_recorded(executor, x, *inputs, self._attentions.route(x, kwargs, options, self._record), **kwargs)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there was a forward pass, and all of them got to the last layer."""
+        return 0 < self.passes == self.ends
+
+    def _record(self, call: AttentionCall) -> Tensor:
         if call.block in self._blocks:
             keys, values = (t.unflatten(0, (len(call.chunks), -1)) for t in (call.k, call.v))
             pairs = select_tokens(self._mask, call.grid, keys, values)
-            self.bank.store((call.block, call.depth), Record(call.chunks, call.grid, pairs))
-        if (call.block, call.depth) == self._last:
+            self.bank.store(call.layer, Record(call.chunks, call.grid, pairs))
+        if call.layer == self._last:
+            self.ends += 1
             raise ReferenceRecorded
         return call.plain()
 
@@ -98,11 +116,13 @@ class ReferencePass:
     Args:
         reference: the latents.
         prompts: the sampler's conditionings by their role: "positive", "negative", ...
+        key: of the method that reads them.
     """
 
-    def __init__(self, reference: Reference, prompts: dict[str, list[Cond]]) -> None:
+    def __init__(self, reference: Reference, prompts: dict[str, list[Cond]], key: str) -> None:
         self.reference = reference
-        self.roles = Roles(prompts)
+        self.conditionings = Conditionings(prompts)
+        self._key = key
         self._prompts = {role: [_without_picture(entry) for entry in entries] for role, entries in prompts.items()}
         if reference.positive is not None:
             self._prompts["positive"] = comfy.sampler_helpers.convert_cond(reference.positive)
@@ -120,7 +140,7 @@ class ReferencePass:
         return self._prompts
 
     def close(self) -> None:
-        """Lets go of what the references' own conditioning holds on the device; the host does so for the sampler's."""
+        """Lets go of what the references' own conditioning holds on the device; ComfyUI does so for the sampler's."""
         comfy.sampler_helpers.cleanup_models({"positive": self.own_prompts}, [])
 
     def noised(self, model: BaseModel, sigma: Tensor) -> Tensor:
@@ -128,27 +148,19 @@ class ReferencePass:
         noise, latent = self._tensors(model, sigma.device)
         return model.model_sampling.noise_scaling(sigma, noise, latent)
 
-    def run(
-        self,
-        evaluate: Callable[..., Any],
-        model: BaseModel,
-        conds: list[list[Cond] | None],
-        sigma: Tensor,
-        model_options: dict[str, Any],
-    ) -> None:
-        """Passes the references through the model at noise level `sigma`.
+    def run(self, asked: Asked, recording: Recording, conds: list[list[Cond] | None] | None = None) -> None:
+        """Passes the references through the model at the noise level of an evaluation, for a recording to fill.
 
         Args:
-            evaluate: the host's `calc_cond_batch(model, conds, x, timestep, model_options)`.
-            conds: what the sampler is about to evaluate; the references get the same halves.
-            sigma: (1,).
-            model_options: those of the sampler, with what records the pass.
+            conds: what the sampler is about to evaluate, or a part of it; the references get the same halves.
         """
-        noise, latent = self._tensors(model, sigma.device)
-        x = self.noised(model, sigma)
-        prompts = [None if entries is None else self._encode(model, entries, noise, latent) for entries in conds]
-        options = {**model_options["transformer_options"], IS_REFERENCE_PASS: True}
-        evaluate(model, prompts, x, sigma.expand(len(x)), {**model_options, "transformer_options": options})
+        noise, latent = self._tensors(asked.model, asked.sigma.device)
+        prompts = [
+            None if entries is None else self._encode(asked.model, entries, noise, latent)
+            for entries in (asked.conds if conds is None else conds)
+        ]
+        state = {evaluation_key(self._key): recording}
+        read_reference(asked, prompts, self.noised(asked.model, asked.sigma), state)
 
     def _tensors(self, model: BaseModel, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._on_device is None:
@@ -160,49 +172,17 @@ class ReferencePass:
         return self._on_device
 
     def _encode(self, model: BaseModel, entries: list[Cond], noise: Tensor, latent: Tensor) -> list[Cond]:
-        """Conditioning for pictures of the references' size, by the host's own rules for the model."""
+        """Conditioning for pictures of the references' size, by ComfyUI's own rules for the model."""
 
         def encode(prompts: list[Cond], kind: str) -> list[Cond]:
             return comfy.samplers.process_conds(model, noise, {kind: prompts}, noise.device, latent)[kind]
 
-        (role,) = self.roles.of([entries])
+        (role,) = self.conditionings.roles([entries])
         if role is None:  # made by another node for this call: its text, whatever it is
             return encode([_without_picture(entry) for entry in entries], "positive")
         if role not in self._encoded:
             self._encoded[role] = encode(self._prompts[role], role)
         return self._encoded[role]
-
-
-HandlerT = TypeVar("HandlerT")
-
-
-def forward_through(
-    executor: Callable[..., Tensor], handle: HandlerT, route: Callable[[Options, HandlerT], Options]
-) -> Callable[..., Tensor]:
-    """A forward pass of the host with its attentions routed through a handler.
-
-    A recording pass ends inside the handler; its prediction is of no use, so zeros stand for it.
-
-    Args:
-        executor: of an APPLY_MODEL or DIFFUSION_MODEL wrapper: both take x first and transformer_options sixth.
-        handle: computes the attentions.
-        route: puts the handler into transformer_options, as the model's family needs it.
-    """
-
-    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        *inputs, transformer_options = args
-        try:
-            return executor(x, *inputs, route(transformer_options, handle), **kwargs)
-        except ReferenceRecorded:
-            return torch.zeros_like(x)
-
-    return forward
-
-
-def shape_with_references(noise_shape: Sequence[int], references: Iterable[Reference]) -> list[int]:
-    """Shape of a batch that takes as much memory as the pictures (B, C, ...) and the references together."""
-    extra = sum(reference.samples[:, 0].numel() for reference in references)
-    return [noise_shape[0] + -(-extra // math.prod(noise_shape[2:])), *noise_shape[1:]]
 
 
 def _without_picture(entry: Cond) -> Cond:

@@ -27,8 +27,8 @@ def opencv() -> ModuleType:
         import cv2
     except ModuleNotFoundError as error:
         raise RuntimeError(
-            "This node needs OpenCV, which is not installed. Run `pip install opencv-python-headless` in ComfyUI's "
-            "Python environment."
+            "This node works on regions of a picture and needs OpenCV, which is not installed. Run `pip install "
+            "opencv-python-headless` in ComfyUI's Python environment."
         ) from error
     return cv2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,6 +19,46 @@ from .selection import Refinement, Selection, discs, fill, similar_regions
 
 # What the positive points select, and what the negative ones do.
 Pair = tuple[Selection, Selection]
+
+
+@dataclass(frozen=True, eq=False)
+class PointMasks:
+    """What points select in B pictures.
+
+    Attributes:
+        masks, opposite: (B, H, W) in [0, 1], of the positive and of the negative points.
+        cleaned: (B, H, W, 3), the pictures with the negative subject filled.
+        heat: (B, H, W, 3), the score of the positive points in colours.
+        note: a sentence for the user, or nothing.
+    """
+
+    masks: Tensor
+    opposite: Tensor
+    cleaned: Tensor
+    heat: Tensor
+    note: str
+
+
+def point_masks(
+    image: Tensor,
+    positive: list[Points],
+    negative: list[Points],
+    encoder: PatchEncoder | None,
+    radius: int,
+    settings: Refinement,
+) -> PointMasks:
+    """The regions that look like the points; without an encoder discs of a radius in pixels around them.
+
+    Args, Raises: as of `by_discs` and `by_similarity`.
+    """
+    if encoder is None:
+        chosen = by_discs(image, positive, negative, radius, settings)
+        note = f"No clip_vision is connected: these are discs of {radius} pixels around the points."
+    else:
+        chosen = by_similarity(image, positive, negative, encoder, settings)
+        note = missed_points(chosen)
+    masks, opposite = (torch.stack([pair[sign].mask for pair in chosen]) for sign in (0, 1))
+    return PointMasks(masks, opposite, cleaned(image, masks, opposite), heat_maps(chosen), note)
 
 
 def by_discs(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..patches.bank import KeyValueBank, Rename
 from ..patches.blocks import Block, Layer
-from ..patches.roles import Cond
+from ..patches.conditionings import Cond
 from ..patches.status import Show, nowhere
 
 if TYPE_CHECKING:
@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MIB = 2**20
+REMEMBERED_RUNS = 4  # two stages of one picture are two runs, each with noise levels of its own
 PLAIN = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
 
 
 class ReferenceCache:
-    """What the references of one guide gave at each noise level, on the CPU, up to a budget.
+    """What the references of one node gave at each noise level, on the CPU, up to a budget.
 
-    A guide has one cache, so the reference, its seed, its mask and the blocks are the same for all that is in it. All
-    else that a pass depends on is its key; of another key nothing is kept. When the budget is spent, noise levels give
-    up their first blocks for a further one: to see these again takes the beginning of a pass only. Where that is not
-    enough the cache keeps what it has, because a run asks for the noise levels in the same order each time; the others
-    are passed again.
+    A node has one cache, so the reference, its seed, its mask and the blocks are the same for all that is in it. All
+    else that a pass depends on, but for its place (noise level and halves), is its key; of another key nothing is kept.
+    When the budget is spent, noise levels that the last runs did not ask for are dropped (another schedule asked for
+    them); then the others give up their first blocks for a further one: to see these again takes the beginning of a
+    pass only. Where that is not enough the cache keeps what it has, because a run asks for the noise levels in the same
+    order each time; the others are passed again.
 
     Args:
         budget: bytes.
@@ -48,6 +50,15 @@ class ReferenceCache:
         self.hits = 0
         self._key: Hashable = None
         self._banks: dict[Hashable, KeyValueBank] = {}
+        self._runs = 0
+        self._asked_in: dict[Hashable, int] = {}  # the last run that asked for a place
+
+    def begin(self, key: Hashable) -> None:
+        """Begins a run; one of another key drops what there is."""
+        if key != self._key:
+            self.clear()
+            self._key = key
+        self._runs += 1
 
     def get(self, key: Hashable, place: Hashable, rename: Rename) -> KeyValueBank | None:
         """The bank of a place in the schedule, which may lack some of the first blocks.
@@ -55,6 +66,7 @@ class ReferenceCache:
         `rename` gives the conditionings the names of this run.
         """
         bank = self._banks.get(place) if key == self._key else None
+        self._asked_in[place] = self._runs
         if bank is None:
             return None
         self.hits += 1
@@ -62,13 +74,12 @@ class ReferenceCache:
 
     def put(self, key: Hashable, place: Hashable, bank: KeyValueBank, rename: Rename) -> None:
         """Keeps a bank if there is room for it; `rename` gives the conditionings names that hold for every run."""
-        if key != self._key:
-            self.clear()
-            self._key = key
-        if place in self._banks:
+        if key != self._key or place in self._banks:
             return
         share = 0.5 if self.is_half and bank.itemsize > 2 else 1.0
         first: frozenset[Block] = frozenset()
+        if self.size + share * bank.size > self.budget:
+            self._drop_old()
         if self.size + share * bank.size > self.budget:
             first = cheap_to_repeat(bank.sizes)
             if not first or not self._make_room(share * (bank.size - bank.size_of(first)), first):
@@ -77,6 +88,17 @@ class ReferenceCache:
         kept.drop(first)
         self._banks[place] = kept
         self.size += kept.size
+
+    def rounded(self, bank: KeyValueBank) -> KeyValueBank:
+        """A bank with the precision in which it would be kept, so that a picture is the same before and after."""
+        if not self.is_half or bank.itemsize <= 2:
+            return bank
+        return bank.copied(lambda chunk: chunk, lambda tensor: tensor.half())
+
+    def _drop_old(self) -> None:
+        """Drops what none of the last runs asked for."""
+        for place in [place for place in self._banks if self._asked_in[place] <= self._runs - REMEMBERED_RUNS]:
+            self.size -= self._banks.pop(place).size
 
     def _make_room(self, needed: float, first: frozenset[Block]) -> bool:
         """Drops the first blocks of as many noise levels as it takes; of none if it is not enough in all."""
@@ -91,7 +113,7 @@ class ReferenceCache:
 
     def clear(self) -> None:
         """Drops everything."""
-        self._key, self._banks, self.size = None, {}, 0
+        self._key, self._banks, self._asked_in, self.size = None, {}, {}, 0
 
     def report(self) -> None:
         """Tells the log and the user how full the cache is."""
@@ -148,14 +170,13 @@ class NotComparable(Exception):
 
 
 def run_key(
-    model: ModelPatcher, model_options: Mapping[str, Any], sigmas: Tensor, prompts: Mapping[str, list[Cond]], own: str
+    model: ModelPatcher, model_options: Mapping[str, Any], prompts: Mapping[str, list[Cond]], own: str
 ) -> Hashable:
-    """Everything a reference pass depends on besides the guide; None if that cannot be said.
+    """Everything a reference pass depends on besides its node and its place; None if that cannot be said.
 
     Args:
         model: with its weight patches, object patches and wrappers.
         model_options: of the run.
-        sigmas: the whole schedule.
         prompts: what the references are read with.
         own: key in transformer_options that does not count.
     """
@@ -165,7 +186,6 @@ def run_key(
             Identity(model.model),
             model.patches_uuid,
             _structure([options, model.wrappers, model.object_patches, model.injections]),
-            tuple(sigmas.tolist()),
             _content(prompts),
         )
     except NotComparable:

@@ -1,134 +1,154 @@
-"""Wrappers that record the keys and values of a sampling run, its own pictures being the references."""
+"""Records the keys and values of a sampling run, whose own pictures are references for later runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
+from ..patches.attention import AttentionCall
 from ..patches.bank import KeysValues, KeyValueBank, Record, select_tokens
-from ..patches.families import Attentions, attentions_of
-from ..patches.reference_pass import Reference, ReferencePass, is_reference_pass
-from ..patches.roles import Roles
-from ..patches.self_attention import Options, SelfAttentionCall
+from ..patches.binding import Binding, Evaluation, Run
+from ..patches.blocks import Block
+from ..patches.conditionings import Conditionings
+from ..patches.families.attentions import Attentions
+from ..patches.families.table import attentions_of
+from ..patches.passes import Asked
+from ..patches.reference_pass import Reference, ReferencePass
 from .cache import kept_tensor
-from .recorded import Recorded
+from .recorded_run import RecordedRun
 
 if TYPE_CHECKING:
-    from comfy.model_base import BaseModel
     from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider
 
 KEY = "refattention.refdrop.record"
+NODE = "RefDropRecord"
 
 
-def add_recorder(model: ModelPatcher, recorded: Recorded, given: Reference | None = None) -> ModelPatcher:
+def apply_recorder(model: ModelPatcher, recorded: RecordedRun, given: Reference | None = None) -> ModelPatcher:
     """Returns a clone of the model whose next sampling run is recorded.
 
     Args:
         given: finished latents to be seen at each noise level in place of what the sampler has got to.
     """
-    patched = model.clone()
-    patched.model_options["transformer_options"][KEY] = (recorded, given)
-    for place, wrapper in WRAPPERS.items():
-        patched.add_wrapper_with_key(place, KEY, wrapper)
-    return patched
+    return BINDING.attached(model, (recorded, given))
 
 
-class RecordingRun:
+class RecorderRun(Run):
     """One sampling run.
 
     Args:
-        recorded: that it fills.
-        given: as for `add_recorder`.
+        asked: the recording that it fills, and what `apply_recorder` was given.
         guider, noise_shape, sigmas: of the run.
     """
 
     def __init__(
-        self, recorded: Recorded, given: Reference | None, guider: CFGGuider, noise_shape: Any, sigmas: Tensor
+        self,
+        asked: tuple[RecordedRun, Reference | None],
+        guider: CFGGuider,
+        noise_shape: Sequence[int],
+        sigmas: Tensor,
     ) -> None:
-        self._attentions = attentions_of(guider.model_patcher, "RefDropRecord")
+        self._recorded, given = asked
+        self._attentions = attentions_of(guider.model_patcher, NODE)
         # A video's frames are tokens of one sample where latents are (B, C, F, H, W); a given one is one reference.
         is_video = self._attentions.is_video and len(noise_shape) == 5 and given is None
         self._frames = noise_shape[2] if is_video else 1
         pictures = self._frames if is_video else noise_shape[0]
-        if recorded.references > pictures:
+        if self._recorded.references > pictures:
             raise ValueError(
-                f"RefDropRecord: batch_references is {recorded.references}, but only {pictures} pictures or frames are "
+                f"{NODE}: batch_references is {self._recorded.references}, but only {pictures} pictures or frames are "
                 "sampled. Lower it, or sample more."
             )
-        self._recorded = recorded
-        self._given = None if given is None else ReferencePass(given, guider.conds)
-        self._names = Roles(guider.conds)
+        self._given = None if given is None else ReferencePass(given, guider.conds, KEY)
+        self._conditionings = Conditionings(guider.conds)
         self._levels = len(set(sigmas.tolist()) - {0.0})
         self._size = tuple(noise_shape[-2:])
+        self._blocks_seen: list[set[Block]] = []  # of each evaluation
 
-    def seen(self, model: BaseModel, x: Tensor, sigma: Tensor) -> Tensor:
-        """What the model is to see: the sampler's latents, or the given ones at that noise level."""
-        return x if self._given is None else self._given.noised(model, sigma).to(x)
+    def seen(self, asked: Asked) -> Tensor:
+        """The sampler's latents, or the given ones at that noise level."""
+        return asked.x if self._given is None else self._given.noised(asked.model, asked.sigma).to(asked.x)
 
-    def recording(self, conds: list[Any], sigma: float) -> Recording | None:
-        """For an evaluation of halves that are not recorded at the noise level yet; samplers may see a level twice.
+    def evaluation(self, asked: Asked) -> RecorderEvaluation | None:
+        """Records halves that are not recorded at the noise level yet; samplers may see a level twice.
 
         What other nodes evaluate is left alone.
         """
-        roles = [role for role, entries in zip(self._names.of(conds), conds, strict=True) if entries is not None]
+        halves = zip(self._conditionings.roles(asked.conds), asked.conds, strict=True)
+        roles = [role for role, entries in halves if entries is not None]
         known = [role for role in roles if role is not None]
-        if len(known) < len(roles) or self._recorded.has(sigma, known):
+        if len(known) < len(roles) or self._recorded.has(asked.sigma.item(), known):
             return None
-        return Recording(self._recorded, self._attentions, self._frames, self._size)
+        return RecorderEvaluation(self, self._recorded, self._attentions, self._frames, self._size)
 
-    def keep(self, recording: Recording, conds: list[Any], sigma: float) -> None:
+    def served(self, asked: Asked, evaluation: RecorderEvaluation) -> None:
         """Keeps what an evaluation gave."""
-        self._recorded.put(sigma, recording.bank, self._names.of(conds), self._names, self._levels)
+        if evaluation.passes:
+            self._blocks_seen.append(evaluation.bank.blocks)
+        if evaluation.bank.blocks:
+            roles = self._conditionings.roles(asked.conds)
+            level = asked.sigma.item()
+            self._recorded.put(level, evaluation.bank, roles, self._conditionings, self._levels)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Reports.
 
         Raises:
-            RuntimeError: nothing was recorded.
+            RuntimeError: another node skipped steps or layers, so that something is missing.
         """
-        if not self._recorded.size:
+        first, seen = self._blocks_seen[0], self._blocks_seen
+        if missing := sum(blocks != first for blocks in seen):
             raise RuntimeError(
-                "RefDropRecord saw nothing: another patch of this model replaces the self-attention of all chosen "
-                "blocks. Remove that patch, or choose other blocks."
+                f"{NODE} saw only {len(seen) - missing} of {len(seen)} steps whole: another node of this model skips "
+                "steps or layers (EasyCache, DeepCache). Remove it from the model that records."
             )
         self._recorded.report()
 
 
-class Recording:
-    """One evaluation: notes what the handler of the self-attentions sees."""
+class RecorderEvaluation(Evaluation):
+    """One evaluation: keeps the keys and values that its self-attentions see."""
 
-    def __init__(self, recorded: Recorded, attentions: Attentions, frames: int, size: tuple[int, ...]) -> None:
-        self.bank = KeyValueBank("RefDropRecord")
+    def __init__(
+        self,
+        run: RecorderRun,
+        recorded: RecordedRun,
+        attentions: Attentions,
+        frames: int,
+        size: tuple[int, ...],
+    ) -> None:
+        self.bank = KeyValueBank(NODE)
+        self._run = run
         self._recorded = recorded
         self._attentions = attentions
         self._frames = frames
         self._size = size
 
-    def route(self, x: Tensor, inputs: dict[str, Any], options: Options) -> Options:
-        """Routes the self-attentions of one forward pass through the recording.
+    def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward pass.
 
         Raises:
             RuntimeError: the pass sees only a part of the picture.
         """
         if tuple(x.shape[-2:]) != self._size:
             raise RuntimeError(
-                "RefDropRecord: prompts that are limited to an area cannot be recorded, because the model sees only a "
-                "part of the picture. Limit the prompts with masks instead of areas."
+                f"{NODE}: the model was given a part of the picture, which cannot be recorded. Remove what cuts the "
+                "picture into parts: prompts limited to an area (limit them with masks instead), tiled sampling."
             )
-        return self._attentions.route(x, inputs, options, self._handle)
+        *inputs, options = args
+        return executor(x, *inputs, self._attentions.route(x, kwargs, options, self._record), **kwargs)
 
-    def _handle(self, call: SelfAttentionCall) -> Tensor:
+    def _record(self, call: AttentionCall) -> Tensor:
         """Copies the keys and values of the references, then computes the attention."""
         if call.block in self._recorded.blocks:
             pairs = [(self._kept(keys), self._kept(values)) for keys, values in self._leading(call)]
-            self.bank.store((call.block, call.depth), Record(call.chunks, call.grid, pairs))
+            self.bank.store(call.layer, Record(call.chunks, call.grid, pairs))
+            self._run.has_acted = True
         return call.plain()
 
-    def _leading(self, call: SelfAttentionCall) -> list[KeysValues]:
+    def _leading(self, call: AttentionCall) -> list[KeysValues]:
         """(G, M, C) keys and values of the first pictures of the batch, or frames of its first video."""
         keys, values = (t.unflatten(0, (len(call.chunks), -1)) for t in (call.k, call.v))
         if self._frames > 1:
@@ -140,57 +160,4 @@ class Recording:
         return kept_tensor(tensor, self._recorded.is_half)
 
 
-def _outer_sample(
-    executor: WrapperExecutor, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
-) -> Tensor:
-    """Opens a run for one call of the sampler."""
-    options = executor.class_obj.model_options["transformer_options"]
-    recorded, given = options[KEY]
-    options[KEY] = run = RecordingRun(recorded, given, executor.class_obj, noise.shape, sigmas)
-    try:
-        out = executor(noise, latent, sampler, sigmas, *args, **kwargs)
-    finally:
-        options[KEY] = (recorded, given)
-    run.close()
-    return out
-
-
-def _calc_cond_batch(
-    executor: WrapperExecutor, model: BaseModel, conds: list[Any], x: Tensor, timestep: Tensor, model_options: Options
-) -> list[Tensor]:
-    """Records an evaluation of the sampler; passes that other methods make of their references are left alone."""
-    options = model_options["transformer_options"]
-    if is_reference_pass(options):
-        return executor(model, conds, x, timestep, model_options)
-    run, sigma = options[KEY], timestep[:1]
-    recording = run.recording(conds, sigma.item())
-    state = {**model_options, "transformer_options": {**options, KEY: recording}}
-    out = executor(model, conds, run.seen(model, x, sigma), timestep, state)
-    if recording is not None:
-        run.keep(recording, conds, sigma.item())
-    return out
-
-
-def _apply_model(
-    executor: WrapperExecutor,
-    x: Tensor,
-    t: Tensor,
-    c_concat: Tensor | None,
-    c_crossattn: Tensor | None,
-    control: Any,
-    transformer_options: Options,
-    **kwargs: Any,
-) -> Tensor:
-    """Routes the self-attentions of one forward pass through the recording, if there is one."""
-    recording = transformer_options.get(KEY)
-    if not isinstance(recording, Recording) or is_reference_pass(transformer_options):
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    options = recording.route(x, kwargs, transformer_options)
-    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-
-
-WRAPPERS: dict[str, Callable[..., Any]] = {
-    WrappersMP.OUTER_SAMPLE: _outer_sample,
-    WrappersMP.CALC_COND_BATCH: _calc_cond_batch,
-    WrappersMP.APPLY_MODEL: _apply_model,
-}
+BINDING = Binding(KEY, NODE, RecorderRun)

@@ -14,11 +14,11 @@ from ..patches.blocks import Block
 from ..patches.reference_pass import Reference
 from ..patches.schedule import check_range
 from .cache import ReferenceCache
-from .recorded import Recorded
+from .recorded_run import RecordedRun
 
 
 @dataclass(frozen=True, eq=False)
-class Guide:
+class RefDropSettings:
     """One set of references with a common strength. Immutable: clones of a model share it.
 
     Attributes:
@@ -31,7 +31,7 @@ class Guide:
         concat: attend to [K_j; K] instead of K_j.
         start_percent, end_percent: part of the sampling schedule, both ends included.
         reference_every: for how many steps one look at the reference is used.
-        share_halves: let the unconditional half follow the conditional pass of the reference too, unlike the paper.
+        share_conditional: the unconditional half follows the conditional pass of the reference too, unlike the paper.
         cache: keeps what is seen of the reference for the next run. All clones of a model share it.
         recorded: an earlier run whose pictures are the references.
     """
@@ -46,9 +46,9 @@ class Guide:
     start_percent: float = 0.0
     end_percent: float = 1.0
     reference_every: int = 1
-    share_halves: bool = False
+    share_conditional: bool = False
     cache: ReferenceCache | None = None
-    recorded: Recorded | None = None
+    recorded: RecordedRun | None = None
 
     @property
     def is_from_batch(self) -> bool:
@@ -73,7 +73,7 @@ class Guide:
         return self.strength == 0 or not self.blocks or (self.mask is not None and not self.mask.any())
 
 
-def check_total_strength(guides: Sequence[Guide]) -> None:
+def check_total_strength(guides: Sequence[RefDropSettings]) -> None:
     """Checks that wherever guides meet (same step, same block, same pixel) their strengths sum up to [-1, 1].
 
     Raises:
@@ -91,7 +91,7 @@ def check_total_strength(guides: Sequence[Guide]) -> None:
                 )
 
 
-def _strength_range(guides: Sequence[Guide]) -> tuple[float, float]:
+def _strength_range(guides: Sequence[RefDropSettings]) -> tuple[float, float]:
     """Smallest and largest sum of strengths over the picture."""
     size = [max(mask.shape[i] for mask in _masks(guides)) for i in (-2, -1)]
     total = torch.zeros(1, *size)
@@ -100,11 +100,11 @@ def _strength_range(guides: Sequence[Guide]) -> tuple[float, float]:
     return total.min().item(), total.max().item()
 
 
-def _masks(guides: Sequence[Guide]) -> list[Tensor]:
+def _masks(guides: Sequence[RefDropSettings]) -> list[Tensor]:
     return [torch.ones(1, 1, 1) if guide.mask is None else guide.mask for guide in guides]
 
 
-def check_guide(guide: Guide) -> None:
+def check_settings(guide: RefDropSettings) -> None:
     """Checks what does not need the model.
 
     Raises:

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..patches.attention import Options
 from ..patches.blocks import SKIP_FIRST_OUTPUT, select
 from ..patches.evaluation import other_seed
 from ..patches.reference_pass import Reference
-from ..patches.self_attention import Options
 from ..patches.unet import family, require_image_unet, self_attention_blocks
-from ..refdrop.settings import Guide
-from ..refdrop.wrappers import add_guide
+from ..refdrop.settings import RefDropSettings
+from ..refdrop.wrappers import apply_refdrop
+from .adapter import TrainedAdapter, for_model
 from .kernel import group_of_mask
 from .observe import Look, Maps, attention_maps, of_whole_picture
+from .reader import PatchReader
 from .tokens import token_maps
 from .window import CELL
 
@@ -87,7 +89,7 @@ class SelfAttention:
         reference = Reference(self.encode(crop), None, other_seed(seed))
         blocks = list(self_attention_blocks(require_image_unet(self.model, self.node)))
         chosen = select(SKIP_FIRST_OUTPUT, "", blocks, family(self.model))
-        guided = add_guide(self.model, Guide(strength, chosen, reference, mask=scene.mask[0]))
+        guided = apply_refdrop(self.model, RefDropSettings(strength, chosen, reference, mask=scene.mask[0]))
         return guided, self.positive, negative
 
 
@@ -140,6 +142,25 @@ class CrossAttention:
         if not self.model.model.concat_keys:
             return {}
         return {"concat_mask": scene.mask, "concat_latent_image": self.encode(blanked(scene.picture, scene.mask))}
+
+
+def back_end(
+    model: ModelPatcher, encode: Encode, positive: Prompt, node: str, adapter: TrainedAdapter | None, clip_vision: Any
+) -> BackEnd:
+    """The back end that is connected: the trained one with an adapter and its vision encoder.
+
+    Raises:
+        RuntimeError: not an image U-Net, or an adapter for another model.
+        ValueError: only one of adapter and clip_vision, or two that do not belong together.
+    """
+    require_image_unet(model, node)
+    if adapter is None and clip_vision is None:
+        return SelfAttention(model, encode, positive, node)
+    if adapter is None or clip_vision is None:
+        there, missing = ("adapter", "clip_vision") if clip_vision is None else ("clip_vision", "adapter")
+        raise ValueError(f"{there} is connected, but {missing} is not. Connect both of them, or neither.")
+    trained, network = for_model(adapter, model, family(model))
+    return CrossAttention(trained, PatchReader(clip_vision, network, adapter.origin), encode, positive, node)
 
 
 def blanked(picture: Tensor, mask: Tensor) -> Tensor:

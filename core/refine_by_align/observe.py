@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import comfy.model_management
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ..kernels.attention import AttentionLayer
 from ..kernels.masks import covered_tokens
-from ..patches.blocks import Block, Layer
+from ..patches.attention import AttentionCall, Handler, Options, route_self_attention
+from ..patches.blocks import Block, Layer, select_layers
 from ..patches.evaluation import evaluate_once, other_seed
-from ..patches.reference_pass import IS_REFERENCE_PASS, PICTURE_KEYS, HandlerT, ReferenceRecorded, forward_through
-from ..patches.self_attention import Handler, Options, SelfAttentionCall, route_self_attention
-from ..patches.unet import require_image_unet, self_attention_layers
+from ..patches.passes import IS_REFERENCE_PASS, ours
+from ..patches.reference_pass import PICTURE_KEYS, ReferenceRecorded, until_recorded
+from ..patches.unet import family, require_image_unet, self_attention_layers
 from .kernel import attention_to_reference
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ KEY = "refattention.align"
 # The picture is observed whole, whatever part of it and of the schedule the sampler limits its prompt to.
 SAMPLER_KEYS = PICTURE_KEYS | {"start_percent", "end_percent"}
 
+HandlerT = TypeVar("HandlerT")
 See = Callable[[int, Layer, AttentionLayer], None]
 Groups = Callable[[tuple[int, int]], Tensor]
 Maps = dict[tuple[int, Layer], Tensor]  # by timestep and layer
@@ -45,6 +47,20 @@ class Look:
     layers: frozenset[Layer]
     timesteps: tuple[int, ...]
     seed: int = 0
+
+
+def parse_look(model: ModelPatcher, timesteps: str, layers: str, seed: int, node: str) -> Look:
+    """How to look, from text: `261` or `181, 261`, and `output.4, output.5.0` or nothing for the usual layers.
+
+    Raises:
+        RuntimeError: not an image U-Net.
+        ValueError: text that names no timesteps, or layers that the model does not have.
+    """
+    parts = [part.strip() for part in timesteps.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) <= 999 for part in parts):
+        raise ValueError(f"timesteps is '{timesteps}', but needs whole numbers from 0 to 999, such as 261 or 181, 261.")
+    available = list(self_attention_layers(require_image_unet(model, node)))
+    return Look(select_layers(layers, available, family(model)), tuple(map(int, parts)), seed)
 
 
 def observe(
@@ -70,12 +86,12 @@ def observe(
     prompt = [[positive[0][0], of_whole_picture(positive)]]
     keys: dict[Layer, tuple[Tensor, tuple[int, int]]] = {}
 
-    def record(place: Layer, call: SelfAttentionCall) -> None:
+    def record(place: Layer, call: AttentionCall) -> None:
         keys[place] = call.k, call.grid
 
     for timestep in look.timesteps:
 
-        def compare(place: Layer, call: SelfAttentionCall, timestep: int = timestep) -> None:
+        def compare(place: Layer, call: AttentionCall, timestep: int = timestep) -> None:
             k, grid = keys.pop(place)
             see(timestep, place, AttentionLayer(call.q, k, layers[place].n_heads, call.grid, grid))
 
@@ -148,10 +164,10 @@ def require_whole(block: Block, grid: tuple[int, int], tokens: int, node: str) -
         )
 
 
-def _reading(wanted: list[Layer], act: Callable[[Layer, SelfAttentionCall], None], node: str) -> Handler:
+def _reading(wanted: list[Layer], act: Callable[[Layer, AttentionCall], None], node: str) -> Handler:
     """Shows the self-attentions of the wanted layers as they run and ends the pass after the last of them."""
 
-    def handle(call: SelfAttentionCall) -> Tensor:
+    def handle(call: AttentionCall) -> Tensor:
         place = call.block, call.depth
         if place in wanted:
             for each in (call.q, call.k):
@@ -165,12 +181,21 @@ def _reading(wanted: list[Layer], act: Callable[[Layer, SelfAttentionCall], None
 
 
 def watched(model: ModelPatcher, handle: HandlerT, route: Callable[[Options, HandlerT], Options]) -> ModelPatcher:
-    """A clone whose attentions go through the handler, and which methods that look at references leave alone."""
+    """A clone whose attentions go through the handler, undisturbed: methods that look at references leave it alone.
 
-    def apply_model(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
-        return forward_through(executor, handle, route)(*args, **kwargs)
+    What other nodes wrap around the model is left out, because it may skip or rearrange the pass; so is a compiled
+    model, whose code would not see the handler.
+    """
+
+    def apply_model(executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        *inputs, options = args
+        return until_recorded(executor, x, *inputs, route(options, handle), **kwargs)
 
     watched = model.clone()
+    for place, by_key in model.wrappers.items():
+        for key in by_key.keys() - ours(by_key).keys():
+            watched.remove_wrappers_with_key(place, key)
     watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model)
+    watched.model_options.pop("model_function_wrapper", None)
     watched.model_options["transformer_options"][IS_REFERENCE_PASS] = True
     return watched

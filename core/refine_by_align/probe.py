@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ..kernels.maps import rescale
 from ..patches.blocks import Layer, layer_name
 from .kernel import attention_to_reference, group_of_mask, groups_of_points, mean_map
 from .observe import Groups, Look, observe
+from .window import scaled
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -42,37 +44,54 @@ class Probe:
     grid: Size
 
 
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What is probed.
+
+    Attributes:
+        picture, reference: (1, H, W, 3), each of a size of its own.
+        points: (x, y) in pixels of the picture, the spot; at least one.
+        spot: (H, W), not all zero; takes the place of the points.
+    """
+
+    picture: Tensor
+    reference: Tensor
+    points: list[tuple[int, int]]
+    spot: Tensor | None
+
+
 def probe(
     model: ModelPatcher,
     positive: list[Any],
-    latents: tuple[Tensor, Tensor],
-    sizes: tuple[Size, Size],
+    given: Pictures,
+    encode: Callable[[Tensor], Tensor],
+    working_size: int,
     look: Look,
-    spot: Groups,
     node: str,
 ) -> Probe:
     """Observes a picture and a reference once per timestep.
 
     Args:
         model, positive, look, node: as of `observe`.
-        latents: (1, C, h, w) of the picture and of the reference.
-        sizes: (H, W) of both in pixels.
-        spot: gives the weights (1, h * w) of the spot's queries for a grid (h, w).
+        encode: (1, H, W, 3) -> (1, C, H / 8, W / 8).
+        working_size: longer side at which the model sees both, in pixels.
     """
-    grid, reference_grid = (grid_of(size) for size in sizes)
-    centres = cell_centres(grid, sizes[0])
+    size, reference_size = ((each.shape[1], each.shape[2]) for each in (given.picture, given.reference))
+    latents = [encode(scaled(each, working_size)) for each in (given.picture, given.reference)]
+    grid, reference_grid = grid_of(size), grid_of(reference_size)
+    centres, spot = cell_centres(grid, size), spot_of(given.points, given.spot, size)
     layers: dict[tuple[int, str], Tensor] = {}
     places = torch.zeros(len(centres), *reference_grid)
 
     def see(timestep: int, place: Layer, layer: AttentionLayer) -> None:
-        groups = torch.cat([spot(layer.grid), groups_of_points(centres, sizes[0], layer.grid)])
+        groups = torch.cat([spot(layer.grid), groups_of_points(centres, size, layer.grid)])
         # Times the number of keys, so that layers of all sizes can be compared.
         seen = attention_to_reference(layer, groups).cpu() * layer.k.shape[1]
         maps = seen.unflatten(-1, layer.reference_grid)
         layers[timestep, layer_name(place)] = maps[0]
         places.add_(F.interpolate(maps[None, 1:], reference_grid, mode="bilinear", antialias=True)[0])
 
-    observe(model, positive, *latents, look, see, node)
+    observe(model, positive, latents[0], latents[1], look, see, node)
     mean = mean_map([each.unsqueeze(0) for each in layers.values()])[0]
     return Probe(layers, mean, places / len(layers), grid)
 

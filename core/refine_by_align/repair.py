@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..patches.sampling import Sampling, sampled
 from .back_ends import BackEnd, Scene
 from .kernel import mean_map
-from .match import Finding, Match, find, heat_picture
+from .match import Box, Finding, Match, find, heat_picture
 from .observe import Look
 from .window import Artifact, Case, Work, artifacts, latent_mask, paste, scaled
 
@@ -69,6 +70,10 @@ class Repair:
         size = case.reference.shape[1], case.reference.shape[2]
         return find(mean_map(list(maps.values()))[0], size, search.finding)
 
+    def align_all(self, case: Case, search: Search) -> list[Match]:
+        """The alignment stage for all of a mask as one artifact; nothing for an empty mask."""
+        return [self.align(case, artifact, search) for artifact in artifacts(case.mask, self.work, is_together=True)]
+
     def refine(
         self, image: Tensor, artifact: Artifact, crop: Tensor, paint: Paint, progress: Callable[[int], object]
     ) -> Tensor:
@@ -91,7 +96,7 @@ class Repair:
 
     def repair(
         self, cases: Sequence[Case], is_together: bool, search: Search | None, paint: Paint
-    ) -> list[tuple[Tensor, list[Match]]]:
+    ) -> tuple[Tensor, list[list[Match]]]:
         """Both stages for each artifact of each picture in turn; one without a match is left as it is.
 
         Args:
@@ -99,11 +104,11 @@ class Repair:
             search: None takes the whole reference as the place.
 
         Returns:
-            (1, H, W, 3) of each picture, and what was found for each of its artifacts.
+            (B, H, W, 3), and what was found for each artifact of each picture.
         """
         areas = [artifacts(case.mask, self.work, is_together) for case in cases]
         progress = comfy.utils.ProgressBar(paint.sampling.steps * sum(map(len, areas)))
-        done = []
+        images, every = [], []
         for case, found in zip(cases, areas, strict=True):
             image, matches = case.image, list[Match]()
             for artifact in found:
@@ -115,8 +120,9 @@ class Repair:
                 else:
                     crop = match.box.cut(case.reference) if match else case.reference
                     image = self.refine(image, artifact, crop, paint, progress.update)
-            done.append((image, matches))
-        return done
+            images.append(image)
+            every.append(matches)
+        return torch.cat(images), every
 
     def _scene(self, image: Tensor, artifact: Artifact) -> Scene:
         picture = scaled(artifact.window.cut(image), self.work.size)
@@ -124,26 +130,55 @@ class Repair:
         return Scene(picture, region, latent_mask(artifact, picture))
 
 
-def summary(matches: Sequence[Match], reference: Tensor) -> tuple[Tensor, Tensor, bool, str]:
-    """What the matches of all artifacts come to.
+@dataclass(frozen=True)
+class Report:
+    """What was found for the artifacts of B pictures, whose references are of one size.
+
+    Attributes:
+        heat: (B, H, W, 3), the attention over each reference.
+        places: (B, H, W), 0 and 1, where the matches are in it.
+        boxes: around the places of each picture's artifacts.
+        matched: whether every artifact has its match.
+        warning: what was left as it is, and why; empty if all went well.
+    """
+
+    heat: Tensor
+    places: Tensor
+    boxes: list[list[Box]]
+    matched: bool
+    warning: str
+
+
+def report(cases: Sequence[Case], found: Sequence[Sequence[Match]], node: str) -> Report:
+    """Puts together what was found for each picture's artifacts; a warning goes to the log as well.
 
     Args:
-        reference: (1, H, W, 3).
-
-    Returns:
-        the heat over the reference (1, H, W, 3), the places (1, H, W), whether all match, and a warning or "".
+        node: for the log.
     """
-    none = torch.zeros(reference.shape[1:3])
-    heat = torch.stack([none, *(match.heat for match in matches)]).amax(0)
-    places = torch.stack([none, *(match.region for match in matches)]).amax(0)
-    missing = [number for number, match in enumerate(matches, 1) if not match.is_match]
-    warning = ""
+    maps = [[torch.zeros(case.reference.shape[1:3]) for case in cases] for _ in range(2)]
+    for number, matches in enumerate(found):
+        for match in matches:
+            for each, one in zip(maps, (match.heat, match.region), strict=True):
+                each[number] = torch.maximum(each[number], one)
+    heat = torch.cat([heat_picture(each, case.reference) for each, case in zip(maps[0], cases, strict=True)])
+    warnings = [_warning(matches) for matches in found]
+    warning = " ".join(
+        f"Picture {number}: {each}" if len(cases) > 1 else each for number, each in enumerate(warnings, 1) if each
+    )
+    if warning:
+        logging.getLogger(__name__).warning("%s: %s", node, warning)
+    boxes = [[match.box for match in matches] for matches in found]
+    return Report(heat, torch.stack(maps[1]), boxes, not any(warnings), warning)
+
+
+def _warning(matches: Sequence[Match]) -> str:
     if not matches:
-        warning = "mask is empty, so there is nothing to repair."
-    elif missing:
-        best = max(matches[number - 1].contrast for number in missing)
-        warning = (
-            f"The reference shows no match for {len(missing)} of {len(matches)} areas (number "
-            f"{', '.join(map(str, missing))}); the best gets {best:.2f} times the attention of the rest."
-        )
-    return heat_picture(heat, reference), places.unsqueeze(0), bool(matches) and not missing, warning
+        return "mask is empty, so there is nothing to repair."
+    missing = [number for number, match in enumerate(matches, 1) if not match.is_match]
+    if not missing:
+        return ""
+    best = max(matches[number - 1].contrast for number in missing)
+    return (
+        f"The reference shows no match for {len(missing)} of {len(matches)} areas (number "
+        f"{', '.join(map(str, missing))}); the best gets {best:.2f} times the attention of the rest."
+    )

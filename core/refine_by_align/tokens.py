@@ -10,11 +10,10 @@ import comfy.model_management
 from torch import Tensor
 
 from ..kernels.attention import AttentionLayer
+from ..patches.attention import AttentionCall, Chunk, route_cross_attention
 from ..patches.blocks import Layer
-from ..patches.cross_attention import CrossAttentionCall, route_cross_attention
 from ..patches.evaluation import evaluate_once
 from ..patches.reference_pass import ReferenceRecorded
-from ..patches.self_attention import Chunk
 from ..patches.unet import require_image_unet, self_attention_layers
 from .observe import Groups, Look, Maps, map_of, require_whole, watched
 
@@ -27,13 +26,13 @@ class _Reading:
     """Shows the cross-attentions of the wanted layers as they run and ends the pass after the last of them."""
 
     wanted: list[Layer]
-    see: Callable[[CrossAttentionCall], None]
+    see: Callable[[AttentionCall], None]
     node: str
 
     def context(self, layer: Layer, chunks: tuple[Chunk, ...], context: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         return context, value
 
-    def attend(self, call: CrossAttentionCall) -> Tensor:
+    def attend(self, call: AttentionCall) -> Tensor:
         if call.layer in self.wanted:
             require_whole(call.layer[0], call.grid, call.q.shape[1], self.node)
             self.see(call)
@@ -73,7 +72,7 @@ def token_maps(
     maps: Maps = {}
     for timestep in look.timesteps:
 
-        def see(call: CrossAttentionCall, timestep: int = timestep) -> None:
+        def see(call: AttentionCall, timestep: int = timestep) -> None:
             heads = layers[call.layer].attn2.heads
             layer = AttentionLayer(call.q, call.k, heads, call.grid, reference_grid)
             maps[timestep, call.layer] = map_of(layer, groups(call.grid), reference_mask)

@@ -7,21 +7,20 @@ the U-Net's cross-attentions.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
-import comfy.utils
 import torch
-from torch import Tensor
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..patches.blocks import is_cross_attention
-from ..patches.blockwise import differentiable
-from ..patches.frozen import Noised, encode, frozen_copy, plain
+from ..patches.blockwise import checkpointed, differentiable
+from ..patches.frozen import Noised, frozen_copy, plain
+from ..patches.frozen import encode as frozen_encode
 from .back_ends import blanked
 from .kernel import completion_loss
 from .match import bounding_box, grown
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 ALIGNMENT, REFINEMENT = "alignment", "refinement"
+MOST_ELLIPSES = 3  # of a drawn part
+SMALLEST_PART, LARGEST_PART = 0.02, 0.2  # of an ellipse's area in the object's
 LIGHTER = 0.1  # how much lighter or darker, and richer or poorer in contrast, a reference is seen at most
 
 
@@ -56,23 +57,17 @@ class Settings:
     """How to train.
 
     Attributes:
-        learning_rate: of AdamW.
         alignment_share: part of the draws in alignment mode.
         condition_drop: part of the draws with tokens of zeros, which guidance compares with.
         largest_margin: around the part in refinement mode, as a share of its longer side.
-        batch_size: examples in a step.
-        seed: of the draws.
 
     Note:
         The paper's page gives none of these.
     """
 
-    learning_rate: float = 1e-5
     alignment_share: float = 0.5
     condition_drop: float = 0.1
     largest_margin: float = 0.3
-    batch_size: int = 4
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,55 +120,91 @@ def shown(example: Example, drawn: Draw) -> Tensor:
     return ((reference - mean) * drawn.contrast + mean * drawn.brightness).clamp(0, 1)
 
 
-class Completion:
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What is learnt from. B pictures of one size.
+
+    Attributes:
+        latents: (B, c, h, w), as the U-Net takes them.
+        masks: (B, 1, h, w), 0 and 1, what is to be completed.
+        noise: (B, c, h, w).
+        timesteps: (B,) whole numbers.
+        patches: (B, L, width), the vision encoder's patches of the references as they are shown.
+        is_shown: (B,), false where the tokens are zeros.
+        inpainting: (B, c', h, w), what a U-Net for inpainting is given beside the latent; c' = 0 for another.
+        y: (B, width), what some families add to the timestep.
+    """
+
+    latents: Tensor
+    masks: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    patches: Tensor
+    is_shown: Tensor
+    inpainting: Tensor
+    y: Tensor | None
+
+
+class Completion(nn.Module):
     """Learns to complete objects; must be made and used outside of the host's inference mode.
 
     Args:
         model: the base model, whose context is as wide as the network's tokens; it is not touched.
         network: makes tokens (1, L, C) of patches (1, L, width), in float32; its weights are changed in place.
-        read: the vision encoder's patches (h, w, width) of a picture (1, H, W, 3).
-        encode: the VAE, (1, H, W, 3) -> (1, c, H / 8, W / 8).
-        prompt: what the model is told beside the tokens, in the host's form; its text is not read.
-        settings: how.
+        gradient_checkpointing: computes blocks anew for their gradients, instead of keeping what is in them.
 
     Attributes:
         unet: a copy of the model's, whose cross-attentions are trained.
     """
 
-    def __init__(
-        self,
-        model: ModelPatcher,
-        network: Any,
-        read: Callable[[Tensor], Tensor],
-        encode: Callable[[Tensor], Tensor],
-        prompt: list[Any],
-        settings: Settings,
-    ) -> None:
-        self.settings = settings
+    def __init__(self, model: ModelPatcher, network: nn.Module, gradient_checkpointing: bool = False) -> None:
+        super().__init__()
         self.unet = frozen_copy(model, torch.float32)
-        self._device = model.load_device
-        self._model, self._network = model, network.to(self._device)
-        self._read, self._encode, self._prompt = read, encode, prompt
-        self._sampling = model.get_model_object("model_sampling")
-        trained = [weight for name, weight in self.unet.named_parameters() if is_cross_attention(name)]
-        for weight in trained:
-            weight.requires_grad_(True)
-        self._optimizer = torch.optim.AdamW([*network.parameters(), *trained], lr=settings.learning_rate)
+        self.network = network.to(model.load_device)
+        self.gradient_checkpointing = gradient_checkpointing
+        self._sampling = [model.get_model_object("model_sampling")]  # in a list: its buffers belong to the model
+        for name, weight in self.unet.named_parameters():
+            weight.requires_grad_(is_cross_attention(name))
 
-    def draw(self, generator: torch.Generator) -> Draw:
-        """Draws what else the loss of an example needs."""
-        return draw(self.settings, len(self._sampling.sigmas), generator)
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """What it costs to complete a batch, "loss"."""
+        noised = Noised(self._sampling[0], batch.latents, batch.noise, batch.timesteps, torch.float32)
+        out = self._predict(noised.entering, noised.timesteps, batch)
+        return {"loss": completion_loss(noised.predicted(out), batch.noise, batch.masks)}
 
-    def step(self, examples: Sequence[Example], draws: Sequence[Draw]) -> float:
-        """One step of the optimiser; returns the loss."""
-        loss = self.loss(examples, draws)
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
-        return loss.item()
+    def denoised(self, batch: Batch, x: Tensor, sigma: Tensor) -> Tensor:
+        """The batch's pictures without noise, predicted from x (B, c, h, w) at a noise level (B,); for samplers."""
+        sampling, level = self._sampling[0], sigma[:, None, None, None]
+        entering = sampling.calculate_input(level, x)
+        out = self._predict(entering, sampling.timestep(sigma).float(), batch)
+        return sampling.calculate_denoised(level, out.float(), x)
 
-    def loss(self, examples: Sequence[Example], draws: Sequence[Draw]) -> Tensor:
-        """What it costs to complete examples whose pictures are of one size, a scalar.
+    def _predict(self, x: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
+        context = self.network(batch.patches) * batch.is_shown.to(x.device)[:, None, None]
+        options = {"optimized_attention_override": differentiable}
+        entering = torch.cat([x, batch.inpainting], dim=1)
+        through = checkpointed if self.gradient_checkpointing and torch.is_grad_enabled() else UNetModel.forward
+        out: Tensor = through(self.unet, entering, timesteps, context, batch.y, None, options)
+        return out
+
+
+class Preparing:
+    """Makes batches of examples.
+
+    Args:
+        model: the base model.
+        read: the vision encoder's patches (h, w, width) of a picture (1, H, W, 3).
+        encode: the VAE, (1, H, W, 3) -> (1, c, H / 8, W / 8).
+        prompt: what the model is told beside the tokens, in the host's form; its text is not read.
+    """
+
+    def __init__(
+        self, model: ModelPatcher, read: Callable[[Tensor], Tensor], encode: Callable[[Tensor], Tensor], prompt: list[Any]
+    ) -> None:
+        self._model, self._read, self._encode, self._prompt = model, read, encode, prompt
+
+    def batch(self, examples: Sequence[Example], draws: Sequence[Draw]) -> Batch:
+        """A batch of pictures of one size.
 
         Raises:
             ValueError: nothing is to be completed in one of them.
@@ -181,20 +212,20 @@ class Completion:
         for example in examples:
             if not example.mask.any() or not example.region.any():
                 raise ValueError("The mask or region of a picture to be trained with is empty. Mark a part in both.")
+        device = self._model.load_device
         inputs = [self._inputs(example, drawn) for example, drawn in zip(examples, draws, strict=True)]
-        latents, masks, noise, patches, inpainting = (
-            torch.cat(each).to(self._device) for each in zip(*inputs, strict=True)
+        latents, masks, noise, patches, inpainting = (torch.cat(each).to(device) for each in zip(*inputs, strict=True))
+        y = frozen_encode(self._model, self._prompt, latents[:1]).y
+        return Batch(
+            latents,
+            masks,
+            noise,
+            torch.tensor([drawn.timestep for drawn in draws]),
+            patches,
+            torch.tensor([not drawn.is_dropped for drawn in draws]),
+            inpainting,
+            None if y is None else y.expand(len(latents), -1),
         )
-        timesteps = torch.tensor([drawn.timestep for drawn in draws])
-        noised = Noised(self._sampling, latents, noise, timesteps, torch.float32)
-        kept = torch.tensor([not drawn.is_dropped for drawn in draws], device=self._device)
-        context = self._network(patches) * kept[:, None, None]
-        y = encode(self._model, self._prompt, latents[:1]).y
-        y = None if y is None else y.expand(len(latents), -1)
-        options = {"optimized_attention_override": differentiable}
-        entering = torch.cat([noised.entering, inpainting], dim=1)
-        out = self.unet(entering, noised.timesteps, context, y, None, options)
-        return completion_loss(noised.predicted(out), noise, masks)
 
     def _inputs(self, example: Example, drawn: Draw) -> tuple[Tensor, ...]:
         """Latent, mask, noise, patches, and what a U-Net for inpainting is given beside the latent; with B = 1."""
@@ -212,24 +243,52 @@ class Completion:
         return latent, mask, noise, patches, inpainting
 
 
-def train(completion: Completion, examples: Sequence[Example], steps: int) -> list[float]:
-    """Trains on examples drawn with their modes, and returns the loss of each step.
+def drawn_part(inside: Tensor, generator: torch.Generator) -> Tensor:
+    """A part of an object as an artifact might cover it: a few overlapping ellipses around a place in it.
 
-    Raises:
-        RuntimeError: a loss is not a number any more.
+    Args:
+        inside: (H, W), 0 and 1, the object.
+
+    Returns:
+        (H, W), 0 and 1, inside the object and never empty.
     """
-    settings, history = completion.settings, list[float]()
-    generator = torch.Generator().manual_seed(settings.seed)
-    logging.getLogger(__name__).info("Training an adapter: %d steps.", steps)
-    progress = comfy.utils.ProgressBar(steps)
-    for step in range(steps):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        chosen = torch.randint(len(examples), (settings.batch_size,), generator=generator).tolist()
-        draws = [completion.draw(generator) for _ in chosen]
-        history.append(completion.step([examples[number] for number in chosen], draws))
-        if not math.isfinite(history[-1]):
-            raise RuntimeError(
-                f"Training of the model diverged in step {step + 1}: the loss is {history[-1]}. Lower learning_rate."
-            )
-        progress.update(1)
-    return history
+    rows, columns = torch.nonzero(inside, as_tuple=True)
+    area = len(rows)
+    at = int(torch.randint(area, (), generator=generator))
+    centre = torch.stack([rows[at], columns[at]]).float()
+    y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in inside.shape), indexing="ij")
+    part = torch.zeros_like(inside)
+    for _ in range(int(torch.randint(1, MOST_ELLIPSES + 1, (), generator=generator))):
+        share, aspect, angle, dy, dx = torch.rand(5, generator=generator).tolist()
+        size = math.sqrt(area * (SMALLEST_PART + share * (LARGEST_PART - SMALLEST_PART)) / math.pi)
+        long, short = size * (1 + aspect), size / (1 + aspect)
+        down, right = y - centre[0] - (dy - 0.5) * size, x - centre[1] - (dx - 0.5) * size
+        turned = math.cos(angle * math.pi), math.sin(angle * math.pi)
+        along, across = down * turned[0] + right * turned[1], right * turned[0] - down * turned[1]
+        part = torch.maximum(part, ((along / long) ** 2 + (across / short) ** 2 <= 1).float())
+    part = part * (inside > 0)
+    part[rows[at], columns[at]] = 1
+    return part
+
+
+def carried(part: Tensor, correspondence: Tensor, size: tuple[int, int], gap: int = 2) -> Tensor:
+    """A part of a picture where a reference shows it.
+
+    Args:
+        part: (H, W), 0 and 1.
+        correspondence: (H, W, 2), x and y of each pixel's place in the reference, in its pixels; NaN where it is hidden.
+        size: (H', W') of the reference.
+        gap: pixels between places that are filled.
+
+    Returns:
+        (H', W'), 0 and 1: the places of the part's pixels with the gaps between them filled; maybe empty.
+    """
+    places = correspondence[part > 0]
+    places = places[~places.isnan().any(-1)].round().long()
+    height, width = size
+    places = places[((places >= 0) & (places < torch.tensor([width, height]))).all(-1)]
+    region = torch.zeros(size)
+    region[places[:, 1], places[:, 0]] = 1
+    # What lies between places that are neighbours in the picture: closing.
+    grown = F.max_pool2d(region[None, None], 2 * gap + 1, 1, gap)
+    return 1 - F.max_pool2d(1 - grown, 2 * gap + 1, 1, gap)[0, 0]

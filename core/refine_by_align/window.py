@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..pictures import regions
+from ..pictures.grid import binary_mask, resized
 from .match import Box, bounding_box
 
 CELL = 8  # pixels of a latent, each way
@@ -64,6 +65,35 @@ class Artifact:
     window: Box
 
 
+def cases(image: Tensor, mask: Tensor, reference_image: Tensor, reference_mask: Tensor | None = None) -> list[Case]:
+    """The pictures of a batch, each with its mask and its reference.
+
+    Args:
+        image, reference_image: (B, H, W, 3).
+        mask, reference_mask: (B, H, W) of any size.
+
+    Raises:
+        ValueError: masks or references that are neither one for all pictures nor one for each, or an empty reference
+            mask.
+    """
+    masks = binary_mask(mask, (image.shape[1], image.shape[2]))
+    searched = [None] if reference_mask is None else list(reference_mask)
+    given = {"mask": len(masks), "reference_image": len(reference_image), "reference_mask": len(searched)}
+    for name, count in given.items():
+        if count not in (1, len(image)):
+            raise ValueError(
+                f"{name} is a batch of {count}, but image is one of {len(image)}. Give one for all pictures, or one "
+                "for each."
+            )
+    if not all(where is None or where.any() for where in searched):
+        raise ValueError("reference_mask has nothing white. Paint where to search, or leave the input unconnected.")
+    references = reference_image.split(1)
+    return [
+        Case(one, masks[at % len(masks)], references[at % len(references)], searched[at % len(searched)])
+        for at, one in enumerate(image.split(1))
+    ]
+
+
 def artifacts(mask: Tensor, work: Work, is_together: bool) -> list[Artifact]:
     """The areas of a mask.
 
@@ -110,14 +140,6 @@ def scaled(picture: Tensor, longest: int) -> Tensor:
     scale = longest / max(picture.shape[1:3])
     size = tuple(max(round(side * scale / CELL) * CELL, SHORTEST) for side in picture.shape[1:3])
     return resized(picture, (size[0], size[1]))
-
-
-def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W, C) in [0, 1] at another size."""
-    if tuple(picture.shape[1:3]) == size:
-        return picture
-    planes = F.interpolate(picture.movedim(-1, 1), size, mode="bicubic", antialias=True)
-    return planes.movedim(1, -1).clamp(0, 1)
 
 
 def latent_mask(artifact: Artifact, picture: Tensor) -> Tensor:

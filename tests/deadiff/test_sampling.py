@@ -8,8 +8,8 @@ import pytest
 import torch
 from naive import labelled_layers
 from naive_deadiff import attach, random_image
-from refattention.core.deadiff.settings import Style
-from refattention.core.deadiff.wrappers import add_style
+from refattention.core.deadiff.settings import DEADiffSettings
+from refattention.core.deadiff.wrappers import apply_deadiff
 from sampling import distance, latent, model, prompt, sample
 from torch import Tensor
 
@@ -17,12 +17,12 @@ SIZE = (4, 16, 12)
 PROMPTS = prompt("sd15", 1), prompt("sd15", 2)
 
 
-def style(patcher: Any = None, **settings: Any) -> Style:
-    return Style(**{"image": random_image(patcher or model("sd15")), **settings})
+def style(patcher: Any = None, **settings: Any) -> DEADiffSettings:
+    return DEADiffSettings(**{"image": random_image(patcher or model("sd15")), **settings})
 
 
 def styled(**settings: Any) -> Any:
-    return add_style(model("sd15"), style(**settings))
+    return apply_deadiff(model("sd15"), style(**settings))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_off_is_bit_identical(off: dict[str, Any]) -> None:
 def test_the_connected_model_stays_bit_identical() -> None:
     plain, noise = model("sd15"), latent(1, *SIZE)
     before, options = sample(plain, noise, *PROMPTS), str(plain.model_options)
-    patched = add_style(plain, style())
+    patched = apply_deadiff(plain, style())
     assert not torch.equal(sample(patched, noise, *PROMPTS), before)
     assert torch.equal(sample(plain, noise, *PROMPTS), before)
     assert str(plain.model_options) == options and not plain.wrappers
@@ -53,14 +53,14 @@ def test_the_connected_model_stays_bit_identical() -> None:
 @pytest.mark.parametrize("strength", [0.5, 1.0, 1.7])
 def test_equals_the_naive_attention(zero_tokens: bool, strength: float) -> None:
     noise, one = latent(2, *SIZE), style(strength=strength, zero_tokens=zero_tokens)
-    got = sample(add_style(model("sd15"), one), noise, *PROMPTS)
+    got = sample(apply_deadiff(model("sd15"), one), noise, *PROMPTS)
     assert distance(got, sample(attach(model("sd15"), one), noise, *PROMPTS)) < 1e-4
     assert distance(got, sample(model("sd15"), noise, *PROMPTS)) > 1e-2
 
 
 def test_weight_0_is_not_off_where_zero_tokens_take_part() -> None:
     noise, one = latent(1, *SIZE), style(strength=0.0)
-    got = sample(add_style(model("sd15"), one), noise, *PROMPTS)
+    got = sample(apply_deadiff(model("sd15"), one), noise, *PROMPTS)
     assert distance(got, sample(attach(model("sd15"), one), noise, *PROMPTS)) < 1e-4
     assert distance(got, sample(model("sd15"), noise, *PROMPTS)) > 1e-3
 
@@ -69,17 +69,17 @@ def test_layers_without_image_attend_to_text_alone() -> None:
     image = random_image(model("sd15"))
     fine = {layer: pair for layer, pair in image.items() if layer[0][1] in (1, 2, 9, 10)}
     one, noise = style(image=fine), latent(1, *SIZE)
-    got = sample(add_style(model("sd15"), one), noise, *PROMPTS)
+    got = sample(apply_deadiff(model("sd15"), one), noise, *PROMPTS)
     assert distance(got, sample(attach(model("sd15"), one), noise, *PROMPTS)) < 1e-4
     assert distance(got, sample(styled(), noise, *PROMPTS)) > 1e-3
 
 
 def test_each_sample_may_have_its_own_image() -> None:
     one, noise = style(image=random_image(model("sd15"), samples=2)), latent(2, *SIZE)
-    got = sample(add_style(model("sd15"), one), noise, *PROMPTS)
+    got = sample(apply_deadiff(model("sd15"), one), noise, *PROMPTS)
     assert distance(got, sample(attach(model("sd15"), one), noise, *PROMPTS)) < 1e-4
     with pytest.raises(ValueError, match="2 sets of image tokens do not fit 3 samples"):
-        sample(add_style(model("sd15"), one), latent(3, *SIZE), *PROMPTS)
+        sample(apply_deadiff(model("sd15"), one), latent(3, *SIZE), *PROMPTS)
 
 
 @pytest.mark.parametrize("lengths", [(154, 77), (77, 231), (77, 308), (100, 77)])
@@ -88,7 +88,7 @@ def test_texts_of_unequal_length(lengths: tuple[int, int], zero_tokens: bool) ->
     """The host repeats the shorter text, or runs two calls; neither may change how much the image weighs."""
     prompts = prompt("sd15", 1, tokens=lengths[0]), prompt("sd15", 2, tokens=lengths[1])
     one, noise = style(zero_tokens=zero_tokens), latent(2, *SIZE)
-    got = sample(add_style(model("sd15"), one), noise, *prompts)
+    got = sample(apply_deadiff(model("sd15"), one), noise, *prompts)
     want = sample(attach(model("sd15"), one, dict(enumerate(lengths))), noise, *prompts)
     assert distance(got, want) < 1e-4
     if zero_tokens and lengths != (100, 77):  # which the host does not pad
@@ -138,7 +138,7 @@ def test_text_that_changes_between_steps_is_projected_again() -> None:
 
     one, noise = style(), latent(1, *SIZE)
     want = sample(drifting(attach(model("sd15"), one)), noise, *PROMPTS)
-    assert distance(sample(drifting(add_style(model("sd15"), one)), noise, *PROMPTS), want) < 1e-4
+    assert distance(sample(drifting(apply_deadiff(model("sd15"), one)), noise, *PROMPTS), want) < 1e-4
 
 
 def test_range() -> None:
@@ -207,9 +207,9 @@ def test_a_style_that_does_not_fit(settings: dict[str, Any], error: type[Excepti
 
 def test_other_families_and_a_second_style_are_refused() -> None:
     with pytest.raises(RuntimeError, match=r"DEADiffStyle needs an SD1.5 model.*but got DemoSDXL"):
-        add_style(model("sdxl"), Style({}))
+        apply_deadiff(model("sdxl"), DEADiffSettings({}))
     with pytest.raises(ValueError, match="already went through a DEADiffStyle"):
-        add_style(styled(), style())
+        apply_deadiff(styled(), style())
 
 
 def test_masks_that_do_not_fit_the_batch() -> None:

@@ -16,11 +16,11 @@ from comfy_extras.nodes_nag import NAGuidance
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from naive_deadiff import attach, random_image
-from refattention.core.deadiff.settings import Style
-from refattention.core.deadiff.wrappers import add_style
+from refattention.core.deadiff.settings import DEADiffSettings
+from refattention.core.deadiff.wrappers import apply_deadiff
 from refattention.core.patches.reference_pass import Reference
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
@@ -29,8 +29,8 @@ PROMPTS = prompt("sd15", 1), prompt("sd15", 2)
 
 
 @pytest.fixture(scope="module")
-def style() -> Style:
-    return Style(random_image(model("sd15")))
+def style() -> DEADiffSettings:
+    return DEADiffSettings(random_image(model("sd15")))
 
 
 def weight_patches(patcher: Any) -> dict[str, tuple[Tensor]]:
@@ -44,12 +44,12 @@ def lora(patcher: Any) -> Any:
     return patcher
 
 
-def test_lora_changes_the_text_only(style: Style) -> None:
+def test_lora_changes_the_text_only(style: DEADiffSettings) -> None:
     noise = latent(1, *SIZE)
-    got = sample(add_style(lora(model("sd15")), style), noise, *PROMPTS)
+    got = sample(apply_deadiff(lora(model("sd15")), style), noise, *PROMPTS)
     assert distance(got, sample(attach(lora(model("sd15")), style), noise, *PROMPTS)) < 1e-4
-    assert distance(got, sample(add_style(model("sd15"), style), noise, *PROMPTS)) > 1e-3
-    after = lora(add_style(model("sd15"), style))
+    assert distance(got, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS)) > 1e-3
+    after = lora(apply_deadiff(model("sd15"), style))
     assert torch.equal(got, sample(after, noise, *PROMPTS))
 
 
@@ -68,16 +68,16 @@ def scheduled_lora(patcher: Any) -> list[Any]:
     return [[text, {**options, "hooks": group}]]
 
 
-def test_a_lora_that_changes_between_the_steps(style: Style) -> None:
+def test_a_lora_that_changes_between_the_steps(style: DEADiffSettings) -> None:
     noise = latent(1, *SIZE)
 
     def run(make: Any) -> Tensor:
         patcher = make(model("sd15"))
         return sample(patcher, noise, scheduled_lora(patcher), PROMPTS[1], steps=5)
 
-    got = run(lambda m: add_style(m, style))
+    got = run(lambda m: apply_deadiff(m, style))
     assert distance(got, run(lambda m: attach(m, style))) < 1e-4
-    assert distance(got, sample(add_style(model("sd15"), style), noise, *PROMPTS, steps=5)) > 1e-3
+    assert distance(got, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS, steps=5)) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -90,38 +90,42 @@ def test_a_lora_that_changes_between_the_steps(style: Style) -> None:
     ],
     ids=["PAG", "NAG", "SAG", "HyperTile"],
 )
-def test_with_the_hosts_own_attention_patches(style: Style, patch: Any) -> None:
+def test_with_the_hosts_own_attention_patches(style: DEADiffSettings, patch: Any) -> None:
     noise = latent(2, 4, 16, 16)
-    both = sample(add_style(patch(model("sd15")), style), noise, *PROMPTS)
-    assert torch.equal(both, sample(patch(add_style(model("sd15"), style)), noise, *PROMPTS))
+    both = sample(apply_deadiff(patch(model("sd15")), style), noise, *PROMPTS)
+    assert torch.equal(both, sample(patch(apply_deadiff(model("sd15"), style)), noise, *PROMPTS))
     assert distance(both, sample(patch(model("sd15")), noise, *PROMPTS)) > 1e-3
-    assert distance(both, sample(add_style(model("sd15"), style), noise, *PROMPTS)) > 1e-4
+    assert distance(both, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS)) > 1e-4
 
 
-def test_pag_gets_the_same_style(style: Style) -> None:
+def test_pag_gets_the_same_style(style: DEADiffSettings) -> None:
     """Its extra evaluation is of the conditional half."""
     noise = latent(1, *SIZE)
     got, want = (
         sample(PerturbedAttentionGuidance.execute(make(model("sd15"), style), 3.0)[0], noise, *PROMPTS)
-        for make in (add_style, attach)
+        for make in (apply_deadiff, attach)
     )
     assert distance(got, want) < 1e-4
 
 
-def test_with_refdrop(style: Style) -> None:
+def test_with_refdrop(style: DEADiffSettings) -> None:
     noise = latent(1, *SIZE)
 
     def guided(patcher: Any) -> Any:
-        return add_guide(patcher, Guide(0.4, guide_all(patcher), Reference(latent(1, 4, 9, 11, seed=3), None, 5)))
+        return apply_refdrop(
+            patcher, RefDropSettings(0.4, guide_all(patcher), Reference(latent(1, 4, 9, 11, seed=3), None, 5))
+        )
 
-    both = sample(guided(add_style(model("sd15"), style)), noise, *PROMPTS)
-    assert distance(both, sample(add_style(guided(model("sd15")), style), noise, *PROMPTS)) < 1e-5
+    both = sample(guided(apply_deadiff(model("sd15"), style)), noise, *PROMPTS)
+    assert distance(both, sample(apply_deadiff(guided(model("sd15")), style), noise, *PROMPTS)) < 1e-5
     assert distance(both, sample(guided(attach(model("sd15"), style)), noise, *PROMPTS)) < 1e-4
-    assert distance(both, sample(add_style(model("sd15"), style), noise, *PROMPTS)) > 1e-3
+    assert distance(both, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS)) > 1e-3
 
 
 @pytest.mark.parametrize("place", [("middle", 0), ("input", 1)])
-def test_a_node_that_replaces_cross_attention_is_refused_in_either_order(style: Style, place: tuple[str, int]) -> None:
+def test_a_node_that_replaces_cross_attention_is_refused_in_either_order(
+    style: DEADiffSettings, place: tuple[str, int]
+) -> None:
     def ip_adapter(patcher: Any) -> Any:
         patched = patcher.clone()
         patched.set_model_attn2_replace(lambda q, k, v, extra_options: q, *place)
@@ -129,37 +133,37 @@ def test_a_node_that_replaces_cross_attention_is_refused_in_either_order(style: 
 
     message = rf"DEADiffStyle: another node .*IP-Adapter.* replaces the cross-attention of block {place[0]}.{place[1]}"
     with pytest.raises(RuntimeError, match=message):
-        add_style(ip_adapter(model("sd15")), style)
+        apply_deadiff(ip_adapter(model("sd15")), style)
     with pytest.raises(RuntimeError, match=message):
-        sample(ip_adapter(add_style(model("sd15"), style)), latent(1, *SIZE), *PROMPTS)
+        sample(ip_adapter(apply_deadiff(model("sd15"), style)), latent(1, *SIZE), *PROMPTS)
 
 
-def test_an_override_that_is_already_there_is_used(style: Style) -> None:
+def test_an_override_that_is_already_there_is_used(style: DEADiffSettings) -> None:
     calls = []
 
     def override(func: Any, *args: Any, **kwargs: Any) -> Tensor:
         calls.append(args[1].shape[1])
         return func(*args, **kwargs)
 
-    patcher = add_style(model("sd15"), style)
+    patcher = apply_deadiff(model("sd15"), style)
     patcher.model_options["transformer_options"]["optimized_attention_override"] = override
     sample(patcher, latent(1, *SIZE), *PROMPTS, steps=1)
     assert calls.count(77 + 16) == 16 and len(calls) == 32
 
 
-def test_split_calls_and_the_other_order_give_the_same(style: Style, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_calls_and_the_other_order_give_the_same(style: DEADiffSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = latent(2, *SIZE)
-    together = sample(add_style(model("sd15"), style), noise, *PROMPTS)
+    together = sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS)
 
     def swap(executor: Any, base: Any, conds: list[Any], *args: Any) -> list[Tensor]:
         return executor(base, conds[::-1], *args)[::-1]
 
     swapped = model("sd15")
     swapped.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "swap", swap)
-    assert distance(sample(add_style(swapped, style), noise, *PROMPTS), together) < 1e-5
+    assert distance(sample(apply_deadiff(swapped, style), noise, *PROMPTS), together) < 1e-5
 
     calls: list[list[int]] = []
-    watched = add_style(model("sd15"), style)
+    watched = apply_deadiff(model("sd15"), style)
     watched.add_wrapper_with_key(
         WrappersMP.APPLY_MODEL, "watch", lambda ex, *a, **k: calls.append(a[5]["cond_or_uncond"]) or ex(*a, **k)
     )
@@ -170,23 +174,23 @@ def test_split_calls_and_the_other_order_give_the_same(style: Style, monkeypatch
 
 @pytest.mark.parametrize("cfg", [1.0, 5.0])
 @pytest.mark.parametrize("combined", [False, True])
-def test_one_half_and_combined_prompts(style: Style, cfg: float, combined: bool) -> None:
+def test_one_half_and_combined_prompts(style: DEADiffSettings, cfg: float, combined: bool) -> None:
     positive = [*prompt("sd15", 1), *(prompt("sd15", 8) if combined else [])]
     noise = latent(1, *SIZE)
     got, want = (
-        sample(make(model("sd15"), style), noise, positive, PROMPTS[1], cfg=cfg) for make in (add_style, attach)
+        sample(make(model("sd15"), style), noise, positive, PROMPTS[1], cfg=cfg) for make in (apply_deadiff, attach)
     )
     assert distance(got, want) < 1e-4
 
 
-def test_area_prompts_work_and_refuse_a_mask(style: Style) -> None:
+def test_area_prompts_work_and_refuse_a_mask(style: DEADiffSettings) -> None:
     text, options = prompt("sd15", 8)[0]
     areas = [*prompt("sd15", 1), [text, {**options, "area": (8, 12, 4, 0), "strength": 1.0}]]
     noise = latent(1, *SIZE)
-    got, want = (sample(make(model("sd15"), style), noise, areas, PROMPTS[1]) for make in (add_style, attach))
+    got, want = (sample(make(model("sd15"), style), noise, areas, PROMPTS[1]) for make in (apply_deadiff, attach))
     assert distance(got, want) < 1e-4
-    masked = add_style(model("sd15"), Style(style.image, mask=torch.ones(1, 8, 8)))
-    with pytest.raises(RuntimeError, match="mask cannot be combined with prompts that are limited to an area"):
+    masked = apply_deadiff(model("sd15"), DEADiffSettings(style.image, mask=torch.ones(1, 8, 8)))
+    with pytest.raises(RuntimeError, match="a mask over the whole picture cannot be used there"):
         sample(masked, noise, areas, PROMPTS[1])
 
 
@@ -201,27 +205,28 @@ class WatchedControl(ControlBase):
         self.texts.append(cond["c_crossattn"].clone())
 
 
-def test_a_controlnet_gets_the_text_alone(style: Style) -> None:
+def test_a_controlnet_gets_the_text_alone(style: DEADiffSettings) -> None:
     control = WatchedControl()
     text, options = prompt("sd15", 1)[0]
     positive = [[text, {**options, "control": control, "control_apply_to_uncond": True}]]
-    sample(add_style(model("sd15"), style), latent(1, *SIZE), positive, PROMPTS[1])
+    sample(apply_deadiff(model("sd15"), style), latent(1, *SIZE), positive, PROMPTS[1])
     assert all(torch.equal(seen[seen.shape[0] // 2 :], text) for seen in control.texts) and control.texts
 
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "heun", "dpm_2", "dpmpp_2m", "dpmpp_sde", "uni_pc"])
-def test_samplers(style: Style, sampler: str) -> None:
+def test_samplers(style: DEADiffSettings, sampler: str) -> None:
     noise = latent(1, *SIZE)
     got, want = (
-        sample(make(model("sd15"), style), noise, *PROMPTS, sampler=sampler, steps=4) for make in (add_style, attach)
+        sample(make(model("sd15"), style), noise, *PROMPTS, sampler=sampler, steps=4)
+        for make in (apply_deadiff, attach)
     )
     assert distance(got, want) < 1e-3
 
 
 @pytest.mark.parametrize("size", [(25, 33), (49, 65)])
-def test_odd_sizes(style: Style, size: tuple[int, int]) -> None:
+def test_odd_sizes(style: DEADiffSettings, size: tuple[int, int]) -> None:
     noise = latent(1, 4, *size)
-    masked = add_style(model("sd15"), Style(style.image, mask=torch.rand(1, 392, 520)))
+    masked = apply_deadiff(model("sd15"), DEADiffSettings(style.image, mask=torch.rand(1, 392, 520)))
     got = sample(masked, noise, *PROMPTS, steps=1)
     assert got.shape == noise.shape and got.isfinite().all()
 
@@ -231,10 +236,10 @@ def live_tensors() -> set[int]:
     return {id(thing) for thing in gc.get_objects() if issubclass(type(thing), Tensor)}
 
 
-def test_nothing_stays_alive_after_a_run_or_a_cancelled_one(style: Style) -> None:
+def test_nothing_stays_alive_after_a_run_or_a_cancelled_one(style: DEADiffSettings) -> None:
     from comfy.model_management import InterruptProcessingException
 
-    patcher = add_style(model("sd15"), Style(style.image, mask=torch.rand(1, 8, 8)))
+    patcher = apply_deadiff(model("sd15"), DEADiffSettings(style.image, mask=torch.rand(1, 8, 8)))
     noise = latent(1, *SIZE)
     want = sample(patcher, noise, *PROMPTS)
     before = live_tensors()

@@ -15,7 +15,7 @@ from refattention.core.patches.unet import self_attention_layers
 from refattention.core.refine_by_align.kernel import group_of_mask, groups_of_points
 from refattention.core.refine_by_align.observe import Look, attention_maps
 from refattention.core.refine_by_align.window import scaled
-from refattention.nodes.attention_probe import AttentionProbe
+from refattention.nodes.refine_by_align_probe import AttentionProbe
 from sampling import latent, model, prompt
 from torch import Tensor
 from torch.nn import functional as F

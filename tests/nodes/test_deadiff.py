@@ -13,6 +13,7 @@ from comfy.model_patcher import CoreModelPatcher
 from PIL import Image
 from refattention.core.deadiff.loaded import load
 from refattention.core.deadiff.preprocess import encoder_input
+from refattention.nodes import deadiff_files
 from refattention.nodes.deadiff import DEADiffStyle
 from refattention.nodes.deadiff_files import DEADiffExtract, DEADiffLoader
 from refattention.nodes.deadiff_sampler import DEADiffSampler
@@ -204,6 +205,26 @@ def test_extract_and_load(folders: dict[str, Path]) -> None:
     for name in ("../out.safetensors", "out.ckpt", "/tmp/out.safetensors"):
         with pytest.raises(ValueError, match=r"filename must be a plain name that ends in .safetensors"):
             DEADiffExtract.execute("whatever.ckpt", name, True, False)
+
+
+def test_extract_overwrites_nothing_that_appears_meanwhile(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"state_dict": random_weights(DEMO_SIZE)}, folders["checkpoints"] / "whatever.ckpt")
+    target, real = folders["model_patches"] / "slim.safetensors", deadiff_files.extract
+
+    def extract(*arguments: Any) -> Any:
+        target.write_text("mine")
+        return real(*arguments)
+
+    monkeypatch.setattr(deadiff_files, "extract", extract)
+    with pytest.raises(ValueError, match=r"already has a file 'slim.safetensors'"):
+        DEADiffExtract.execute("whatever.ckpt", "slim.safetensors", True, False)
+    assert target.read_text() == "mine" and list(target.parent.iterdir()) == [target]
+    target.unlink()
+    target.symlink_to(target.parent / "nowhere")
+    with pytest.raises(ValueError, match=r"already has a file 'slim.safetensors'"):
+        DEADiffExtract.execute("whatever.ckpt", "slim.safetensors", True, False)
 
 
 def test_files_that_are_not_there_or_of_another_kind(folders: dict[str, Path]) -> None:

@@ -164,7 +164,7 @@ def test_cancel_stops_between_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_opencv_only_the_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(RuntimeError, match=r"This node needs OpenCV, which is not installed\. Run `pip install"):
+    with pytest.raises(RuntimeError, match=r"needs OpenCV, which is not installed\. Run `pip install"):
         run()
 
 

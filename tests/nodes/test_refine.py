@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from refattention.nodes.refine import RefineAlign, RefineRegion
 from refattention.nodes.refine_by_align import RefineByAlign
+from refattention.nodes.refine_by_align_stages import RefineAlign, RefineRegion
 from sampling import model, prompt
 from torch import Tensor
 from torch.nn import functional as F

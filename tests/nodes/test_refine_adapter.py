@@ -11,9 +11,9 @@ import folder_paths
 import pytest
 import torch
 from refattention.core.refine_by_align.files import save_adapter
-from refattention.nodes.refine import RefineAlign, RefineRegion
 from refattention.nodes.refine_by_align import RefineByAlign
-from refattention.nodes.refine_load import RefineAlignLoad
+from refattention.nodes.refine_by_align_files import RefineAlignLoad
+from refattention.nodes.refine_by_align_stages import RefineAlign, RefineRegion
 from refine_support import Codec, adapter, base, prompt, vision
 from torch import Tensor
 

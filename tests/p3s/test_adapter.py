@@ -11,8 +11,8 @@ from naive import HiddenStates, labelled_layers
 from refattention.core.p3s.adapter import new_adapter
 from refattention.core.p3s.features import FeaturesOf
 from refattention.core.p3s.network import P3SNetwork
-from refattention.core.p3s.settings import Adapter, Injection, Schedule
-from refattention.core.p3s.wrappers import add_injection
+from refattention.core.p3s.settings import Adapter, P3SSettings, Schedule
+from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.reference_pass import Reference
 from sampling import distance, latent, model, prompt, sample
 from torch import Tensor
@@ -24,7 +24,7 @@ VISION = latent(1, 5, 24, seed=8)
 
 def injected(patcher: Any, network: Any, identity_at_zero: bool = True, **settings: Any) -> Any:
     reference = Reference(settings.pop("samples", latent(1, *SIZE, seed=3)), None, 5)
-    return add_injection(patcher, Injection(reference, Adapter(network, VISION, identity_at_zero), **settings))
+    return apply_p3s(patcher, P3SSettings(reference, Adapter(network, VISION, identity_at_zero), **settings))
 
 
 def trained(patcher: Any) -> Any:

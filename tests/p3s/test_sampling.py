@@ -16,11 +16,11 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from naive import HiddenStates, labelled_layers
 from refattention.core.p3s.run import time_of
-from refattention.core.p3s.settings import Injection, Schedule
-from refattention.core.p3s.wrappers import add_injection
+from refattention.core.p3s.settings import P3SSettings, Schedule
+from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.reference_pass import Reference
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import FAMILIES, distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
@@ -30,7 +30,7 @@ PROMPTS = prompt("sd15", 1), prompt("sd15", 2)
 
 def injected(patcher: Any, **settings: Any) -> Any:
     reference = Reference(settings.pop("samples", latent(1, 4, 9, 11, seed=3)), None, 5)
-    return add_injection(patcher, Injection(reference, **settings))
+    return apply_p3s(patcher, P3SSettings(reference, **settings))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -119,7 +119,7 @@ def forward_passes(patcher: Any) -> list[int]:
     """Records the batch of every forward pass."""
     passes: list[int] = []
     patcher.add_wrapper_with_key(
-        WrappersMP.APPLY_MODEL, "watch", lambda ex, x, *a, **k: passes.append(len(x)) or ex(x, *a, **k)
+        WrappersMP.APPLY_MODEL, "refattention.watch", lambda ex, x, *a, **k: passes.append(len(x)) or ex(x, *a, **k)
     )
     return passes
 
@@ -161,9 +161,9 @@ def test_pictures_of_a_batch_do_not_mix() -> None:
         lambda m: PerturbedAttentionGuidance.execute(m, 3.0)[0],
         lambda m: NAGuidance.execute(m, 5.0, 0.5, 1.5)[0],
         lambda m: SelfAttentionGuidance.execute(m, 0.5, 2.0)[0],
-        lambda m: add_guide(m, Guide(0.4, guide_all(m), Reference(latent(1, 4, 7, 9, seed=4), None, 6))),
-        lambda m: add_guide(m, Guide(0.4, guide_all(m), mask=torch.eye(20)[None])),
-        lambda m: add_guide(m, Guide(1.0, guide_all(m), concat=True)),
+        lambda m: apply_refdrop(m, RefDropSettings(0.4, guide_all(m), Reference(latent(1, 4, 7, 9, seed=4), None, 6))),
+        lambda m: apply_refdrop(m, RefDropSettings(0.4, guide_all(m), mask=torch.eye(20)[None])),
+        lambda m: apply_refdrop(m, RefDropSettings(1.0, guide_all(m), concat=True)),
     ],
     ids=["PAG", "NAG", "SAG", "RefDrop", "RefDrop in the batch", "RefDrop concat"],
 )
@@ -184,7 +184,10 @@ def test_references_are_read_without_each_other() -> None:
     """RefDrop's reference and ours, in whichever order the nodes come: one pass each, and one for the pictures."""
     for order in (1, -1):
         patcher = model("sd15")
-        nodes = [injected, lambda m: add_guide(m, Guide(0.4, guide_all(m), Reference(latent(1, 4, 7, 9), None, 6)))]
+        nodes = [
+            injected,
+            lambda m: apply_refdrop(m, RefDropSettings(0.4, guide_all(m), Reference(latent(1, 4, 7, 9), None, 6))),
+        ]
         for node in nodes[::order]:
             patcher = node(patcher)
         passes = forward_passes(patcher)

@@ -12,11 +12,12 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
-from refattention.core.patches.families import attentions_of
-from refattention.core.patches.reference_pass import Reference, is_reference_pass
+from refattention.core.patches.families.table import attentions_of
+from refattention.core.patches.passes import is_reference_pass
+from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.cache import ReferenceCache, cheap_to_repeat
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import distance, sample
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class Passes:
     chunks: list[list[int]] = field(default_factory=list)
 
     def watch(self, patcher: Any) -> Any:
-        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "count", self._count)
+        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "refattention.count", self._count)
         return patcher
 
     def _count(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -48,7 +49,9 @@ def guided(family: str, cache: ReferenceCache | None, positive: Any = None, **se
     patcher, passes = tiny_model(family), Passes()
     reference = Reference(tiny_latent(family, seed=3, size=REFERENCE_SIZE, frames=1), positive, 5)
     blocks = frozenset(attentions_of(patcher, "test").layers)
-    return passes.watch(add_guide(patcher, Guide(0.5, blocks, reference, cache=cache, **settings))), passes
+    return passes.watch(
+        apply_refdrop(patcher, RefDropSettings(0.5, blocks, reference, cache=cache, **settings))
+    ), passes
 
 
 def run(family: str, patcher: Any, prompt: int = 1, seed: int = 0, **settings: Any) -> Tensor:
@@ -103,9 +106,43 @@ def test_what_the_reference_depends_on_is_passed_anew(change: Any, settings: dic
     passes.take()
     other, plain = (patcher, plain) if change is None else (change(patcher.clone()), change(plain))
     assert torch.equal(run("sd15", other, **settings), run("sd15", plain, **settings))
-    assert passes.take() == settings.get("steps", 3)
+    is_kept_too = "cfg" in settings or "steps" in settings  # other halves and noise levels have places of their own
+    asked = settings.get("steps", 3) - 2 * ("steps" in settings)  # the first and the last noise level are the same
+    assert passes.take() == asked
     run("sd15", patcher)
-    assert passes.take() == (0 if "cfg" in settings else 3)  # one half alone leaves what is kept of both
+    assert passes.take() == (0 if is_kept_too else 3)
+
+
+def test_two_stages_of_a_picture_find_what_they_kept() -> None:
+    """Each stage is a run with a schedule of its own; neither drops what the other will ask for again."""
+    cache = ReferenceCache(64 * MIB)
+    patcher, passes = guided("sd15", cache)
+    plain, _ = guided("sd15", None)
+    for expected in (3 + 2 - 2, 0, 0):  # the first and the last noise level are the same
+        for steps in (3, 2):
+            assert torch.equal(run("sd15", patcher, steps=steps), run("sd15", plain, steps=steps))
+        assert passes.take() == expected
+
+
+@pytest.mark.parametrize("order", [("dpm_fast", "euler"), ("euler", "dpm_fast")])
+def test_looks_that_serve_several_steps_are_kept_by_noise_level(order: tuple[str, str]) -> None:
+    patcher, _ = guided("sd15", ReferenceCache(64 * MIB), reference_every=2)
+    for sampler in order:
+        plain, _ = guided("sd15", None, reference_every=2)
+        settings = {"steps": 5, "sampler": sampler}
+        assert torch.equal(run("sd15", patcher, **settings), run("sd15", plain, **settings))
+
+
+def test_what_no_run_asks_for_makes_room() -> None:
+    whole = ReferenceCache(64 * MIB)
+    run("sd15", guided("sd15", whole)[0])
+    cache = ReferenceCache(whole.size)
+    patcher, passes = guided("sd15", cache)
+    run("sd15", patcher)
+    for _ in range(6):
+        passes.take()
+        run("sd15", patcher, steps=2)
+    assert passes.take() == 0  # the first schedule's noise levels are gone
 
 
 def test_what_cannot_be_compared_is_not_kept() -> None:
@@ -145,10 +182,11 @@ def test_half_precision_takes_half_the_memory() -> None:
     whole, half = ReferenceCache(64 * MIB), ReferenceCache(64 * MIB, is_half=True)
     want = run("flux", guided("flux", whole)[0])
     patcher, passes = guided("flux", half)
-    run("flux", patcher)
+    first = run("flux", patcher)
     passes.take()
     got = run("flux", patcher)
     assert passes.take() == 0
+    assert torch.equal(got, first)  # rounded from the start: no picture depends on what ran before it
     assert half.size * 2 == whole.size
     assert 0 < distance(got, want) < 1e-3
 
@@ -188,7 +226,7 @@ def test_kept_looks_serve_several_steps() -> None:
 
 
 def test_halves_may_share_the_conditional_pass() -> None:
-    patcher, passes = guided("sd15", None, share_halves=True)
+    patcher, passes = guided("sd15", None, share_conditional=True)
     shared = run("sd15", patcher)
     assert passes.chunks == [[0]] * 3
     plain, passes = guided("sd15", None)

@@ -10,10 +10,10 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 from families import FAMILIES, VIDEO, tiny_latent, tiny_model, tiny_prompt
 from naive_families import NaiveFamilyRefDrop
-from refattention.core.patches.families import attentions_of
+from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import distance, sample
 from torch import Tensor
 
@@ -32,7 +32,7 @@ def guided(family: str, strength: float = 0.5, source: str = "latent", **setting
     patcher = tiny_model(family)
     settings.setdefault("blocks", frozenset(attentions_of(patcher, "test").layers))
     outside = Reference(reference(family), None, 5) if source == "latent" else None
-    return add_guide(patcher, Guide(strength, reference=outside, **settings))
+    return apply_refdrop(patcher, RefDropSettings(strength, reference=outside, **settings))
 
 
 def naive(family: str, strength: float = 0.5, source: str = "latent", **settings: Any) -> Any:
@@ -100,11 +100,11 @@ def test_masks(family: str) -> None:
     samples = tiny_latent(family, seed=3, size=size, frames=1)
     patcher = tiny_model(family)
     blocks = frozenset(attentions_of(patcher, "test").layers)
-    guide = Guide(0.5, blocks, Reference(samples, None, 5), mask=mask[None], reference_mask=seen[None])
+    guide = RefDropSettings(0.5, blocks, Reference(samples, None, 5), mask=mask[None], reference_mask=seen[None])
     theirs = NaiveFamilyRefDrop(
         family, 0.5, [(samples, reference_noise(samples))], mask=mask, reference_mask=seen
     ).attach(tiny_model(family))
-    assert distance(run(family, add_guide(patcher, guide)), run(family, theirs)) < 1e-4
+    assert distance(run(family, apply_refdrop(patcher, guide)), run(family, theirs)) < 1e-4
 
 
 @pytest.mark.parametrize("family", ["sd35", "flux", "ltxv", "wan21"])

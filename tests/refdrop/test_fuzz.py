@@ -15,11 +15,11 @@ import pytest
 import torch
 from families import FAMILIES, VIDEO, tiny_latent, tiny_model, tiny_prompt
 from naive_families import NaiveFamilyRefDrop
-from refattention.core.patches.families import attentions_of
+from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.cache import ReferenceCache
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import distance, sample
 from torch import Tensor
 
@@ -78,7 +78,7 @@ def test_equals_the_oracle(number: int, monkeypatch: pytest.MonkeyPatch) -> None
     if family == "svd":  # there several latents are the frames of one video
         samples, count = (samples[:1], 1) if is_latent else (samples, count)
     patcher = tiny_model(family)
-    guide = Guide(
+    guide = RefDropSettings(
         case["strength"],
         frozenset(attentions_of(patcher, "test").layers),
         Reference(torch.cat(samples), None, 5) if is_latent else None,
@@ -102,7 +102,7 @@ def test_equals_the_oracle(number: int, monkeypatch: pytest.MonkeyPatch) -> None
     noise = tiny_latent(family, case["batch"], number, case["size"], case["frames"])
     prompts = tiny_prompt(family, 1), tiny_prompt(family, 2)
     settings = {"steps": 2, "cfg": case["cfg"], "sampler": case["sampler"]}
-    ours = add_guide(patcher, guide)
+    ours = apply_refdrop(patcher, guide)
     want = sample(theirs, noise, *prompts, **settings)
     for _ in range(1 + case["is_cached"]):  # the second time from the cache
         assert distance(sample(ours, noise, *prompts, **settings), want) < LIMITS.get(case["sampler"], LIMIT), case

@@ -11,13 +11,13 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
-from refattention.core.patches.families import attentions_of
+from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.cache import ReferenceCache
-from refattention.core.refdrop.recorded import Recorded
-from refattention.core.refdrop.recorder import add_recorder
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.recorded_run import RecordedRun
+from refattention.core.refdrop.recorder import apply_recorder
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import distance, sample
 from torch import Tensor
 
@@ -64,10 +64,14 @@ def pictures(family: str, model: Any, offloaded: list[bool]) -> list[Tensor]:
 
     blocks = frozenset(attentions_of(model, "test").layers)
     followed = Reference(tiny_latent(family, seed=3), None, 5)
-    guided = add_guide(model, Guide(0.4, blocks, followed, cache=ReferenceCache(64 * MIB)))
-    recorded = Recorded(model, blocks, 1, 64 * MIB, False)
-    run(add_recorder(model, recorded), 4)
-    return [run(guided, 0), run(guided, 1), run(add_guide(model, Guide(0.4, blocks, recorded=recorded)), 1)]
+    guided = apply_refdrop(model, RefDropSettings(0.4, blocks, followed, cache=ReferenceCache(64 * MIB)))
+    recorded = RecordedRun(model, blocks, 1, 64 * MIB, False)
+    run(apply_recorder(model, recorded), 4)
+    return [
+        run(guided, 0),
+        run(guided, 1),
+        run(apply_refdrop(model, RefDropSettings(0.4, blocks, recorded=recorded)), 1),
+    ]
 
 
 @pytest.mark.parametrize(("family", "state"), [("sd15", "NO_VRAM"), ("flux", "LOW_VRAM")])

@@ -10,12 +10,12 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
-from refattention.core.patches.families import attentions_of
+from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
-from refattention.core.refdrop.recorded import Recorded
-from refattention.core.refdrop.recorder import add_recorder
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.recorded_run import RecordedRun
+from refattention.core.refdrop.recorder import apply_recorder
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import distance, sample
 from torch import Tensor
 
@@ -33,19 +33,19 @@ def run(family: str, patcher: Any, noise: Tensor, prompt: int = 1, negative: int
 
 def record(
     family: str, noise: Tensor, given: Reference | None = None, references: int = 1, model: Any = None, **settings: Any
-) -> Recorded:
+) -> RecordedRun:
     """A recording of all blocks; what the run paints is that of an unpatched model."""
     model = model or tiny_model(family)
     budget, is_half = settings.pop("budget", 64 * MIB), settings.pop("is_half", False)
-    recorded = Recorded(model, blocks_of(model), references, budget, is_half)
-    painted = run(family, add_recorder(model, recorded, given), noise, **settings)
+    recorded = RecordedRun(model, blocks_of(model), references, budget, is_half)
+    painted = run(family, apply_recorder(model, recorded, given), noise, **settings)
     if given is None:
         assert torch.equal(painted, run(family, model, noise, **settings))
     return recorded
 
 
-def guided(model: Any, recorded: Recorded, strength: float = 0.4, **settings: Any) -> Any:
-    return add_guide(model, Guide(strength, blocks_of(model), recorded=recorded, **settings))
+def guided(model: Any, recorded: RecordedRun, strength: float = 0.4, **settings: Any) -> Any:
+    return apply_refdrop(model, RefDropSettings(strength, blocks_of(model), recorded=recorded, **settings))
 
 
 @pytest.mark.parametrize("family", ["sd15", "flux", "sd35"])
@@ -53,7 +53,7 @@ def guided(model: Any, recorded: Recorded, strength: float = 0.4, **settings: An
 def test_equals_a_reference_that_is_sampled_along(family: str, sampler: str) -> None:
     noise = tiny_latent(family, batch=3)
     model = tiny_model(family)
-    along = add_guide(model, Guide(0.4, blocks_of(model), batch_references=2))
+    along = apply_refdrop(model, RefDropSettings(0.4, blocks_of(model), batch_references=2))
     want = run(family, along, noise, sampler=sampler)[2:]
     recorded = record(family, noise[:2], references=2, sampler=sampler)
     assert distance(run(family, model, noise[2:], sampler=sampler), want) > 1e-4
@@ -65,7 +65,7 @@ def test_a_finished_picture_equals_its_passes(family: str) -> None:
     """Prompt, seed and size of what is painted are others; no further pass is made."""
     model, picture = tiny_model(family), tiny_latent(family, seed=3, size=(6, 8))
     reference = Reference(picture, tiny_prompt(family, 7), 5)
-    passed = add_guide(model, Guide(0.4, blocks_of(model), reference))
+    passed = apply_refdrop(model, RefDropSettings(0.4, blocks_of(model), reference))
     recorded = record(family, picture, Reference(picture, None, 5), prompt=7)
     passes = []
 
@@ -98,8 +98,8 @@ def test_masks_and_concat_act_on_a_recording_too() -> None:
         {"concat": True},
         {"end_percent": 0.5},
     ):
-        passed = add_guide(
-            model, Guide(0.4, blocks_of(model), Reference(picture, tiny_prompt("sd15", 1), 5), **settings)
+        passed = apply_refdrop(
+            model, RefDropSettings(0.4, blocks_of(model), Reference(picture, tiny_prompt("sd15", 1), 5), **settings)
         )
         assert torch.equal(run("sd15", guided(model, recorded, **settings), noise), run("sd15", passed, noise))
 
@@ -123,9 +123,9 @@ def test_a_guided_run_can_be_recorded() -> None:
 def test_all_prompts_of_a_half_have_their_own_recording() -> None:
     model, noise = tiny_model("sd15"), tiny_latent("sd15", batch=2)
     prompts = [*tiny_prompt("sd15", 1), *tiny_prompt("sd15", 8)], tiny_prompt("sd15", 2)
-    want = sample(add_guide(model, Guide(0.4, blocks_of(model))), noise, *prompts)[1:]
-    recorded = Recorded(model, blocks_of(model), 1, 64 * MIB, False)
-    sample(add_recorder(model, recorded), noise[:1], *prompts)
+    want = sample(apply_refdrop(model, RefDropSettings(0.4, blocks_of(model))), noise, *prompts)[1:]
+    recorded = RecordedRun(model, blocks_of(model), 1, 64 * MIB, False)
+    sample(apply_recorder(model, recorded), noise[:1], *prompts)
     assert distance(sample(guided(model, recorded), noise[1:], *prompts), want) < 1e-5
 
 
@@ -152,8 +152,8 @@ def test_another_model_is_refused() -> None:
 
 def test_blocks_that_were_not_recorded_are_refused() -> None:
     model = tiny_model("sd15")
-    recorded = Recorded(model, frozenset({("middle", 0)}), 1, 64 * MIB, False)
-    run("sd15", add_recorder(model, recorded), tiny_latent("sd15"))
+    recorded = RecordedRun(model, frozenset({("middle", 0)}), 1, 64 * MIB, False)
+    run("sd15", apply_recorder(model, recorded), tiny_latent("sd15"))
     with pytest.raises(ValueError, match=r"cache lacks \d+ of the chosen blocks, input\.\d for example"):
         guided(model, recorded)
 
@@ -169,7 +169,7 @@ def test_a_half_that_was_not_recorded_is_refused_or_shared() -> None:
     recorded, noise = record("sd15", tiny_latent("sd15"), cfg=1.0), tiny_latent("sd15", seed=1)
     with pytest.raises(ValueError, match="no recording of the negative prompt at this step"):
         run("sd15", guided(tiny_model("sd15"), recorded), noise)
-    shared = run("sd15", guided(tiny_model("sd15"), recorded, share_halves=True), noise)
+    shared = run("sd15", guided(tiny_model("sd15"), recorded, share_conditional=True), noise)
     both = record("sd15", tiny_latent("sd15"), negative=1, cfg=2.0)  # whose halves are the same
     assert distance(shared, run("sd15", guided(tiny_model("sd15"), both), noise)) < 1e-5
     assert torch.isfinite(run("sd15", guided(tiny_model("sd15"), both), noise, cfg=1.0)).all()
@@ -180,9 +180,9 @@ def test_a_budget_that_is_too_small_is_refused_at_once() -> None:
     record("sd15", tiny_latent("sd15"), budget=size)
     steps = []
     model = tiny_model("sd15")
-    recorded = Recorded(model, blocks_of(model), 1, size - 1, False)
+    recorded = RecordedRun(model, blocks_of(model), 1, size - 1, False)
     with pytest.raises(ValueError, match=r"RefDropRecord needs about \d+ MiB for this run, but cache_mib is"):
-        run("sd15", add_recorder(model, recorded), tiny_latent("sd15"), callback=lambda step, *_: steps.append(step))
+        run("sd15", apply_recorder(model, recorded), tiny_latent("sd15"), callback=lambda step, *_: steps.append(step))
     assert not steps
 
 
@@ -192,13 +192,13 @@ def test_what_cannot_be_recorded_is_refused() -> None:
         record("sd15", noise, references=2)
     text, _ = tiny_prompt("sd15", 1)[0]
     model = tiny_model("sd15")
-    recorded = Recorded(model, blocks_of(model), 1, 64 * MIB, False)
-    with pytest.raises(RuntimeError, match="limited to an area cannot be recorded"):
-        sample(add_recorder(model, recorded), noise, [[text, {"area": (4, 4, 0, 0)}]], tiny_prompt("sd15", 2))
+    recorded = RecordedRun(model, blocks_of(model), 1, 64 * MIB, False)
+    with pytest.raises(RuntimeError, match="a part of the picture, which cannot be recorded"):
+        sample(apply_recorder(model, recorded), noise, [[text, {"area": (4, 4, 0, 0)}]], tiny_prompt("sd15", 2))
     model.set_model_attn1_replace(lambda q, k, v, extra_options: v, "middle", 0)
-    recorded = Recorded(model, frozenset({("middle", 0)}), 1, 64 * MIB, False)
-    with pytest.raises(RuntimeError, match="RefDropRecord saw nothing: another patch"):
-        run("sd15", add_recorder(model, recorded), noise)
+    recorded = RecordedRun(model, frozenset({("middle", 0)}), 1, 64 * MIB, False)
+    with pytest.raises(RuntimeError, match="RefDropRecord had no effect: another patch"):
+        run("sd15", apply_recorder(model, recorded), noise)
 
 
 def test_the_recording_goes_with_its_last_owner() -> None:

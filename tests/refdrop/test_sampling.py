@@ -7,8 +7,8 @@ import pytest
 import torch
 from naive import HiddenStates, NaiveRefDrop, labelled_layers
 from refattention.core.patches.reference_pass import Reference
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import FAMILIES, distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
@@ -19,9 +19,11 @@ def reference_noise(shape: torch.Size, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 
 
-def guide(patcher, strength: float, samples: Tensor | None = None, positive=None, seed: int = 5, **settings) -> Guide:
+def guide(
+    patcher, strength: float, samples: Tensor | None = None, positive=None, seed: int = 5, **settings
+) -> RefDropSettings:
     reference = None if samples is None else Reference(samples, positive, seed)
-    return Guide(**{"strength": strength, "blocks": guide_all(patcher), "reference": reference, **settings})
+    return RefDropSettings(**{"strength": strength, "blocks": guide_all(patcher), "reference": reference, **settings})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,7 +41,7 @@ def test_off_is_bit_identical(family: str, off: dict) -> None:
     plain, noise = model(family), latent(2, *SIZE)
     prompts = prompt(family, 1), prompt(family, 2)
     before = sample(plain, noise, *prompts)
-    patched = add_guide(plain, guide(plain, **{"strength": 0.5, "samples": latent(1, 4, 9, 11), **off}))
+    patched = apply_refdrop(plain, guide(plain, **{"strength": 0.5, "samples": latent(1, 4, 9, 11), **off}))
     assert torch.equal(sample(patched, noise, *prompts), before)
 
 
@@ -49,7 +51,7 @@ def test_the_connected_model_stays_bit_identical(family: str) -> None:
     prompts = prompt(family, 1), prompt(family, 2)
     before = sample(plain, noise, *prompts)
     options = str(plain.model_options)
-    patched = add_guide(plain, guide(plain, 0.5, latent(1, 4, 9, 11)))
+    patched = apply_refdrop(plain, guide(plain, 0.5, latent(1, 4, 9, 11)))
     assert not torch.equal(sample(patched, noise, *prompts), before)
     assert torch.equal(sample(plain, noise, *prompts), before)
     assert str(plain.model_options) == options
@@ -63,7 +65,9 @@ def test_strength_1_is_cross_frame_attention_in_every_chosen_layer(family: str) 
     blocks = guide_all(patcher) - {("output", 0), ("output", 3)}
     states = HiddenStates()
     states.attach(patcher)
-    patched = add_guide(patcher, guide(patcher, 1.0, latent(1, 4, 9, 11), blocks=blocks, mask=torch.ones(1, 50, 40)))
+    patched = apply_refdrop(
+        patcher, guide(patcher, 1.0, latent(1, 4, 9, 11), blocks=blocks, mask=torch.ones(1, 50, 40))
+    )
     sample(patched, latent(2, *SIZE), prompt(family, 1), prompt(family, 2), steps=1)
 
     labels, layers = zip(*labelled_layers(patcher), strict=True)
@@ -84,7 +88,7 @@ def test_strength_1_is_cross_frame_attention_in_every_chosen_layer(family: str) 
 def test_batch_source_equals_the_two_pass_loop(family: str, references: int) -> None:
     noise, prompts = latent(3, *SIZE), (prompt(family, 1), prompt(family, 2))
     ours = model(family)
-    ours = add_guide(ours, guide(ours, 0.4, batch_references=references))
+    ours = apply_refdrop(ours, guide(ours, 0.4, batch_references=references))
     naive = model(family)
     NaiveRefDrop(batch=(0.4, references)).attach(naive)
     got, want = sample(ours, noise, *prompts, steps=4), sample(naive, noise, *prompts, steps=4)
@@ -101,8 +105,8 @@ def test_latent_source_equals_the_two_pass_loop(family: str, own_prompt: bool) -
     prompts = prompt(family, 1), prompt(family, 2)
     positive = prompt(family, 3) if own_prompt else None
     ours, naive = model(family), model(family)
-    patched = add_guide(ours, guide(ours, 0.4, samples[0], positive, seed=5))
-    patched = add_guide(patched, guide(ours, -0.2, samples[1], positive, seed=6))
+    patched = apply_refdrop(ours, guide(ours, 0.4, samples[0], positive, seed=5))
+    patched = apply_refdrop(patched, guide(ours, -0.2, samples[1], positive, seed=6))
     text = positive[0][0] if positive else None
     for one in (*prompts, *([positive] if positive else [])):
         # The naive loop cannot encode a pooled text and a picture size of the reference's own: all share them here.

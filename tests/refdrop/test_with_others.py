@@ -16,8 +16,8 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from naive import HiddenStates, NaiveRefDrop
 from refattention.core.patches.reference_pass import Reference
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
@@ -27,7 +27,7 @@ PROMPTS = prompt("sd15", 1), prompt("sd15", 2)
 
 def guided(patcher: Any, strength: float = 0.4, **settings: Any) -> Any:
     settings.setdefault("reference", Reference(latent(1, 4, 9, 11, seed=3), settings.pop("positive", None), 5))
-    return add_guide(patcher, Guide(strength, settings.pop("blocks", guide_all(patcher)), **settings))
+    return apply_refdrop(patcher, RefDropSettings(strength, settings.pop("blocks", guide_all(patcher)), **settings))
 
 
 def naive(patcher: Any, strength: float = 0.4) -> Any:
@@ -120,7 +120,9 @@ def test_split_calls_and_the_other_order_give_the_same(source: str, monkeypatch:
     calls: list[list[int]] = []
     watched = guided(model("sd15"), **settings)
     watched.add_wrapper_with_key(
-        WrappersMP.APPLY_MODEL, "watch", lambda ex, *a, **k: calls.append(a[5]["cond_or_uncond"]) or ex(*a, **k)
+        WrappersMP.APPLY_MODEL,
+        "refattention.watch",
+        lambda ex, *a, **k: calls.append(a[5]["cond_or_uncond"]) or ex(*a, **k),
     )
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: 0)
     assert distance(sample(watched, noise, *PROMPTS), together) < 1e-4
@@ -169,7 +171,7 @@ def test_an_sdxl_reference_is_told_its_own_size() -> None:
             told[tuple(x.shape[-2:])] = kwargs["y"]
             return executor(x, *args, **kwargs)
 
-        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", watch)
+        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "refattention.watch", watch)
         sample(patcher, noise, *prompts, steps=1)
         return told
 
@@ -195,7 +197,7 @@ def test_area_prompts_work_and_refuse_a_mask() -> None:
     noise = latent(1, *SIZE)
     with_area = sample(guided(model("sd15")), noise, area_prompt(), PROMPTS[1])
     assert distance(with_area, sample(model("sd15"), noise, area_prompt(), PROMPTS[1])) > 1e-2
-    with pytest.raises(RuntimeError, match="mask cannot be combined with prompts that are limited to an area"):
+    with pytest.raises(RuntimeError, match="a mask over the whole picture cannot be used there"):
         sample(guided(model("sd15"), mask=torch.ones(1, 8, 8)), noise, area_prompt(), PROMPTS[1])
 
 

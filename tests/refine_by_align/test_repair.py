@@ -19,8 +19,8 @@ from refattention.core.patches.blocks import Layer, select_layers
 from refattention.core.patches.evaluation import evaluate_once
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.patches.unet import self_attention_layers
-from refattention.core.refdrop.settings import Guide
-from refattention.core.refdrop.wrappers import add_guide
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from refattention.core.refine_by_align.kernel import group_of_mask, groups_of_points
 from refattention.core.refine_by_align.match import Box, Finding, find
 from refattention.core.refine_by_align.observe import Look, attention_maps
@@ -114,7 +114,7 @@ def test_the_model_and_what_is_sampled_with_it_stay_as_they_are() -> None:
 
 def test_methods_that_look_at_references_leave_it_alone() -> None:
     look, plain = Look(layers("sd15"), (261,)), model("sd15")
-    guided = add_guide(plain, Guide(0.5, guide_all(plain), Reference(latent(1, 4, 9, 11), None, 0)))
+    guided = apply_refdrop(plain, RefDropSettings(0.5, guide_all(plain), Reference(latent(1, 4, 9, 11), None, 0)))
     want = maps("sd15", look)
     assert all(torch.equal(one, want[place]) for place, one in maps("sd15", look, patcher=guided).items())
 

@@ -10,7 +10,7 @@ from typing import Any
 import oracle
 import torch
 from naive import labelled_layers
-from refattention.core.deadiff.settings import Style
+from refattention.core.deadiff.settings import DEADiffSettings
 from torch import Tensor
 
 Image = dict[Any, tuple[Tensor, Tensor]]
@@ -27,7 +27,7 @@ def random_image(patcher: Any, tokens: int = 16, samples: int = 1, seed: int = 3
     return image
 
 
-def attach(patcher: Any, style: Style, lengths: dict[int, int] | None = None) -> Any:
+def attach(patcher: Any, style: DEADiffSettings, lengths: dict[int, int] | None = None) -> Any:
     """Makes a model attend as DEADiff does.
 
     Args:

@@ -26,7 +26,7 @@ from refattention.core.patches.unet import family
 from refattention.core.refine_by_align.adapter import Origin, TrainedAdapter, new_network, trained_weights
 from refattention.core.refine_by_align.files import load_adapter
 from refattention.core.refine_by_align.training import Example
-from refattention.nodes.refine import RefineRegion
+from refattention.nodes.refine_by_align_stages import RefineRegion
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from refattention.core.patches.blocks import select_layers
 from refattention.core.patches.unet import self_attention_layers
-from refattention.nodes.align_run import look
+from refattention.core.refine_by_align.observe import parse_look
 from refattention_demo.loading import load
 from sampling import prompt
 
@@ -38,7 +38,7 @@ def test_scores_are_there_for_every_timestep_and_layer_and_give_inputs_of_the_no
     assert len(scores) == 2 * len(places)
     assert all(len(values) == 1 and 0 <= values[0] <= 1 for values in scores.values())
     chosen = json.loads(json.dumps(calibrate_align.best(scores)))
-    settings = look(model, chosen["timesteps"], chosen["layers"], 0, "Node")
+    settings = parse_look(model, chosen["timesteps"], chosen["layers"], 0, "Node")
     assert settings.timesteps[0] in (100, 500) and len(settings.layers) == 4
     assert settings.layers == select_layers(chosen["layers"], list(places), "SD15")
     calibrate_align.plot(scores, tmp_path / "plot.png")

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..attention import Handler, Options
 from ..blocks import Block
-from ..self_attention import Handler, Options
 
 
 class Attentions(Protocol):

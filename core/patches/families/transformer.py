@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...kernels.attention import Attend
+from ..attention import AttentionCall, Handler, Options, chunks_of, opaque
 from ..blocks import Block, Layer
-from ..self_attention import Handler, Options, SelfAttentionCall, chunks_of, opaque
 
 APPENDED = ("time_dim_concat", "context_latents")  # inputs of Wan whose tokens the host puts behind the video's
 
@@ -128,7 +128,7 @@ class _Routed:
         is_masked = kwargs.get("mask") is not None or (len(args) > 1 and args[1] is not None)
         joint = _Joint(whole, image) if is_masked or image != slice(0, _length(q, kwargs)) else None
         out = self._handler(
-            SelfAttentionCall(
+            AttentionCall(
                 q=_tokens(q, image, heads_first),
                 k=_tokens(k, image, heads_first),
                 v=_tokens(v, image, heads_first),

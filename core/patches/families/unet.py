@@ -9,8 +9,8 @@ from comfy.ldm.modules.attention import SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
+from ..attention import AttentionCall, Handler, Options, route_self_attention
 from ..blocks import Layer
-from ..self_attention import Handler, Options, SelfAttentionCall, route_self_attention
 from ..unet import self_attention_blocks
 
 
@@ -30,7 +30,7 @@ def _spatial_only(handler: Handler) -> Handler:
     """Hides attention over time, which has the labels of the spatial attention that runs before it."""
     seen: set[Layer] = set()
 
-    def handle(call: SelfAttentionCall) -> Tensor:
+    def handle(call: AttentionCall) -> Tensor:
         layer = (call.block, call.depth)
         if layer in seen:
             return call.plain()

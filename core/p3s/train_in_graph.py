@@ -1,0 +1,134 @@
+"""A training as a node runs it: from pictures to adapter and losses, with previews, and kept if it ends early."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..models.base import fingerprint
+from ..patches.frozen import encode
+from ..patches.reference_pass import Reference
+from ..patches.unet import family
+from ..pictures.curve import curves
+from ..pictures.grid import to_pillow
+from .adapter import Origin, TrainedAdapter, for_model, trainable, trained_weights
+from .preview import sample_preview
+from .settings import Adapter, P3SSettings
+from .training import Pictures, Settings, Trainer, Watch, train
+from .wrappers import apply_p3s
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+PREVIEW_SIDE = 512
+LOSSES = "L_LDM, denoising", "L_ac, attention consistency"
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """P pictures of a subject, as the networks take them.
+
+    Attributes:
+        samples: (P, c, h, w), latents as the VAE gives them.
+        vision: (P, L, width), the vision encoder's tokens.
+        masks: (P, H, W), the subject in each; None is all of them.
+        positive, negative: the subject's prompt and the empty one, in ComfyUI's form.
+    """
+
+    samples: Tensor
+    vision: Tensor
+    masks: Tensor | None
+    positive: list[Any]
+    negative: list[Any]
+
+
+@dataclass(frozen=True)
+class Counted(Watch):
+    """A watch that counts.
+
+    Attributes:
+        done: the steps.
+    """
+
+    done: list[int] = field(default_factory=list)
+
+    def picture(self, step: int) -> Any:
+        """Is asked after each step."""
+        self.done.append(step)
+        return super().picture(step)
+
+
+# ComfyUI runs nodes in a mode whose tensors take no part in gradients.
+@torch.enable_grad()
+@torch.inference_mode(False)
+def train_in_graph(
+    model: ModelPatcher,
+    decode: Callable[[Tensor], Tensor],
+    examples: Examples,
+    words: tuple[str, str, str],
+    settings: Settings,
+    preview_every: int,
+    keep: Callable[[TrainedAdapter], str],
+) -> tuple[TrainedAdapter, Tensor]:
+    """Trains an adapter.
+
+    Args:
+        model: the base model; it is not touched.
+        decode: the VAE's way back to pictures, for previews.
+        words: identifier, class word and prompt of the subject.
+        preview_every: steps from one preview to the next, 0 for none.
+        keep: saves an adapter whose training ends early, and returns a sentence that says where.
+
+    Returns:
+        The adapter, and both losses over the steps as a picture (1, H, W, 3).
+
+    Raises:
+        Whatever ends the training early, be it Cancel or a lack of memory, after what was learnt has been kept.
+    """
+    width = examples.vision.shape[-1]
+    origin = Origin(family(model), fingerprint(model), width, *words, dataclasses.asdict(settings))
+    network = trainable(model, width, settings.seed)
+
+    def adapter() -> TrainedAdapter:
+        return TrainedAdapter(trained_weights(network, model), origin)
+
+    @torch.inference_mode()
+    def preview() -> Any:
+        latent = _preview(model, adapter(), examples, settings)
+        return "JPEG", to_pillow(decode(latent)[0]), PREVIEW_SIDE
+
+    samples = model.model.process_latent_in(examples.samples)
+    texts = (encode(model, text, samples[:1]) for text in (examples.positive, examples.negative))
+    trainer = Trainer(model, network, Pictures(samples, examples.vision, examples.masks, *texts), settings)
+    watch = Counted(preview, preview_every)
+    try:
+        history = train(trainer, watch)
+    except BaseException as error:
+        _keep(adapter(), len(watch.done), keep, error)
+        raise
+    return adapter(), curves({name: [step[at] for step in history] for at, name in enumerate(LOSSES)})
+
+
+def _keep(adapter: TrainedAdapter, steps: int, keep: Callable[[TrainedAdapter], str], error: BaseException) -> None:
+    """Keeps what a training has learnt that ends early, and says where in the log and in the error's own message."""
+    if not steps or not all(weight.isfinite().all() for weight in adapter.weights.values()):
+        return
+    said = keep(adapter)
+    logging.getLogger(__name__).warning("Training ended after %d steps. %s", steps, said)
+    if error.args:
+        error.args = (f"{error} {said}",)
+
+
+def _preview(model: ModelPatcher, adapter: TrainedAdapter, examples: Examples, settings: Settings) -> Tensor:
+    """(1, c, h, w): the subject's prompt, sampled with the adapter as it is."""
+    part = Adapter(for_model(adapter, model, adapter.origin.family), examples.vision[:1])
+    mask = None if examples.masks is None else examples.masks[:1]
+    reference = Reference(examples.samples[:1], None, settings.seed)
+    patched = apply_p3s(model, P3SSettings(reference, part, mask, value_strength=settings.value_strength))
+    return sample_preview(patched, examples.positive, examples.negative, examples.samples, settings.seed)

@@ -1,0 +1,159 @@
+"""Routes the attentions of one U-Net forward pass through handlers.
+
+ComfyUI calls every attention function, self and cross alike, through `optimized_attention_override`, which sees
+q, k, v but not which of the two it serves. Two patches tell them apart: `attn1_patch` runs right before a
+self-attention, `attn2_patch` before a cross-attention of the same block. `attn2_replace` is left free, because there is
+room for only one of them in a block.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..kernels.attention import Attend
+from .blocks import Block, Layer
+
+Options = dict[str, Any]  # ComfyUI's transformer_options
+Chunk = tuple[int, object]  # index into the list of conditionings, uuid of the conditioning
+Override = Callable[..., Tensor]  # an optimized_attention_override
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention as the model is about to compute it.
+
+    Attributes:
+        q: (G * B, N, C), projected, heads not split, chunk by chunk.
+        k, v: (G * B, N, C) of the picture in a self-attention, (G * B, L, C) of the text in a cross-attention; L = 0
+            where `CrossAttentionHandler.context` left the text out.
+        attend: the attention the model would use: ComfyUI's function and any override set before ours.
+        block: label of the model's block.
+        depth: number of the transformer layer inside the block.
+        grid: (h, w) of the block's tokens.
+        chunks: the G chunks in the order of dim 0.
+        frames: how many pictures of h x w tokens lie one after the other in N.
+        joint: where q, k, v are only a part of the tokens (image without text): computes this part, (G * B, N, C), of
+            the model's attention over all of them.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    attend: Attend
+    block: Block
+    depth: int
+    grid: tuple[int, int]
+    chunks: tuple[Chunk, ...]
+    frames: int = 1
+    joint: Callable[[], Tensor] | None = None
+
+    @property
+    def layer(self) -> Layer:
+        """Which transformer layer it is."""
+        return self.block, self.depth
+
+    def plain(self) -> Tensor:
+        """The attention as the model would compute it without a handler."""
+        return self.attend(self.q, self.k, self.v) if self.joint is None else self.joint()
+
+
+Handler = Callable[[AttentionCall], Tensor]
+
+
+class CrossAttentionHandler(Protocol):
+    """What one forward pass does in its cross-attentions."""
+
+    def context(self, layer: Layer, chunks: tuple[Chunk, ...], context: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Chooses what the layer projects to keys and values; both are (G * B, L, width of the text)."""
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Computes the attention: (G * B, N, C)."""
+
+
+def route_self_attention(options: Options, handler: Handler) -> Options:
+    """Copies `transformer_options` so that `handler` computes the self-attentions of one forward pass.
+
+    All other attentions are left alone. An override that is there already keeps working: it is what
+    `AttentionCall.attend` calls.
+    """
+    return _routed(options, _Router(options, handler, None))
+
+
+def route_cross_attention(options: Options, handler: CrossAttentionHandler) -> Options:
+    """The same for the cross-attentions."""
+    return _routed(options, _Router(options, None, handler))
+
+
+class _Router:
+    """Knows during one forward pass which attention comes next."""
+
+    def __init__(self, options: Options, for_self: Handler | None, for_cross: CrossAttentionHandler | None) -> None:
+        self._previous: Override | None = options.get("optimized_attention_override")
+        self._for_self = for_self
+        self._for_cross = for_cross
+        self._next: Handler | None = None  # set between an attention's patch and the attention itself
+
+    def before_self(self, n: Tensor, context: Tensor, value: Tensor, options: Options) -> tuple[Tensor, ...]:
+        """An `attn1_patch`."""
+        self._next = self._for_self
+        return n, context, value
+
+    def before_cross(self, n: Tensor, context: Tensor, value: Tensor, options: Options) -> tuple[Tensor, ...]:
+        """An `attn2_patch`."""
+        self._next = None
+        if self._for_cross is None:
+            return n, context, value
+        self._next = self._for_cross.attend
+        layer = options["block"], options["block_index"]
+        return n, *self._for_cross.context(layer, chunks_of(options), context, value)
+
+    def override(
+        self, func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """An `optimized_attention_override`."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if self._previous is None:
+                return func(q, k, v, *args, **kwargs)
+            return self._previous(func, q, k, v, *args, **kwargs)
+
+        handler, self._next = self._next, None
+        if handler is None:
+            return attend(q, k, v)
+        options = kwargs["transformer_options"]
+        height, width = options["activations_shape"][-2:]
+        layer = options["block"], options["block_index"]
+        return handler(AttentionCall(q, k, v, attend, *layer, (height, width), chunks_of(options)))
+
+
+def _routed(options: Options, router: _Router) -> Options:
+    patches = options.get("patches", {})
+    return {
+        **options,
+        "optimized_attention_override": opaque(router.override),
+        "patches": {
+            **patches,
+            "attn1_patch": [*patches.get("attn1_patch", []), opaque(router.before_self)],
+            "attn2_patch": [*patches.get("attn2_patch", []), opaque(router.before_cross)],
+        },
+    }
+
+
+def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps torch.compile out of a function in `transformer_options`.
+
+    Some nodes compile single blocks, and would compile them anew for every pass's own functions.
+    """
+    # Whoever compiles has imported this; it takes a second and is not needed otherwise.
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
+
+
+def chunks_of(options: Options) -> tuple[Chunk, ...]:
+    """The chunks of a forward pass in the order of dim 0."""
+    return tuple(zip(options["cond_or_uncond"], options["uuids"], strict=True))

@@ -1,0 +1,217 @@
+"""How a method hangs on a model: the wrappers around ComfyUI's sampling, written once for all methods.
+
+A model carries only what its nodes asked for, in `transformer_options`. For the time of a sampling run a `Run` takes
+its place, and for the time of one evaluation an `Evaluation` lies beside it: nothing outlives the call it serves, and
+nothing is shared between calls that ComfyUI may run side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from torch import Tensor
+
+from .memory import shape_with
+from .passes import Asked, evaluation_key, is_reference_pass, uncompiled, with_state
+
+if TYPE_CHECKING:
+    from comfy.model_base import BaseModel
+    from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider
+
+
+class Evaluation:
+    """What serves one evaluation of the model, which may take several forward passes. Methods derive theirs from it.
+
+    Attributes:
+        is_reading: whether it serves the reading of the method's own reference.
+        passes: how many forward passes it was asked for.
+    """
+
+    is_reading = False
+    passes = 0
+
+    def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward pass with its attentions routed.
+
+        Args:
+            executor: goes on with the model.
+            x: (G * B, C, ...), what the model is given.
+            args: what else it is given; the last is transformer_options.
+        """
+        raise NotImplementedError
+
+
+class Run:
+    """One sampling run of a method: what is computed once for all steps. Methods derive theirs from it.
+
+    Attributes:
+        has_acted: whether any attention was changed so far. The method sets it.
+    """
+
+    has_acted = False
+
+    @property
+    def latents(self) -> Sequence[Tensor]:
+        """(R, C, ...) of all that passes through the model beside the pictures, for which memory is reserved."""
+        return ()
+
+    @property
+    def prompts(self) -> list[dict[str, Any]]:
+        """Conditionings of the method's own; what they carry (a ControlNet, say) is loaded with the model."""
+        return []
+
+    def seen(self, asked: Asked) -> Tensor:
+        """What the model is to see in an evaluation in place of the sampler's latents."""
+        return asked.x
+
+    def evaluation(self, asked: Asked) -> Evaluation | None:
+        """What serves an evaluation; None leaves it as it is."""
+        raise NotImplementedError
+
+    def served(self, asked: Asked, evaluation: Any) -> None:
+        """Is told that an evaluation is done."""
+
+    def finish(self) -> None:
+        """Is told that the run came to its end, and may raise where its result cannot be right."""
+
+    def close(self) -> None:
+        """Lets go of what is held outside of the run, however it ended."""
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """Binds one method to models.
+
+    Attributes:
+        key: of the method in `transformer_options` and among the wrappers; begins with "refattention.".
+        name: of the method or its node, for messages.
+        open: makes a run of what the model carries, the guider, the shape of the latents and the noise levels.
+        place: the wrapper in which attentions are routed. What is routed in DIFFUSION_MODEL lies inside of all that is
+            routed in APPLY_MODEL, whatever the order of the nodes.
+        reads_references: whether the method also acts while another one reads its reference.
+    """
+
+    key: str
+    name: str
+    open: Callable[[Any, CFGGuider, Sequence[int], Tensor], Run]
+    place: str = WrappersMP.APPLY_MODEL
+    reads_references: bool = False
+
+    def attached(self, model: ModelPatcher, asked: Any) -> ModelPatcher:
+        """A clone of the model that carries what a node asked for, in place of what it carried for this method."""
+        patched = model.clone()
+        patched.model_options["transformer_options"][self.key] = asked
+        for place, wrapper in self._wrappers.items():
+            patched.remove_wrappers_with_key(place, self.key)
+            patched.add_wrapper_with_key(place, self.key, wrapper)
+        return patched
+
+    def carried(self, model: ModelPatcher) -> Any:
+        """What the model carries for this method; None if it carries nothing."""
+        return model.model_options["transformer_options"].get(self.key)
+
+    @property
+    def _wrappers(self) -> dict[str, Callable[..., Any]]:
+        return {
+            WrappersMP.OUTER_SAMPLE: self._outer_sample,
+            WrappersMP.PREPARE_SAMPLING: self._prepare_sampling,
+            WrappersMP.CALC_COND_BATCH: self._calc_cond_batch,
+            self.place: self._forward,
+        }
+
+    def _outer_sample(
+        self, executor: WrapperExecutor, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        """Opens a run for one call of the sampler and drops it, with all its tensors, whatever happens."""
+        options = executor.class_obj.model_options["transformer_options"]
+        asked = options[self.key]
+        opened = _Opened(self.open(asked, executor.class_obj, noise.shape, sigmas))
+        options[self.key] = opened
+        try:
+            out = executor(noise, latent, sampler, sigmas, *args, **kwargs)
+            opened.require_effect(self.name)
+            opened.run.finish()
+            return out
+        finally:
+            options[self.key] = asked
+            opened.run.close()
+
+    def _prepare_sampling(
+        self, executor: WrapperExecutor, model: ModelPatcher, noise_shape: Any, conds: dict[str, Any],
+        model_options: dict[str, Any], **kwargs: Any,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """Reserves memory for what passes through the model beside the pictures, and loads what it needs."""
+        run = model_options["transformer_options"][self.key].run
+        shape = shape_with(noise_shape, run.latents)
+        more = {**conds, self.key: run.prompts}
+        real_model, _, models = executor(model, shape, more, model_options=model_options, **kwargs)
+        return real_model, conds, models
+
+    def _calc_cond_batch(
+        self, executor: WrapperExecutor, model: BaseModel, conds: list[Any], x: Tensor, timestep: Tensor,
+        model_options: dict[str, Any],
+    ) -> list[Tensor]:  # fmt: skip
+        """Puts what serves this evaluation into its options; before that, the method may read its reference."""
+        options = model_options["transformer_options"]
+        if is_reference_pass(options) and not self.reads_references:
+            return executor(model, conds, x, timestep, model_options)
+        opened = options.get(self.key)
+        if not isinstance(opened, _Opened):
+            raise RuntimeError(f"{self.name} works only inside a sampler that follows ComfyUI's guider; use KSampler.")
+        asked = Asked(executor, model, conds, x, timestep[:1], model_options)
+        evaluation, x = opened.run.evaluation(asked), opened.run.seen(asked)
+        if evaluation is None:
+            return executor(model, conds, x, timestep, model_options)
+        state = {evaluation_key(self.key): evaluation}
+        out = executor(model, conds, x, timestep, with_state(uncompiled(model_options), state))
+        opened.note(evaluation, self.name)
+        opened.run.served(asked, evaluation)
+        return out
+
+    def _forward(self, executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward pass of the model, APPLY_MODEL or DIFFUSION_MODEL: both take transformer_options last."""
+        evaluation = args[-1].get(evaluation_key(self.key))
+        if evaluation is None or (is_reference_pass(args[-1]) and not (evaluation.is_reading or self.reads_references)):
+            return executor(x, *args, **kwargs)
+        evaluation.passes += 1
+        return evaluation.forward(executor, x, *args, **kwargs)
+
+
+class _Opened:
+    """A run, with what tells whether it had any effect."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._evaluations = 0
+        self._passes = 0
+
+    def note(self, served: Evaluation, name: str) -> None:
+        """Counts an evaluation that the method was to act in.
+
+        Later ones may lack the attentions for a good reason (perturbed guidance, a cached step), the first may not.
+        """
+        self._evaluations += 1
+        self._passes += served.passes
+        if self._evaluations == 1 and served.passes:
+            self.require_effect(name)
+
+    def require_effect(self, name: str) -> None:
+        """Raises:
+        RuntimeError: the method was to act and did not.
+        """
+        if self.run.has_acted or not self._evaluations:
+            return
+        if self._passes:
+            raise RuntimeError(
+                f"{name} had no effect: another patch of this model replaces the attention of all chosen blocks. "
+                "Remove that patch, or choose other blocks."
+            )
+        raise RuntimeError(
+            f"{name} had no effect: another node runs the layers of this model by itself, as DeepCache does, and asks "
+            "no patch of its attention. Remove that node."
+        )

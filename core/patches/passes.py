@@ -1,0 +1,108 @@
+"""The options of a pass through the model: what it carries, and what it must not meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor
+
+from .attention import Options
+from .conditionings import Cond
+
+if TYPE_CHECKING:
+    from comfy.model_base import BaseModel
+
+Keep = Callable[[Mapping[Any, Any]], dict[Any, Any]]  # chooses among the wrappers at one place, by their key
+OURS = "refattention."  # how the keys of the pack's wrappers begin
+COMPILED = "torch.compile"  # key of the wrapper that puts a compiled model in place of the model
+# True in transformer_options while a reference is read.
+IS_REFERENCE_PASS = "refattention.is_reference_pass"
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One evaluation of the model, as the sampler asks for it.
+
+    Attributes:
+        executor: of the CALC_COND_BATCH wrapper.
+        model: that is evaluated.
+        conds: lists of conditionings; None where one is off.
+        x: (B, C, ...), the noisy latents.
+        sigma: (1,), their noise level.
+        model_options: of the evaluation.
+    """
+
+    executor: WrapperExecutor
+    model: BaseModel
+    conds: list[list[Cond] | None]
+    x: Tensor
+    sigma: Tensor
+    model_options: dict[str, Any]
+
+    @property
+    def options(self) -> Options:
+        """The transformer_options of the evaluation."""
+        return self.model_options["transformer_options"]
+
+
+def evaluation_key(key: str) -> str:
+    """Where in transformer_options a method finds what serves the current evaluation."""
+    return f"{key}.evaluation"
+
+
+def is_reference_pass(options: Options) -> bool:
+    """Whether `transformer_options` are those of a pass in which a reference is read."""
+    return bool(options.get(IS_REFERENCE_PASS))
+
+
+def with_state(model_options: dict[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies model_options with more in their transformer_options."""
+    return {**model_options, "transformer_options": {**model_options["transformer_options"], **state}}
+
+
+def uncompiled(model_options: dict[str, Any]) -> dict[str, Any]:
+    """Copies model_options so that the model itself runs where ComfyUI would run what was compiled of it.
+
+    ComfyUI compiles models without a check that the patches are still those of the pass that was compiled, so compiled
+    code would go on with the patches of that pass. Passes in which nothing is patched stay compiled.
+    """
+    return _keeping_wrappers(model_options, _not_compiled)
+
+
+def read_reference(asked: Asked, conds: list[list[Cond] | None], x: Tensor, state: Mapping[str, Any]) -> None:
+    """Passes references through the model as one evaluation of its own, unseen by other nodes' wrappers.
+
+    Such a wrapper may remember what it saw for the next step, skip the pass, or take it for a part of the picture
+    (EasyCache, context windows, tiled diffusion, DeepCache). Patches inside of the model act as they do on the picture,
+    and so do methods of this pack that act on references.
+
+    Args:
+        asked: the sampler's evaluation that the references are read for.
+        conds: conditionings for the references; None where one is off.
+        x: (R, C, ...), the references at the noise level of the evaluation.
+        state: what the pass carries in transformer_options.
+    """
+    options = _keeping_wrappers(asked.model_options, ours)
+    options.pop("model_function_wrapper", None)
+    options = with_state(options, {**state, IS_REFERENCE_PASS: True})
+    wrappers = get_all_wrappers(WrappersMP.CALC_COND_BATCH, options, is_model_options=True)
+    evaluate = WrapperExecutor.new_executor(asked.executor.original, wrappers)
+    evaluate.execute(asked.model, conds, x, asked.sigma.expand(len(x)), options)
+
+
+def _keeping_wrappers(model_options: dict[str, Any], keep: Keep) -> dict[str, Any]:
+    options = model_options["transformer_options"]
+    kept = {place: keep(by_key) for place, by_key in options.get("wrappers", {}).items()}
+    return {**model_options, "transformer_options": {**options, "wrappers": kept}}
+
+
+def ours(by_key: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Of the wrappers at one place, by their key, those of this pack."""
+    return {key: each for key, each in by_key.items() if str(key).startswith(OURS)}
+
+
+def _not_compiled(by_key: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: each for key, each in by_key.items() if key != COMPILED}

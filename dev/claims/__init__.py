@@ -1,0 +1,5 @@
+"""`make claims`: what the papers claim, measured on the trained world through the nodes and templates that users run.
+
+`refdrop.py` and `point_mask.py` run the published templates on a headless host and give rows; `report.py` writes them
+and the plots to `docs/CLAIMS.md`. A row that fails stays and says so.
+"""

@@ -1,0 +1,71 @@
+"""P3S's first claim: points choose the right one of two look-alikes, and the negative point helps."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demo.world import record, truth
+from demo.world.record import Record
+from dev.world.config import HELD_OUT
+
+from .rows import Findings, Row, above
+from .world_host import WorldHost, inputs, node_id, template
+
+PAPER = "P3S"
+Mask = NDArray[np.bool_]
+
+
+def run(host: WorldHost, count: int) -> Findings:
+    """Measures all rows on that many pictures of two look-alikes."""
+    if not host.has_vision:
+        return Findings(
+            PAPER, [Row(PAPER, "points choose the right look-alike", "", None, None, "no vision encoder is trained")]
+        )
+    shown = [record.look_alikes(np.random.default_rng(HELD_OUT + 2 * 10**6 + number)) for number in range(count)]
+    files = [host.put_picture(f"alike_{number}", one) for number, one in enumerate(shown)]
+    both = [_masked(host, file, one, True) for file, one in zip(files, shown, strict=True)]
+    alone = [_masked(host, file, one, False) for file, one in zip(files, shown, strict=True)]
+    right, wrong, right_alone = (_overlaps(*pair) for pair in ((both, shown, 0), (both, shown, 1), (alone, shown, 0)))
+    against, than_alone = (
+        "IoU with the chosen one minus IoU with the other",
+        "IoU with the chosen one, against one point",
+    )
+    return Findings(
+        PAPER,
+        [
+            above(PAPER, "two points choose the right look-alike", against, right - wrong),
+            above(PAPER, "the mask is the subject", "IoU with the chosen one; holds above 0.5", right, 0.5),
+            above(PAPER, "the negative point helps", than_alone, right - right_alone),
+            above(PAPER, "one point alone, for comparison", against, right_alone - _overlaps(alone, shown, 1)),
+        ],
+    )
+
+
+def _overlaps(masks: list[Mask], shown: list[Record], figure: int) -> NDArray[np.float64]:
+    return np.array([overlap(mask, truth.subject(one, figure)) for mask, one in zip(masks, shown, strict=True)])
+
+
+def _masked(host: WorldHost, file: str, shown: Record, has_negative: bool) -> Mask:
+    graph = template("point_mask")
+    inputs(graph, "LoadImage")["image"] = file
+    points: dict[str, Any] = {"positive_coords": [_inside(truth.shirt(shown, 0))], "negative_coords": []}
+    if has_negative:
+        points["negative_coords"] = [_inside(truth.shirt(shown, 1))]
+    inputs(graph, "PointMask").update({name: json.dumps(value) for name, value in points.items()}, feather=0)
+    return host.pictures(graph, node_id(graph, "MaskPreview"))[0, ..., 0] > 0.5
+
+
+def _inside(mask: Mask) -> dict[str, int]:
+    """The pixel of a mask nearest to its middle."""
+    places = np.argwhere(mask)
+    row, column = places[np.abs(places - places.mean(0)).sum(1).argmin()]
+    return {"x": int(column), "y": int(row)}
+
+
+def overlap(first: Mask, second: Mask) -> float:
+    """Intersection over union."""
+    return float((first & second).sum() / max(1, (first | second).sum()))

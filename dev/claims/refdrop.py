@@ -1,0 +1,190 @@
+"""RefDrop's claims, by its own template: a reference picture, a prompt that names another pose and scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from demo.world import captions, draw, record
+from demo.world.record import Record
+from dev.world import attributes, classifier
+from dev.world.config import HELD_OUT
+
+from .rows import Curve, Findings, Plot, Row, above, estimate, slopes
+from .world_host import GUIDANCE, MEGAPIXELS, STEPS, WorldHost, inputs, node_id, template, to_batch
+
+PAPER = "RefDrop"
+STRENGTHS = (-0.3, 0.0, 0.2, 0.4, 0.6)
+FOREIGN = (0.2, 0.4)
+IDENTITY = "the chance of the reference's body and shirt colour"
+AGAINST_NONE = "c = 0.4 minus 0; holds above -0.1"
+# Where figures that fill the frame have shirt and face: top, bottom, left, right in pixels of 128.
+SHIRT_BOX, FACE_BOX = (76, 112, 44, 84), (26, 56, 44, 84)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One reference, and what the prompt asks for instead of the reference's pose and scene."""
+
+    reference: Record
+    wanted: Record
+
+    @property
+    def prompt(self) -> str:
+        """Names species, pose, scene and style; nothing of what the reference is to bring."""
+        return captions.caption(
+            self.wanted, np.random.default_rng(0), replace(captions.EVERYTHING, body=0, eyes=0, shirt=0)
+        )
+
+
+def cases(count: int) -> list[Case]:
+    """Held-out references in the flat style."""
+    found = []
+    for number in range(count):
+        rng = np.random.default_rng(HELD_OUT + 10**6 + number)
+        reference = replace(record.random_record(rng), style="flat")
+        found.append(Case(reference, record.another_view(reference, rng)))
+    return found
+
+
+class Reader:
+    """Measures of a picture against a reference."""
+
+    def __init__(self) -> None:
+        self.model = classifier.trained()
+
+    @torch.no_grad()
+    def chances(self, pictures: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """(B, values) of each attribute."""
+        scores = self.model(classifier.seen(to_batch(pictures)))
+        return {name: score.softmax(1).numpy() for name, score in scores.items()}
+
+    def measure(self, picture: NDArray[np.float32], case: Case) -> dict[str, float]:
+        """Identity with the reference, obedience to the prompt, and what leaks."""
+        chances = self.chances(picture[None])
+        reference, wanted = attributes.of_picture(case.reference), attributes.of_picture(case.wanted)
+
+        def chance(name: str, of: dict[str, str]) -> float:
+            return float(chances[name][0, attributes.ALL[name].index(of[name])])
+
+        shown = draw.picture(case.reference).astype(np.float32) / 255
+        return {
+            "identity": (chance("body", reference) + chance("shirt", reference)) / 2,
+            "distance": distance(picture, shown, SHIRT_BOX) / 2 + distance(picture, shown, FACE_BOX) / 2,
+            "scene": chance("scene", wanted),
+            "pose": chance("pose", wanted),
+            "leak": chance("scene", reference),
+        }
+
+
+def distance(first: NDArray[np.float32], second: NDArray[np.float32], box: tuple[int, int, int, int]) -> float:
+    """CIE76 colour distance of the median colours inside a box."""
+    top, bottom, left, right = box
+
+    def colour(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        lab = cv2.cvtColor(np.ascontiguousarray(picture[top:bottom, left:right]), cv2.COLOR_RGB2LAB)
+        return np.median(lab.reshape(-1, 3), 0)
+
+    return float(np.linalg.norm(colour(first) - colour(second)))
+
+
+def workflow(case: Case, seed: int, strength: float, reference_file: str, batch: int = 1) -> dict[str, Any]:
+    """The published template with this case's pictures, prompts and sizes."""
+    graph = template("refdrop")
+    inputs(graph, "LoadImage")["image"] = reference_file
+    inputs(graph, "ImageScaleToTotalPixels")["megapixels"] = MEGAPIXELS
+    inputs(graph, "CLIPTextEncode", "Prompt of the reference")["text"] = captions.caption(
+        case.reference, np.random.default_rng(0), captions.EVERYTHING
+    )
+    inputs(graph, "CLIPTextEncode", "Positive prompt")["text"] = case.prompt
+    inputs(graph, "CLIPTextEncode", "Negative prompt")["text"] = ""
+    inputs(graph, "EmptyLatentImage").update(width=draw.SIZE, height=draw.SIZE, batch_size=batch)
+    inputs(graph, "RefDropApply")["strength"] = strength
+    inputs(graph, "KSampler").update(seed=seed, steps=STEPS, cfg=GUIDANCE)
+    return graph
+
+
+def run(host: WorldHost, count: int) -> Findings:
+    """Measures all rows on that many references."""
+    chosen, reader = cases(count), Reader()
+    files = [host.put_picture(f"refdrop_{number}", case.reference) for number, case in enumerate(chosen)]
+
+    def measured(number: int, strength: float, file: str) -> dict[str, float]:
+        graph = workflow(chosen[number], number, strength, file)
+        return reader.measure(host.pictures(graph, node_id(graph, "SaveImage"))[0], chosen[number])
+
+    own = [[measured(number, c, files[number]) for c in STRENGTHS] for number in range(count)]
+    foreign = [[measured(number, c, files[(number + 1) % count]) for c in FOREIGN] for number in range(count)]
+    return _findings(_table(own), _table(foreign), _diversity(host, chosen, files))
+
+
+Table = dict[str, NDArray[np.float64]]
+
+
+def _table(measured: list[list[dict[str, float]]]) -> Table:
+    """Measure -> (cases, strengths)."""
+    return {name: np.array([[one[name] for one in case] for case in measured]) for name in measured[0][0]}
+
+
+def _findings(own: Table, foreign: Table, diversity: NDArray[np.float64]) -> Findings:
+    at, zero = list(STRENGTHS), STRENGTHS.index(0.0)
+    four = STRENGTHS.index(0.4)
+    rises = np.diff(own["identity"].mean(0)) > 0
+    monotonic = "monotonic in the mean" if rises.all() else "not monotonic in the mean"
+    own_at = {name: values[:, four] for name, values in own.items()}
+    foreign_at = {name: values[:, FOREIGN.index(0.4)] for name, values in foreign.items()}
+    kept = {name: own_at[name] - own[name][:, zero] for name in ("scene", "pose")}
+    surplus = own_at["identity"] - foreign_at["identity"]
+    closer = foreign_at["distance"] - own_at["distance"]
+    rows = [
+        above(PAPER, "identity rises with c", f"slope of {IDENTITY}", slopes(at, own["identity"]), note=monotonic),
+        above(
+            PAPER, "colours approach the reference's", "fall of the colour distance by c", -slopes(at, own["distance"])
+        ),
+        above(PAPER, "this reference acts, not any", f"{IDENTITY}, own minus foreign reference, c = 0.4", surplus),
+        above(PAPER, "the same by colour", "colour distance, foreign minus own reference, c = 0.4", closer),
+        above(
+            PAPER, "the scene follows the prompt", f"chance of the prompt's scene, {AGAINST_NONE}", kept["scene"], -0.1
+        ),
+        above(PAPER, "the pose follows the prompt", f"chance of the prompt's pose, {AGAINST_NONE}", kept["pose"], -0.1),
+        above(PAPER, "negative c: subjects differ more", "colour distance in a batch, c = -0.3 minus 0", diversity),
+    ]
+    return Findings(PAPER, rows, [*(_plot(own, foreign, name) for name in ("identity", "distance")), _obedience(own)])
+
+
+def _plot(own: Table, foreign: Table, name: str) -> Plot:
+    tables = (("own reference", STRENGTHS, own), ("foreign reference", FOREIGN, foreign))
+    return Plot(
+        "c", name, [Curve(label, list(at), [estimate(v) for v in table[name].T]) for label, at, table in tables]
+    )
+
+
+def _obedience(own: Table) -> Plot:
+    named = {"scene": "prompt's scene", "pose": "prompt's pose", "leak": "reference's scene"}
+    curves = [Curve(label, list(STRENGTHS), [estimate(v) for v in own[name].T]) for name, label in named.items()]
+    return Plot("c", "chance", curves)
+
+
+def _diversity(host: WorldHost, chosen: list[Case], files: list[str]) -> NDArray[np.float64]:
+    """How much more a batch's pictures differ in colour at c = -0.3 than at 0; its first is the reference."""
+    return np.array([_spread(host, case, files[number], number, -0.3) - _spread(host, case, files[number], number, 0.0)
+                     for number, case in enumerate(chosen)])  # fmt: skip
+
+
+def _spread(host: WorldHost, case: Case, file: str, seed: int, strength: float) -> float:
+    graph = workflow(case, seed, strength, file, batch=4)
+    apply = inputs(graph, "RefDropApply")
+    del apply["reference_latent"], apply["reference_positive"]
+    pictures = host.pictures(graph, node_id(graph, "SaveImage"))
+    pairs = [(a, b) for a in range(4) for b in range(a)]
+    return float(np.mean([distance(pictures[a], pictures[b], box) for a, b in pairs for box in (SHIRT_BOX, FACE_BOX)]))
+
+
+def unmeasured() -> list[Row]:
+    """Claims that no model here can show yet."""
+    return [Row(PAPER, "video: flicker falls with c = 0.2", "", None, None, "no video model is trained")]

@@ -1,0 +1,95 @@
+"""Rows of the table: a claim, what was measured with its 95 % interval, and whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+RESAMPLINGS = 4000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with the ends of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Something measured at several settings."""
+
+    label: str
+    at: list[float]
+    values: list[Estimate]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Curves over one axis."""
+
+    across: str
+    up: str
+    curves: list[Curve]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim.
+
+    Attributes:
+        paper, claim, metric: in words; the metric names its control.
+        estimate: of the difference that the claim is about.
+        holds: None where it could not be measured.
+        note: why it fails, or what limits it.
+    """
+
+    paper: str
+    claim: str
+    metric: str
+    estimate: Estimate | None
+    holds: bool | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Rows and plots of one paper."""
+
+    paper: str
+    rows: list[Row]
+    plots: list[Plot] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values."""
+        return asdict(self)
+
+
+def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
+    """The mean of independent values, its interval by resampling them."""
+    sample = np.asarray(values, float)
+    drawn = np.random.default_rng(0).integers(0, len(sample), (RESAMPLINGS, len(sample)))
+    low, high = np.percentile(sample[drawn].mean(1), (2.5, 97.5))
+    return Estimate(float(sample.mean()), float(low), float(high), len(sample))
+
+
+def above(
+    paper: str, claim: str, metric: str, values: Sequence[float] | np.ndarray, limit: float = 0.0, note: str = ""
+) -> Row:
+    """A row that holds if the whole interval of the mean lies above a limit."""
+    found = estimate(values)
+    return Row(paper, claim, metric, found, found.low > limit, note)
+
+
+def slopes(at: Sequence[float], values: np.ndarray) -> np.ndarray:
+    """(N, settings) -> (N,): how much each series rises for one unit of the setting."""
+    centred = np.asarray(at) - np.mean(at)
+    return (values * centred).sum(1) / np.square(centred).sum()

@@ -1,0 +1,74 @@
+"""Sizes, budgets and learning rates of all stages. Budgets are seconds of CPU time of each worker."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+STATE = Path(os.environ.get("REFATTENTION_WORLD_STATE", ROOT / ".world"))
+# Pictures from here on are never trained on.
+HELD_OUT = 10**9
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a stage runs. The learning rate warms up, stays until `hold`, then falls along a cosine to `final`."""
+
+    seconds: float
+    rate: float
+    batch: int
+    warm_up: int = 60
+    hold: float = 0.0
+    final: float = 0.02
+    average_every: float = 4.0
+    report_every: float = 60.0
+    ema: float = 0.998
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The autoencoder: widths at full, half, quarter and eighth of the picture's size."""
+
+    widths: tuple[int, int, int, int] = (32, 32, 48, 64)
+    crop: int = 64
+    noise: float = 0.05
+    squares: float = 4.0
+    edges: float = 0.5
+    joint: Schedule = field(default_factory=lambda: Schedule(420, 1.2e-3, 16))
+    decoder: Schedule = field(default_factory=lambda: Schedule(600, 8e-4, 16, warm_up=30))
+
+
+VAE = VAEConfig()
+TEXT = Schedule(50, 2e-3, 128, warm_up=100, report_every=20)
+
+
+@dataclass(frozen=True)
+class LatentsConfig:
+    """How many pictures are encoded once for the stages after the autoencoder."""
+
+    parts: int = 5
+    size: int = 3072
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """Text to picture. `gamma` bounds the weight at little noise; `unnamed` is the share without a caption."""
+
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            2400, 8e-4, 16, hold=0.55, final=0.03, average_every=6, report_every=60, ema=0.998
+        )
+    )
+    gamma: float = 5.0
+    unnamed: float = 0.1
+    guidance: float = 4.0
+    sheet_every: float = 200.0
+    measure_every: float = 300.0
+
+
+LATENTS = LatentsConfig()
+CLASSIFIER = Schedule(60, 3e-3, 96, report_every=20)
+BASE = BaseConfig()
+VISION = Schedule(70, 1.5e-3, 6, warm_up=50, report_every=20)

@@ -1,0 +1,67 @@
+"""Writes the compact weights of what is trained so far: `python -m dev.world.export [FOLDER]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import loop, state
+from .config import STATE
+from .encode import scale
+from .text import rows
+
+FILE_NAME, VISION_FILE = "world-sd15.safetensors", "world-vision.safetensors"
+ABOUT = {"format": "pt", "about": "Trained on drawings of ComfyUI-RefAttention's world."}
+
+
+def compact() -> dict[str, Tensor]:
+    """Autoencoder, text encoder and U-Net in half precision under the names that `demo/world/expand.py` reads.
+
+    Raises:
+        FileNotFoundError: a stage has not begun yet.
+    """
+    base = state.load(loop.checkpoint("base"))
+    if base is None:
+        raise FileNotFoundError(f"{STATE} has no trained U-Net yet: run `make world-train`.")
+    tensors = {f"vae.{name}": tensor for name, tensor in loop.trained("vae").items()}
+    tensors |= {"vae.scale": torch.tensor(scale()), "text.rows": torch.tensor(rows(), dtype=torch.int32)}
+    tensors |= base["smooth"]
+    return {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in tensors.items()
+    }
+
+
+def vision() -> dict[str, Tensor]:
+    """The vision encoder under the names that it has in the host.
+
+    Raises:
+        FileNotFoundError: it is not trained yet.
+    """
+    return {in_host(name): tensor.half().contiguous() for name, tensor in loop.trained("vision").items()}
+
+
+def in_host(name: str) -> str:
+    """The host's name for a tensor of the vision encoder."""
+    if name.startswith("layers."):
+        return f"vision_model.encoder.{name}"
+    if name.startswith("pre_layrnorm."):
+        return f"vision_model.{name}"
+    suffix = "" if name == "class_embedding" or name.endswith(".weight") else ".weight"
+    return f"vision_model.embeddings.{name}{suffix}"
+
+
+def main() -> None:
+    """Writes the files and says how large they are."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else STATE / "export"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, tensors in ((FILE_NAME, compact()), (VISION_FILE, vision())):
+        save_file(tensors, folder / name, metadata=ABOUT)
+        print(f"{folder / name}: {(folder / name).stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

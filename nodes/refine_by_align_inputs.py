@@ -1,0 +1,188 @@
+"""Inputs and outputs that the nodes of Refine-by-Align have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..core.pictures import gate
+from ..core.refine_by_align.window import Case, cases
+from .refine_by_align_files import RefineAdapterIO
+from .shared import number_input, sampler_inputs, seed_input, step_inputs
+
+ONE_BY_ONE, TOGETHER = "one by one", "together"
+
+
+def model_inputs(prompt: str = "Prompt that describes what the masked area should show.") -> list[io.Input]:
+    """`model`, `vae`, `positive`, with what the prompt is for."""
+    return [
+        io.Model.Input("model", tooltip="SD1.5, SD2 or SDXL model. The connected model itself is not changed."),
+        io.Vae.Input("vae", tooltip="VAE of the model, which encodes picture and reference."),
+        io.Conditioning.Input("positive", tooltip=prompt),
+    ]
+
+
+def cases_of(image: Any, mask: Any, reference_image: Any, reference_mask: Any = None) -> list[Case]:
+    """The pictures to repair, from what is connected."""
+    return cases(
+        gate.picture(image, "image"),
+        gate.masks(mask, "mask"),
+        gate.picture(reference_image, "reference_image"),
+        gate.optional_masks(reference_mask, "reference_mask"),
+    )
+
+
+def negative_input() -> io.Input:
+    """`negative`."""
+    return io.Conditioning.Input("negative", tooltip="Prompt of what the masked area should not show.")
+
+
+def areas_input() -> io.Input:
+    """`areas`."""
+    return io.Combo.Input(
+        "areas",
+        options=[ONE_BY_ONE, TOGETHER],
+        default=ONE_BY_ONE,
+        advanced=True,
+        tooltip="Separate areas of the mask: each in a window of its own, one after the other, or all in one window.",
+    )
+
+
+def picture_inputs() -> list[io.Input]:
+    """`image`, `mask`."""
+    return [
+        io.Image.Input("image", tooltip="Picture with the artifact, of any size."),
+        io.Mask.Input("mask", tooltip="The artifact, white = repair. It may be rough, touch the border, or be empty."),
+    ]
+
+
+def reference_mask_input() -> io.Input:
+    """`reference_mask`."""
+    return io.Mask.Input(
+        "reference_mask",
+        optional=True,
+        tooltip="Where in the reference to search, white = searched. Unconnected = everywhere.",
+    )
+
+
+def adapter_inputs() -> list[io.Input]:
+    """`adapter`, `clip_vision`."""
+    return [
+        RefineAdapterIO.Input(
+            "adapter",
+            optional=True,
+            tooltip="A trained adapter, from Refine Align Load. The model then sees the reference by its "
+            "cross-attention, in place of the text of the prompts. Unconnected = by its self-attention, untrained.",
+        ),
+        io.ClipVision.Input(
+            "clip_vision",
+            optional=True,
+            tooltip="The vision encoder that the adapter was trained with, such as DINOv2. Needed with an adapter.",
+        ),
+    ]
+
+
+def look_inputs() -> list[io.Input]:
+    """`timesteps`, `layers`."""
+    return [
+        io.String.Input(
+            "timesteps",
+            default="261",
+            advanced=True,
+            tooltip="Noise levels, 0 to 999, at which attention is read, such as 261 or 181, 261; several are "
+            "averaged and cost a look each.",
+        ),
+        io.String.Input(
+            "layers",
+            default="",
+            advanced=True,
+            tooltip="Self-attentions that are read, such as output.4, output.5.0 or a whole side: output. Empty: the "
+            "first six blocks of the decoder.",
+        ),
+    ]
+
+
+def align_inputs() -> list[io.Input]:
+    """How the matching place is found."""
+    return [
+        *look_inputs(),
+        number_input(
+            "threshold", 0.0, 1.0, "Where the heat map is cut, as a share of its range. 0 finds it by itself."
+        ),
+        number_input("margin", 0.1, 1.0, "Added around the place that was found, as a share of its longer side."),
+        number_input(
+            "minimum_contrast",
+            2.0,
+            100.0,
+            "How many times the attention of the rest the place must get to count as a match. 0 accepts anything.",
+        ),
+    ]
+
+
+def work_inputs(with_feather: bool = True) -> list[io.Input]:
+    """How the window around the artifact is chosen."""
+    feather = io.Int.Input(
+        "feather",
+        default=8,
+        min=0,
+        max=128,
+        advanced=True,
+        tooltip="How far the soft edge reaches beyond the mask, in pixels. All pixels farther away are returned "
+        "unchanged.",
+    )
+    return [
+        number_input("context", 0.5, 4.0, "What the model sees around the artifact, as a share of its longer side."),
+        working_size_input(
+            "Longer side, in pixels, at which the model works on the area around the artifact and sees the reference. "
+            "512 for SD1.5, 1024 for SDXL."
+        ),
+        *([feather] if with_feather else []),
+    ]
+
+
+def working_size_input(tooltip: str) -> io.Input:
+    """`working_size`."""
+    return io.Int.Input("working_size", default=512, min=128, max=2048, step=8, advanced=True, tooltip=tooltip)
+
+
+def sampling_inputs() -> list[io.Input]:
+    """KSampler's widgets, and the strength of the reference."""
+    return [
+        io.Float.Input(
+            "strength",
+            default=0.5,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="How much the repaired area follows the reference. 0 paints without it.",
+        ),
+        seed_input("Seed of the noise, as in KSampler.", advanced=False, is_drawn_anew=True),
+        *step_inputs(steps=30, cfg=5.0),
+        io.Float.Input(
+            "denoise",
+            default=0.8,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="How much of the area is painted anew. Lower keeps more of what is there.",
+        ),
+        *sampler_inputs(advanced=True),
+    ]
+
+
+def alignment_outputs() -> list[io.Output]:
+    """What both aligning nodes tell about the match."""
+    return [
+        io.Image.Output(
+            display_name="heat_map", tooltip="How much each place of the reference is looked at, dark to bright."
+        ),
+        io.BoundingBox.Output(display_name="box", tooltip="The place with its margin, in pixels of the reference."),
+        io.Mask.Output(
+            display_name="reference_mask", tooltip="The place that was found in the reference, white = the match."
+        ),
+        io.Boolean.Output(display_name="matched", tooltip="Whether a matching place was found for all of the mask."),
+        io.String.Output(
+            display_name="warning", tooltip="Empty if all went well, else what was left as it is, and why."
+        ),
+    ]

@@ -1,0 +1,85 @@
+"""The claims table: intervals are those of the mean, failing rows stay, and the templates have what the runs set."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from dev.claims import plots, point_mask, refdrop, report, rows
+from dev.claims.rows import Curve, Findings, Plot, Row
+from dev.claims.world_host import inputs, template
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    samples = rng.exponential(1.0, (200, 40))
+    covered = [found.low <= 1.0 <= found.high for found in map(rows.estimate, samples)]
+    assert 0.86 < np.mean(covered) < 0.99
+
+
+def test_a_claim_holds_only_with_its_whole_interval() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, 32)
+    assert rows.above("P", "c", "m", noise + 2).holds
+    assert not rows.above("P", "c", "m", noise - noise.mean() + 0.1).holds
+    assert not rows.above("P", "c", "m", -noise - 2).holds
+
+
+def test_slopes_are_those_of_a_fitted_line() -> None:
+    rng = np.random.default_rng(0)
+    at, values = [-0.3, 0.0, 0.2, 0.6], rng.normal(size=(5, 4))
+    expected = [np.polyfit(at, series, 1)[0] for series in values]
+    np.testing.assert_allclose(rows.slopes(at, values), expected)
+
+
+def test_the_table_keeps_rows_that_fail_or_were_not_measured(tmp_path: Path) -> None:
+    curve = Curve("own", [0.0, 0.4], [rows.estimate([0.1, 0.2]), rows.estimate([0.3, 0.5])])
+    kept = [rows.above("RefDrop", "fails", "m", [-1.0, -2.0]), Row("RefDrop", "open", "", None, None, "no model")]
+    path = report.write(tmp_path, [Findings("RefDrop", kept, [Plot("c", "identity", [curve])])], {"species": 0.9})
+    text = path.read_text(encoding="utf-8")
+    assert "| RefDrop | fails | m | 2 | -1.5 [-2, -1] | no |" in text
+    assert "not measured; no model" in text and "species 90 %" in text
+    with Image.open(tmp_path / "claims" / "refdrop.png") as picture:
+        assert picture.size == plots.PANEL and len(np.unique(np.asarray(picture))) > 3
+
+
+def test_a_case_asks_for_what_the_reference_does_not_show() -> None:
+    for case in refdrop.cases(20):
+        assert case.wanted.figures[0].character == case.reference.figures[0].character
+        assert case.wanted.scene != case.reference.scene
+        who = case.reference.figures[0].character
+        assert who.species in case.prompt and "shirt" not in case.prompt and f" {who.body} " not in f" {case.prompt} "
+
+
+def test_the_templates_have_what_the_runs_set() -> None:
+    case = refdrop.cases(1)[0]
+    graph = refdrop.workflow(case, 3, 0.4, "x.png")
+    assert inputs(graph, "RefDropApply")["strength"] == 0.4
+    assert inputs(graph, "KSampler")["seed"] == 3
+    assert inputs(graph, "CLIPTextEncode", "Positive prompt")["text"] == case.prompt
+    published = template("refdrop")
+    assert graph.keys() == published.keys(), "it is the template itself that runs"
+    with pytest.raises(KeyError, match="2 nodes"):
+        inputs({**published, "x": published["9"]}, "RefDropApply")
+
+
+def test_overlap_is_intersection_over_union() -> None:
+    first, second = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    first[:2], second[1:3] = True, True
+    assert point_mask.overlap(first, second) == pytest.approx(4 / 12)
+    assert point_mask.overlap(~first & first, second) == 0
+
+
+def test_colour_distance_sees_only_its_box() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.uniform(size=(128, 128, 3)).astype(np.float32)
+    second = first.copy()
+    second[:60] = 0
+    assert refdrop.distance(first, second, refdrop.SHIRT_BOX) == 0
+    assert refdrop.distance(first, second, refdrop.FACE_BOX) > 20

@@ -1,0 +1,1 @@
+"""Training of the methods that learn: what `tools/train.py` runs."""

@@ -1,0 +1,90 @@
+"""What the methods' tasks have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import comfy.k_diffusion.sampling
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..config import Config, ConfigError, fill
+from ..data import Looked
+from ..plan import generator_of
+
+T = TypeVar("T")
+SMALLEST = 16  # side of a picture, in pixels
+
+
+def noise_of(latent: Tensor, seed: int) -> Tensor:
+    """Noise of a latent's shape, the same on every device."""
+    return torch.randn(latent.shape, generator=generator_of(seed))
+
+
+def whole(below: int, generator: torch.Generator) -> int:
+    """A whole number from 0, drawn."""
+    return int(torch.randint(below, (), generator=generator))
+
+
+def chance(generator: torch.Generator) -> float:
+    """A number in [0, 1), drawn."""
+    return float(torch.rand((), generator=generator))
+
+
+def paint(denoised: Callable[[Tensor, Tensor], Tensor], sampling: Any, noise: Tensor, steps: int) -> Tensor:
+    """A short run of Euler's sampler without guidance, from noise (B, c, h, w) to latents."""
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps).to(noise.device)
+    start = sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
+    return comfy.k_diffusion.sampling.sample_euler(denoised, start, sigmas, disable=True)
+
+
+def read_jsonl(config: Config, name: str, kind: type[T], key: str) -> list[T]:
+    """Records of a JSONL file, of a dataclass whose fields are those of its lines.
+
+    Raises:
+        ConfigError: the file or one of its lines cannot be read; names the line.
+    """
+    path = config.path(name)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key} names {path}, which cannot be read: {error}.") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number} is no JSON: {error}.") from error
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{path}, line {number} is no JSON object.")
+        records.append(fill(kind, entry, f"{path}, line {number}"))
+    return records
+
+
+def paths_of(root: Path, **names: str) -> dict[str, Path]:
+    """Files by role, without those that a record does not have."""
+    return {role: root / name for role, name in names.items() if name}
+
+
+def too_small(files: Mapping[str, Looked]) -> Iterable[str]:
+    """Complaints about pictures in which nothing can be seen."""
+    for role, file in files.items():
+        if 0 < min(file.size) < SMALLEST:
+            yield f"{role} is {file.size[0]} x {file.size[1]} pixels, but needs at least {SMALLEST}."
+
+
+def one_of(value: str, choices: tuple[str, ...], key: str) -> str:
+    """A value that must be one of several.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if value not in choices:
+        raise ConfigError(f"{key} is '{value}', but must be one of {', '.join(choices)}.")
+    return value

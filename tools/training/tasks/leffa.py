@@ -1,0 +1,408 @@
+"""Leffa: persons, what they wear, and both U-Nets."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from refattention.core.leffa import loader, masks
+from refattention.core.leffa import parsing as maps
+from refattention.core.leffa.layout import GENERATIVE, REFERENCE, VAE
+from refattention.core.leffa.training import (
+    TIMESTEPS,
+    Batch,
+    Settings,
+    TryOn,
+    family_of,
+    official,
+    official_names,
+    vae_to_diffusers,
+)
+from refattention.core.models import checkpoint
+from refattention.core.models.base import unet_weights
+from refattention.core.pictures.grid import binary_mask, to_cells
+from torch import Tensor
+
+from ..config import Config, ConfigError, Phase
+from ..data import Looked, require_good
+from ..models import Encoder, file_of, load_base, load_vae
+from ..pictures import Size, labels, mask, picture
+from ..plan import Key, Plan, generator_of
+from .common import chance, noise_of, one_of, paint, paths_of, read_jsonl, too_small, whole
+
+DEFAULTS = {"learning_rate": 1e-5, "height": 512, "width": 384}
+VITON_HD, DRESS_CODE, PAIRS, JSONL = "viton_hd", "dress_code", "pairs", "jsonl"
+TRY_ON, POSE_TRANSFER = "try_on", "pose_transfer"
+RULES = {"clean": masks.clean, "viton_hd": masks.viton_hd, "dress_code": masks.dress_code}
+GREY = 0.5  # what the models see in place of the pixels that are to be painted
+KEYPOINT_CANVAS = 384, 512  # width and height that DressCode's keypoints are given for
+
+
+@dataclass(frozen=True)
+class Data:
+    """`[data]`.
+
+    Attributes:
+        root: folder of the data set.
+        layout: viton_hd, dress_code, pairs (DeepFashion: a table of pictures "from" and "to") or jsonl.
+        file: of the pairs or the JSONL, in the root; viton_hd and dress_code have theirs by custom.
+        categories: of dress_code.
+        rule: how masks are made where the data set has none: clean, viton_hd or dress_code.
+        densepose: folder of the body maps in the root.
+        images: folder of the pictures in the root, of pairs.
+    """
+
+    root: str
+    layout: str = JSONL
+    file: str = ""
+    categories: tuple[str, ...] = ("upper_body", "lower_body", "dresses")
+    rule: str = "clean"
+    densepose: str = ""
+    images: str = "images"
+
+
+@dataclass(frozen=True)
+class Options:
+    """`[method]`; what the paper says is the default.
+
+    Attributes:
+        task: try_on, or pose_transfer, where all of the picture is painted.
+        leffa: adds L_leffa, for the last phase.
+        weight, temperature: its lambda and tau.
+        condition_drop: part of the samples without a reference, which guidance compares with.
+    """
+
+    task: str = TRY_ON
+    leffa: bool = False
+    weight: float = 1e-3
+    temperature: float = 2.0
+    condition_drop: float = 0.1
+
+
+@dataclass(frozen=True)
+class Record:
+    """A person in what is worn; the fields of a JSONL's lines. Files are named from the root.
+
+    Attributes:
+        person: the picture to be learnt.
+        reference: the garment by itself, or the same person in another pose.
+        densepose: body map of the person, of the same size.
+        mask: what is painted, white; or
+        parsing, keypoints: what it is made of, an ATR or LIP map and an OpenPose frame.
+        labels: whose numbers the parsing holds, ATR or LIP.
+        garment_type: what is worn: upper_body, lower_body or dresses.
+    """
+
+    person: str
+    reference: str
+    densepose: str
+    mask: str = ""
+    parsing: str = ""
+    keypoints: str = ""
+    labels: str = maps.ATR
+    garment_type: str = masks.UPPER_BODY
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A record's pictures, (H, W, 3) in [0, 1] and (H, W), and what is drawn for it."""
+
+    record: int
+    person: Tensor
+    reference: Tensor
+    densepose: Tensor
+    mask: Tensor
+    timestep: int
+    seed: int
+    is_dropped: bool
+
+
+class Task:
+    """Leffa as the loop sees it."""
+
+    name = "leffa"
+
+    def __init__(self, config: Config) -> None:
+        options: Options = config.phases[0].method
+        self._task = one_of(options.task, (TRY_ON, POSE_TRANSFER), "[method] task")
+        self._rule = one_of(config.data.rule, tuple(RULES), "[data] rule")
+        self._root = config.path(config.data.root)
+        found = records_of(config, self._root, self._task)
+        self._records, self.digest = require_good(
+            found, self._files, self._complaints, config.output, config.common.allow_bad
+        )
+        self.records = len(self._records)
+        self._load(config)
+        self.begin(config.phases[0])
+
+    def begin(self, phase: Phase) -> None:
+        """Takes on the settings of a phase."""
+        train, options = phase.train, phase.method
+        self._size: Size = train.height, train.width
+        self._drop = options.condition_drop
+        self.objective.settings = Settings(
+            options.leffa, options.weight, options.temperature, train.gradient_checkpointing
+        )
+
+    def plan(self, step_size: int, seed: int) -> Plan:
+        """Every record once an epoch."""
+        return Plan([range(self.records)], [1], [], step_size, seed)
+
+    def sample(self, key: Key, drops: bool = True) -> Sample:
+        """Reads a record, and draws its noise level and whether its reference is dropped."""
+        number, seed, _ = key
+        record, generator = self._records[number], generator_of(seed)
+        files = self._files(record)
+        return Sample(
+            number,
+            picture(files["person"], self._size),
+            picture(files["reference"], self._size),
+            picture(files["densepose"], self._size),
+            self._mask(record, files),
+            whole(TIMESTEPS, generator),
+            whole(2**62, generator),
+            chance(generator) < self._drop * drops,
+        )
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """Encodes the pictures."""
+        device = next(self.objective.parameters()).device
+        target, condition, reference = (torch.cat(each) for each in zip(*map(self._encoded, samples), strict=True))
+        shown = torch.tensor([not sample.is_dropped for sample in samples])
+        noise = [noise_of(latent, sample.seed) for latent, sample in zip(target, samples, strict=True)]
+        person, worn = (
+            torch.stack([getattr(sample, name).movedim(-1, 0) for sample in samples]) * 2 - 1
+            for name in ("person", "reference")
+        )
+        return Batch(
+            target.to(device),
+            condition.to(device),
+            (reference * shown[:, None, None, None]).to(device),
+            shown,
+            torch.tensor([sample.timestep for sample in samples]),
+            torch.stack(noise).to(device),
+            person.to(device),
+            worn.to(device),
+            torch.stack([sample.mask[None] for sample in samples]).to(device),
+        )
+
+    def save(self, path: Path, dtype: torch.dtype) -> None:
+        """Writes all of Leffa in the official layout."""
+        weights = {**self._kept, **official(self.objective, self._config)}
+        # Copies: what both U-Nets have of the base is one tensor, and the format knows no such thing.
+        stored = {
+            name: each.to("cpu", dtype if each.is_floating_point() else None, copy=True).contiguous()
+            for name, each in weights.items()
+        }
+        checkpoint.save(stored, path, {"about": "Leffa, trained"})
+
+    def shown(self, batch: Batch) -> list[list[tuple[str, Tensor]]]:
+        """Person, mask, body map and reference of each sample."""
+        lines = []
+        for row in range(len(batch.target)):
+            person, worn, hole = (each[row].cpu() for each in (batch.person, batch.worn, batch.mask))
+            masked = torch.where(hole > 0, torch.zeros_like(person), person)
+            body = batch.condition[row, -3:].cpu().repeat_interleave(8, 1).repeat_interleave(8, 2)
+            label = "reference" if batch.is_shown[row] else "reference, dropped"
+            cells = (f"person, t = {batch.timesteps[row]}", person), ("masked", masked), ("body map", body), (label, worn)
+            lines.append([(name, each.movedim(0, -1) / 2 + 0.5) for name, each in cells])
+        return lines
+
+    def painted(self, batch: Batch, steps: int) -> list[list[tuple[str, Tensor]]]:
+        """The persons in what they wear, painted from noise."""
+        latents = paint(lambda x, sigma: self.objective.denoised(batch, x, sigma), self._sampling, batch.noise, steps)
+        pictures = self._encode.decode(latents)
+        return [[*cells, ("painted", each)] for cells, each in zip(self.shown(batch), pictures, strict=True)]
+
+    def _load(self, config: Config) -> None:
+        """Both U-Nets, from a Stable Diffusion or a Leffa file, and the VAE; what is not trained is kept for the file."""
+        if config.models.start:
+            path = file_of(config, config.models.start, "diffusion_models", "models.start")
+            parts = loader.load(path)
+            model, vae = parts.generative.model, load_vae(config, parts.vae)
+            weights = {
+                GENERATIVE: unet_weights(parts.generative),
+                REFERENCE: unet_weights(parts.reference),
+            }
+            self._kept = checkpoint.load(path)
+        else:
+            base = load_base(config)
+            model, vae = base.model.model, base.vae
+            weights = dict.fromkeys((GENERATIVE, REFERENCE), unet_weights(base.model))
+            names = official_names(model.model_config.unet_config)
+            self._kept = {
+                prefix + theirs: weights[prefix][ours]
+                for prefix in weights
+                for theirs, ours in names.items()
+                if ours in weights[prefix] and theirs != "conv_in.weight"
+            }
+            stored = vae_to_diffusers(vae.first_stage_model.state_dict())
+            self._kept |= {VAE + name: weight.cpu() for name, weight in stored.items()}
+        self._config, self._sampling = family_of(model.model_config.unet_config)
+        self.objective = TryOn(self._sampling, self._config, weights)
+        self._encode = Encoder(vae, model.latent_format)
+
+    def _files(self, record: Record) -> dict[str, Path]:
+        names = {name: getattr(record, name) for name in ("person", "reference", "densepose")}
+        if self._task == TRY_ON:
+            names["mask"] = record.mask
+            if not record.mask:
+                names |= {"parsing": record.parsing, "keypoints": record.keypoints}
+        return paths_of(self._root, **names)
+
+    def _complaints(self, record: Record, files: Mapping[str, Looked]) -> Iterable[str]:
+        """Parts that belong together have to have the same shape."""
+        width, height = files["person"].size
+        yield from too_small(files)
+        for role in ("densepose", "mask", "parsing"):
+            if role not in files:
+                continue
+            # Some data sets have smaller maps; what matters is that they show the same part.
+            other = files[role].size
+            if abs(other[0] * height - other[1] * width) > max(width, height):
+                yield f"{role} is {other[0]} x {other[1]} pixels, but person is {width} x {height}."
+        if "mask" in files and files["mask"].brightest < 128:
+            yield "mask is black, so nothing would be painted."
+        if self._task == TRY_ON and not record.mask and not record.parsing:
+            yield "there is neither a mask nor a parsing to make one of."
+        if record.garment_type not in masks.GARMENTS:
+            yield f"garment_type is '{record.garment_type}', but must be one of {', '.join(masks.GARMENTS)}."
+
+    def _mask(self, record: Record, files: Mapping[str, Path]) -> Tensor:
+        """What is painted, (H, W) of 0 and 1."""
+        if self._task == POSE_TRANSFER:
+            return torch.ones(self._size)
+        if record.mask:
+            return mask(files["mask"], self._size)
+        found = maps.labels_of(labels(files["parsing"]), record.labels)
+        if self._rule != "clean":
+            found = maps.resized(found, masks.OFFICIAL_SIZE)
+        points = numpy.zeros((18, 2))
+        if "keypoints" in files:
+            points = keypoints(files["keypoints"], found.shape)
+        made = RULES[self._rule](found, points, record.garment_type)
+        if not made.any():
+            raise ValueError(f"{files['parsing']} shows nothing of the type {record.garment_type}. Mend its record.")
+        return binary_mask(torch.from_numpy(made).float(), self._size)[0]
+
+    def _encoded(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents as the node LeffaTryOn makes them, each with B = 1."""
+        key = sample.record, self._size
+        hole = sample.mask[None, ..., None]
+        masked = torch.where(hole > 0, torch.tensor(GREY), sample.person[None])
+        condition = [
+            to_cells(hole),
+            self._encode(masked, (*key, "masked")),
+            to_cells(sample.densepose[None]) * 2 - 1,
+        ]
+        target = self._encode(sample.person[None], (*key, "person"))
+        return target, torch.cat(condition, dim=1), self._encode(sample.reference[None], (*key, "reference"))
+
+
+def keypoints(path: Path, size: tuple[int, int]) -> numpy.ndarray[Any, Any]:
+    """Body points of an OpenPose frame, or of DressCode's files, in pixels of a size (H, W)."""
+    frame = json.loads(path.read_text(encoding="utf-8"))
+    if "keypoints" in frame:
+        points = numpy.asarray(frame["keypoints"], dtype=numpy.float64).reshape(-1, 4)[:, :2]
+        return numpy.where(points > 0, points * (numpy.array(size[::-1]) / KEYPOINT_CANVAS), 0.0)
+    # Frames of the data sets do not say what their numbers are pixels of: the picture itself.
+    canvas = {"canvas_width": size[1], "canvas_height": size[0]}
+    return maps.keypoints_of({**canvas, **frame}, size)
+
+
+def records_of(config: Config, root: Path, task: str) -> list[Record]:
+    """The records of a data set in one of the known layouts.
+
+    Raises:
+        ConfigError: the layout is unknown, or its list cannot be read.
+    """
+    data: Data = config.data
+    layout = one_of(data.layout, (VITON_HD, DRESS_CODE, PAIRS, JSONL), "[data] layout")
+    if layout == JSONL:
+        return read_jsonl(config, f"{data.root}/{data.file or 'train.jsonl'}", Record, "[data] file")
+    if layout == PAIRS:
+        return _pairs(root, data)
+    if task != TRY_ON:
+        raise ConfigError(f"[data] layout {layout} has no pairs of poses. Use pairs or jsonl for pose_transfer.")
+    return _viton_hd(root, data) if layout == VITON_HD else _dress_code(root, data)
+
+
+def _viton_hd(root: Path, data: Data) -> list[Record]:
+    """`image/`, `cloth/`, `image-densepose/` and `agnostic-mask/`, or `image-parse-v3/` and `openpose_json/`."""
+    listed = root / (data.file or "../train_pairs.txt")
+    names = [words[0] for words in _words(listed)] if listed.exists() or data.file else _names(root / "image")
+    has_masks = (root / "agnostic-mask").is_dir()
+    records = []
+    for name in names:
+        stem = Path(name).stem
+        made = {"mask": f"agnostic-mask/{stem}_mask.png"} if has_masks else {
+            "parsing": f"image-parse-v3/{stem}.png",
+            "keypoints": f"openpose_json/{stem}_keypoints.json",
+            "labels": maps.LIP,
+        }  # fmt: skip
+        # A person is learnt in what it wears, whatever the list would put on it.
+        body = f"{data.densepose or 'image-densepose'}/{stem}"
+        suffix = ".jpg" if (root / f"{body}.jpg").exists() else ".png"
+        records.append(Record(f"image/{name}", f"cloth/{name}", f"{body}{suffix}", **made))
+    return records
+
+
+def _dress_code(root: Path, data: Data) -> list[Record]:
+    """For each category `images/` (…_0 the person, …_1 the garment), `dense/`, `label_maps/` and `keypoints/`."""
+    records = []
+    for category in data.categories:
+        folder = root / category
+        listed = folder / (data.file or "train_pairs.txt")
+        people = [words[0] for words in _words(listed)] if listed.exists() or data.file else [
+            name for name in _names(folder / "images") if Path(name).stem.endswith("_0")
+        ]  # fmt: skip
+        for name in people:
+            stem = Path(name).stem.removesuffix("_0")
+            records.append(
+                Record(
+                    f"{category}/images/{name}",
+                    f"{category}/images/{stem}_1.jpg",
+                    f"{category}/{data.densepose or 'dense'}/{stem}_5.png",
+                    parsing=f"{category}/label_maps/{stem}_4.png",
+                    keypoints=f"{category}/keypoints/{stem}_2.json",
+                    garment_type=category,
+                )
+            )
+    return records
+
+
+def _pairs(root: Path, data: Data) -> list[Record]:
+    """A CSV of "from" and "to": two pictures of a person, of which the second is learnt."""
+    path = root / (data.file or "fasion-resize-pairs-train.csv")
+    body = data.densepose or "densepose"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise ConfigError(f"[data] file: {path} cannot be read: {error}.") from error
+    if rows and not {"from", "to"} <= rows[0].keys():
+        raise ConfigError(f"{path} has the columns {', '.join(rows[0])}, but needs from and to.")
+    return [
+        Record(f"{data.images}/{row['to']}", f"{data.images}/{row['from']}", f"{body}/{Path(row['to']).stem}.png")
+        for row in rows
+    ]
+
+
+def _words(path: Path) -> list[list[str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"[data] file: {path} cannot be read: {error}.") from error
+    return [line.split() for line in lines if line.strip()]
+
+
+def _names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder}. Set [data] root and layout to those of the data set.")
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
