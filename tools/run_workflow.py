@@ -37,7 +37,7 @@ from host_process import HostError
 from workflow import WorkflowFormatError, ui_to_api
 
 OK, ROWS_FAILED, USAGE, STOPPED = 0, 1, 2, 130
-MISTAKES = (TableError, LedgerError, WorkflowFormatError, HostMissing, HostError, Unusable, ClusterError, aiohttp.ClientError)
+MISTAKES = (TableError, LedgerError, WorkflowFormatError, HostMissing, HostError, Unusable, ClusterError)
 DEFAULT_HOST = "127.0.0.1:8188"
 
 
@@ -248,7 +248,7 @@ def main(command_line: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return STOPPED
-    except (*MISTAKES, OSError) as error:
+    except (*MISTAKES, aiohttp.ClientError, OSError) as error:
         print(error, file=sys.stderr)
         return USAGE
 
