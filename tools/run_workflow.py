@@ -37,16 +37,7 @@ from host_process import HostError
 from workflow import WorkflowFormatError, ui_to_api
 
 OK, ROWS_FAILED, USAGE, STOPPED = 0, 1, 2, 130
-MISTAKES = (
-    TableError,
-    LedgerError,
-    WorkflowFormatError,
-    HostMissing,
-    HostError,
-    Unusable,
-    ClusterError,
-    aiohttp.ClientError,
-)
+MISTAKES = (TableError, LedgerError, WorkflowFormatError, HostMissing, HostError, Unusable, ClusterError)
 DEFAULT_HOST = "127.0.0.1:8188"
 
 
@@ -143,28 +134,30 @@ def about_of(options: argparse.Namespace, graph: dict[str, Any]) -> dict[str, An
 
 def plan_of(options: argparse.Namespace, graph: dict[str, Any], about_nodes: Mapping[str, Any]) -> Plan:
     """What is to be run, in the eyes of a host that has these nodes."""
+    workflow = Workflow(api_of(graph, about_nodes), about_nodes)
     # As seen from anywhere: workers of a cluster run in other folders.
     folder = options.table.parent.absolute() if options.table else Path().absolute()
-    workflow = Workflow(api_of(graph, about_nodes), about_nodes)
     return Plan(workflow, common_of(options.set), folder, options.upload_from)
 
 
-def on_cluster(options: argparse.Namespace) -> int:
-    """Runs the rows on a Ray cluster and returns how many failed."""
-    graph = read_workflow(options.workflow)
+def on_cluster(options: argparse.Namespace, graph: dict[str, Any]) -> int:
+    """Runs the rows on a Ray cluster; the exit status."""
+    for option, is_given in (("--dry-run", options.dry_run), ("--max-failures", options.max_failures is not None)):
+        if is_given:
+            raise ClusterError(f"{option} is not for --ray.")
     plan = functools.partial(plan_of, options, graph)
-    return command.run(options, about_of(options, graph), plan, lambda: rows_of(options.table))
+    failed = command.run(options, about_of(options, graph), plan, lambda: rows_of(options.table))
+    return ROWS_FAILED if failed else OK
 
 
-async def work(options: argparse.Namespace, ledger: Ledger, host: OwnHost | None) -> int:
+async def work(options: argparse.Namespace, graph: dict[str, Any], ledger: Ledger, host: OwnHost | None) -> int:
     """Checks the table and runs the rows, or only prints them; the exit status."""
-    graph = read_workflow(options.workflow)
     async with contextlib.AsyncExitStack() as stack:
         hosts = [
             await stack.enter_async_context(_connected(url, ledger, options.wait, host))
             for url in ([host.url] if host else dict.fromkeys(options.host or [DEFAULT_HOST]))
         ]
-        about_nodes = await _node_descriptions([each.client for each in hosts], graph)
+        about_nodes = await _node_descriptions([each.client for each in hosts])
         plan = plan_of(options, graph, about_nodes)
         number = plan.check(rows_of(options.table))
         if options.dry_run:
@@ -194,7 +187,7 @@ async def _connected(address: str, ledger: Ledger, seconds: float, own: OwnHost 
         yield Host(client, revive)
 
 
-async def _node_descriptions(clients: Sequence[Client], graph: Mapping[str, Any]) -> dict[str, Any]:
+async def _node_descriptions(clients: Sequence[Client]) -> dict[str, Any]:
     """What the hosts know about their nodes; that has to be the same for what the workflow may use.
 
     Raises: HostMissing naming the host that is another one than the first.
@@ -232,13 +225,13 @@ def main(command_line: Sequence[str]) -> int:
     """0 when all rows are done, 1 when some failed, 2 when nothing could be run, 130 when stopped by Ctrl-C."""
     options = arguments_of(command_line)
     try:
-        if options.ray:
-            return ROWS_FAILED if on_cluster(options) else OK
-        if not isinstance(options.output, Path):
-            raise LedgerError(f"--output {options.output}: without --ray, it is a folder of this machine.")
         graph = read_workflow(options.workflow)
         for _ in rows_of(options.table):  # what is wrong with the table itself needs no host
             pass
+        if options.ray:
+            return on_cluster(options, graph)
+        if not isinstance(options.output, Path):
+            raise LedgerError(f"--output {options.output}: without --ray, it is a folder of this machine.")
         ledger = Ledger(options.output, about_of(options, graph))
         with contextlib.ExitStack() as stack:
             if options.dry_run:
@@ -251,11 +244,11 @@ def main(command_line: Sequence[str]) -> int:
             host = OwnHost(options.start, folder, options.host_args) if options.start else None
             if host:
                 stack.callback(host.stop)
-            return asyncio.run(work(options, ledger, host))
+            return asyncio.run(work(options, graph, ledger, host))
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return STOPPED
-    except (*MISTAKES, OSError) as error:
+    except (*MISTAKES, aiohttp.ClientError, OSError) as error:
         print(error, file=sys.stderr)
         return USAGE
 
