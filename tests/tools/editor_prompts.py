@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,9 @@ async (graph) => {
 class WithCloudNodes(HeadlessHost):
     """Half of the official templates use them; nothing is queued here."""
 
-    def launch(
-        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], new_session: bool = False
-    ) -> None:
+    def launch(self, command: Sequence[str], *more: Any, **options: Any) -> None:
         """Starts the host with all of its nodes."""
-        super().launch([each for each in command if each != "--disable-api-nodes"], folder, environment, new_session)
+        super().launch([each for each in command if each != "--disable-api-nodes"], *more, **options)
 
 
 def main(source: Path, target: Path) -> None:

@@ -39,7 +39,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--workers", default="auto", metavar="N", help="how many ComfyUIs; auto: as GPUs allow")
     group.add_argument("--gpus-per-worker", type=float, default=1, metavar="N", help="0: on the CPU (%(default)s)")
     group.add_argument("--accelerator-type", metavar="NAME", help="only on such GPUs, as Ray names them: A100")
-    group.add_argument("--row-timeout", type=float, metavar="S", help="seconds after which a row counts as hung")
     group.add_argument("--losses", type=int, default=3, help="how many workers may die under a row (%(default)s)")
     group.add_argument("--insecure", action="store_true", help="take a cluster that lets in everybody")
 
