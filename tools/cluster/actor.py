@@ -93,7 +93,7 @@ class Worker:
 
     def run(self, job: Job, number: int) -> Record:
         """One attempt at a row: its outcome, by `state`. Files and record of one that is done are in their place."""
-        told = {"attempts": number, "started": round(time.time(), 3), "worker": self._name}
+        told: Record = {"attempt": number, "started": round(time.time(), 3), "worker": self._name}
         told |= {"node": socket.gethostname(), "versions": self._versions}
         begun = time.monotonic()
         try:
