@@ -134,7 +134,9 @@ class Stylising(nn.Module):
             "optimized_attention_override": differentiable,
         }
         options = route_cross_attention(options, handler)
-        through = checkpointed if self.settings.gradient_checkpointing and torch.is_grad_enabled() else UNetModel.forward
+        through = (
+            checkpointed if self.settings.gradient_checkpointing and torch.is_grad_enabled() else UNetModel.forward
+        )
         out: Tensor = through(self._frozen[0], x, timesteps, batch.context, None, None, options)
         return out
 

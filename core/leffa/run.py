@@ -155,8 +155,12 @@ class LeffaEvaluation(Evaluation):
         model = executor.class_obj
         looks = self._run.look(model, rows, timestep[:1], options["sample_sigmas"])
         attending = Attending(model.diffusion_model, rows, looks, self._observe)
-        self._run.has_acted = True
-        routed = share_equal_halves(route_self_attention(options, attending.handle))
+
+        def handle(call: AttentionCall) -> Tensor:
+            self._run.has_acted = True
+            return attending.handle(call)
+
+        routed = share_equal_halves(route_self_attention(options, handle))
         return executor(x, timestep, *inputs, routed, **kwargs)
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
+from .attention import Options
 from .memory import shape_with
-from .passes import Asked, evaluation_key, is_reference_pass, uncompiled, with_state
+from .passes import Asked, evaluation_key, is_reference_pass, rearranger, uncompiled, with_state
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -29,10 +30,12 @@ class Evaluation:
     Attributes:
         is_reading: whether it serves the reading of the method's own reference.
         passes: how many forward passes it was asked for.
+        pictures: B, how many each conditioning is evaluated for.
     """
 
     is_reading = False
     passes = 0
+    pictures = 0
 
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass with its attentions routed.
@@ -114,6 +117,10 @@ class Binding:
         """What the model carries for this method; None if it carries nothing."""
         return model.model_options["transformer_options"].get(self.key)
 
+    def run_of(self, options: Options) -> Any:
+        """The run whose `transformer_options` these are."""
+        return options[self.key].run
+
     @property
     def _wrappers(self) -> dict[str, Callable[..., Any]]:
         return {
@@ -146,7 +153,7 @@ class Binding:
         model_options: dict[str, Any], **kwargs: Any,
     ) -> tuple[Any, ...]:  # fmt: skip
         """Reserves memory for what passes through the model beside the pictures, and loads what it needs."""
-        run = model_options["transformer_options"][self.key].run
+        run = self.run_of(model_options["transformer_options"])
         shape = shape_with(noise_shape, run.latents)
         more = {**conds, self.key: run.prompts}
         real_model, _, models = executor(model, shape, more, model_options=model_options, **kwargs)
@@ -167,9 +174,10 @@ class Binding:
         evaluation, x = opened.run.evaluation(asked), opened.run.seen(asked)
         if evaluation is None:
             return executor(model, conds, x, timestep, model_options)
+        evaluation.pictures = len(x)
         state = {evaluation_key(self.key): evaluation}
         out = executor(model, conds, x, timestep, with_state(uncompiled(model_options), state))
-        opened.note(evaluation, self.name)
+        opened.note(evaluation, self.name, rearranger(model_options))
         opened.run.served(asked, evaluation)
         return out
 
@@ -178,6 +186,12 @@ class Binding:
         evaluation = args[-1].get(evaluation_key(self.key))
         if evaluation is None or (is_reference_pass(args[-1]) and not (evaluation.is_reading or self.reads_references)):
             return executor(x, *args, **kwargs)
+        if len(x) != evaluation.pictures * len(args[-1]["cond_or_uncond"]):
+            raise RuntimeError(
+                f"{self.name}: another node of this model, tiled sampling for one, passes {len(x)} pictures at once "
+                f"where ComfyUI asks for {evaluation.pictures * len(args[-1]['cond_or_uncond'])}, and nothing tells "
+                "which of them belongs to which prompt. Set its tile_batch_size to 1, or remove it."
+            )
         evaluation.passes += 1
         return evaluation.forward(executor, x, *args, **kwargs)
 
@@ -189,15 +203,20 @@ class _Opened:
         self.run = run
         self._evaluations = 0
         self._passes = 0
+        self._rearranger = ""
 
-    def note(self, served: Evaluation, name: str) -> None:
+    def note(self, served: Evaluation, name: str, rearranger: str) -> None:
         """Counts an evaluation that the method was to act in.
 
         Later ones may lack the attentions for a good reason (perturbed guidance, a cached step), the first may not.
+
+        Args:
+            rearranger: what is put between sampler and model.
         """
         self._evaluations += 1
         self._passes += served.passes
-        if self._evaluations == 1 and served.passes:
+        self._rearranger = rearranger
+        if self._evaluations == 1 and (served.passes or rearranger):
             self.require_effect(name)
 
     def require_effect(self, name: str) -> None:
@@ -208,10 +227,10 @@ class _Opened:
             return
         if self._passes:
             raise RuntimeError(
-                f"{name} had no effect: another patch of this model replaces the attention of all chosen blocks. "
-                "Remove that patch, or choose other blocks."
+                f"{name} had no effect: another patch of this model replaces the attention of all chosen blocks, or "
+                "skips every step in which it was to act (EasyCache). Remove that patch, or choose other blocks or steps."
             )
         raise RuntimeError(
-            f"{name} had no effect: another node runs the layers of this model by itself, as DeepCache does, and asks "
-            "no patch of its attention. Remove that node."
+            f"{name} had no effect: another node ({self._rearranger or 'a cache of steps?'}) runs the layers of this "
+            "model by itself or skips them, and asks no patch of its attention. Remove that node."
         )

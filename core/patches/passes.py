@@ -48,6 +48,15 @@ class Asked:
         return self.model_options["transformer_options"]
 
 
+def rearranger(model_options: Mapping[str, Any]) -> str:
+    """Names the node, as well as one can, that was put between the sampler and the model; "" where there is none."""
+    wrapper = model_options.get("model_function_wrapper")
+    if wrapper is None:
+        return ""
+    name: str = getattr(wrapper, "__qualname__", type(wrapper).__qualname__)
+    return name.split(".")[0]
+
+
 def evaluation_key(key: str) -> str:
     """Where in transformer_options a method finds what serves the current evaluation."""
     return f"{key}.evaluation"

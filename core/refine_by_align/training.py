@@ -199,7 +199,11 @@ class Preparing:
     """
 
     def __init__(
-        self, model: ModelPatcher, read: Callable[[Tensor], Tensor], encode: Callable[[Tensor], Tensor], prompt: list[Any]
+        self,
+        model: ModelPatcher,
+        read: Callable[[Tensor], Tensor],
+        encode: Callable[[Tensor], Tensor],
+        prompt: list[Any],
     ) -> None:
         self._model, self._read, self._encode, self._prompt = model, read, encode, prompt
 

@@ -95,7 +95,9 @@ class Record:
         """What the U-Net is told. What the tokens are to bring is left out."""
         if self.kind == RECONSTRUCTION:
             return ""
-        return self.prompt or (self.subject if self.kind == STYLE else ", ".join(filter(None, (self.subject, self.style))))
+        return self.prompt or (
+            self.subject if self.kind == STYLE else ", ".join(filter(None, (self.subject, self.style)))
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -210,7 +210,12 @@ class Task:
             masked = torch.where(hole > 0, torch.zeros_like(person), person)
             body = batch.condition[row, -3:].cpu().repeat_interleave(8, 1).repeat_interleave(8, 2)
             label = "reference" if batch.is_shown[row] else "reference, dropped"
-            cells = (f"person, t = {batch.timesteps[row]}", person), ("masked", masked), ("body map", body), (label, worn)
+            cells = (
+                (f"person, t = {batch.timesteps[row]}", person),
+                ("masked", masked),
+                ("body map", body),
+                (label, worn),
+            )
             lines.append([(name, each.movedim(0, -1) / 2 + 0.5) for name, each in cells])
         return lines
 

@@ -251,7 +251,9 @@ class Task:
             reference, region = reference.flip(2), region.flip(1)
         return Example(image[None], part, reference, region)
 
-    def _other(self, files: Mapping[str, Path], crop: Crop, part: Tensor, refines: bool) -> tuple[Tensor, Tensor] | None:
+    def _other(
+        self, files: Mapping[str, Path], crop: Crop, part: Tensor, refines: bool
+    ) -> tuple[Tensor, Tensor] | None:
         """The object in the other picture, and the part there; None if it is not known, but needed."""
         reference = picture(files["reference"])
         size = reference.shape[0], reference.shape[1]
