@@ -15,6 +15,7 @@ from cluster.fingerprint import Fingerprint, agreed, differences
 from cluster.places import Record
 
 STARTS = 3
+STILL_SECONDS = 60.0
 
 
 class WorkerLost(ClusterError):
@@ -74,14 +75,19 @@ class Fleet:
         return await (await self._first()).object_info()
 
     async def _first(self) -> Handle:
-        tasks = [asyncio.create_task(self._started(worker)) for worker in self.workers]
+        tasks = {asyncio.create_task(self._started(worker)) for worker in self.workers}
+        waiting = set(tasks)
         try:
-            for task in asyncio.as_completed(tasks):
-                if worker := await task:
-                    return worker
+            while waiting:
+                ended, waiting = await asyncio.wait(waiting, timeout=STILL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    if worker := task.result():
+                        return worker
+                if not ended:
+                    self._tell("No worker has started yet; the cluster may have no machine free that is asked for.")
         finally:
-            for waiting in tasks:
-                waiting.cancel()
+            for task in tasks:
+                task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         reasons = "\n".join(f"{name}: {reason}" for name, reason in self.left_out.items())
         raise ClusterError(f"No worker could start.\n{reasons}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,7 +29,7 @@ class Actor:
     overlap if there were any; so this holds a worker and is none."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        self._worker = Worker(name, settings)
+        self._told = name, settings
 
     def start(self) -> Record:
         return {**self._worker.start(), "node_id": ray.get_runtime_context().get_node_id()}
@@ -44,6 +45,11 @@ class Actor:
 
     def stop(self) -> None:
         self._worker.stop()
+
+    @functools.cached_property
+    def _worker(self) -> Worker:
+        """Made when it is asked for: why an actor could not be made, Ray does not say."""
+        return Worker(*self._told)
 
 
 class RayWorker:
