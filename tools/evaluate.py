@@ -10,8 +10,8 @@ LIST.jsonl has a line for each picture, its files named from the list's folder: 
 belong together; for alignment "result" and "truth" are masks. With --results, the lines are those of a folder that
 run_workflow.py wrote, and --columns tells which of its inputs is which.
 
-Nothing is downloaded. --clip and --dino are folders of Hugging Face models (config and safetensors), --lpips the file of
-torchvision's AlexNet weights. Without them, the scores that need them are left out, and a line says so.
+Nothing is downloaded. --clip and --dino are folders of Hugging Face models (config and safetensors), --lpips the file
+of torchvision's AlexNet weights. Without them, the scores that need them are left out, and a line says so.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def read_results(folder: Path, columns: Sequence[str], files: Path) -> list[Line
         given = record.get("inputs", {})
         missing = [column for column in names.values() if column not in given]
         if missing:
-            raise EvaluationError(f"The row {record['folder']} was run without {missing[0]}. It has {', '.join(given)}.")
+            raise EvaluationError(
+                f"The row {record['folder']} was run without {missing[0]}. It has {', '.join(given)}."
+            )
         values = {name: given[column] for name, column in names.items()}
         lines.append({**_placed(values, files), "result": pictures[0]})
     return lines
@@ -366,7 +368,9 @@ def main(command_line: Sequence[str]) -> int:
     """0 when scored, 2 when there is nothing to score."""
     options = arguments_of(command_line)
     try:
-        lines = read_list(options.list) if options.list else read_results(options.results, options.columns, options.files)
+        lines = (
+            read_list(options.list) if options.list else read_results(options.results, options.columns, options.files)
+        )
         require_complete(lines, options.kind)
         networks = Networks(options.clip, options.dino, options.lpips)
         score = {"tryon": try_on, "style": style, "subject": subject, "alignment": alignment}[options.kind]

@@ -84,7 +84,11 @@ def test_a_run_and_its_file(trained: Path) -> None:
     learnt = set(json.loads((trained / "run" / "run.json").read_text())["trained"])
     kinds = {name.split(".")[0] for name in learnt}
     assert kinds == {"readers", "attentions"} and not any("vision_norm" in name for name in learnt)
-    assert {"readers.style.query_tokens", "readers.content.instruction", "attentions.attention.0.i_to_v.weight"} <= learnt
+    assert {
+        "readers.style.query_tokens",
+        "readers.content.instruction",
+        "attentions.attention.0.i_to_v.weight",
+    } <= learnt
 
 
 def test_pairs_go_by_turns_and_have_their_texts(task: Any) -> None:

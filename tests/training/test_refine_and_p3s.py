@@ -72,7 +72,9 @@ def objects(tmp_path: Path) -> Path:
         save_picture(data / f"i{number}.png", blob(number, (70, 90)))
         save_picture(data / f"r{number}.png", blob(number + 9, (64, 80)))
         save_picture(data / f"m{number}.png", inside)
-        rows.append({"image": f"i{number}.png", "mask": f"m{number}.png", **({"reference": f"r{number}.png"} if number else {})})
+        rows.append(
+            {"image": f"i{number}.png", "mask": f"m{number}.png", **({"reference": f"r{number}.png"} if number else {})}
+        )
     numpy.save(data / "c2.npy", torch.stack([x * 0.8, y * 0.9], dim=-1).numpy())
     rows[2]["correspondence"] = "c2.npy"
     (data / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -110,7 +112,7 @@ def test_examples_show_the_part_where_it_is_known(objects: Path) -> None:
                 assert example.reference.shape == (1, 64, 80, 3) and example.region.all()
             if number == 2:
                 assert example.reference.shape == (1, 64, 80, 3)
-                # The picture is scaled by 64 / 70 and cut to 64 columns around the object, from the 14th on; its places are told in the other's pixels.
+                # The picture is scaled by 64 / 70 and cut to 64 columns from the 14th on.
                 rows, columns = (torch.nonzero(example.mask.any(axis)).flatten() * 70 / 64 for axis in (1, 0))
                 found = torch.nonzero(example.region.any(1)).flatten()
                 assert abs(found[0] - rows[0] * 0.9) <= 2 and abs(found[-1] - rows[-1] * 0.9) <= 2
@@ -127,7 +129,10 @@ def test_refine_names_what_is_wrong(objects: Path, capsys: pytest.CaptureFixture
     file.write_text("\n".join(map(json.dumps, rows)))
     assert train_here("refine", objects) == 2
     said = capsys.readouterr().err
-    assert "mask is 80 x 64, but image is 90 x 70" in said and "reference_mask is 90 x 70, but reference is 80 x 64" in said
+    assert (
+        "mask is 80 x 64, but image is 90 x 70" in said
+        and "reference_mask is 90 x 70, but reference is 80 x 64" in said
+    )
     assert "there is a correspondence, but no reference" in said
     file.write_text(json.dumps({"image": "i0.png"}))
     assert train_here("refine", objects) == 2
