@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from families import FAMILIES, TinyFamily, random_model, random_prompt
 from models import evaluation
-from refattention.core.patches.families import attentions_of
+from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.cache import ReferenceCache
 from refattention.core.refdrop.settings import RefDropSettings

@@ -49,6 +49,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
     import refdrop_blocks
     import refdrop_public
     import refdrop_story
+    import scale
     import torch
 
     torch.set_num_threads(2)
@@ -65,6 +66,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
         "leffa": lambda: leffa_speed.rows(repeats),
         "align": lambda: align.rows(repeats),
         "import": imports.rows,
+        "scale": scale.rows,
     }
 
 

@@ -33,8 +33,10 @@ HELMET = 268, 344, 490, 566
 
 # Labels of the parsing map: background 0, hair 2, upper clothes 4, head 11, bag 16 (for what is held), neck 18
 PARSING = ((SUIT, 4), (NECK, 18), (HAIR, 2), (FACE, 11))
-# DensePose's torso, upper arm and head in the colours of Parula
-BODY = ((SUIT, (20, 80, 194)), (ARM, (170, 189, 105)), (HAIR, (250, 235, 25)), (FACE, (250, 235, 25)))
+# DensePose's torso, upper arm and head: the number of the part
+BODY = ((SUIT, 2), (ARM, 16), (HAIR, 23), (FACE, 23))
+PARULA = {2: (20, 80, 194), 16: (170, 189, 105), 23: (250, 235, 25)}
+VIRIDIS = {0: (68, 1, 84), 2: (72, 31, 112), 16: (53, 183, 121), 23: (226, 228, 24)}
 
 
 def garment() -> Image.Image:
@@ -63,17 +65,44 @@ def parsing() -> Image.Image:
 
 def densepose() -> Image.Image:
     """The body in DensePose's colours, about where it is."""
-    picture = Image.new("RGB", SIZE)
+    return _coloured(PARULA, (0, 0, 0))
+
+
+def densepose_viridis() -> Image.Image:
+    """The same body in Viridis."""
+    return _coloured(VIRIDIS, VIRIDIS[0])
+
+
+def _coloured(colours: dict[int, tuple[int, int, int]], background: tuple[int, int, int]) -> Image.Image:
+    picture = Image.new("RGB", SIZE, background)
     draw = ImageDraw.Draw(picture)
-    for outline, colour in BODY:
-        draw.polygon(outline, fill=colour)
-    draw.ellipse(HELMET, fill="black")
+    for outline, part in BODY:
+        draw.polygon(outline, fill=colours[part])
+    draw.ellipse(HELMET, fill=background)
+    return picture
+
+
+def densepose_uvi() -> Image.Image:
+    """The same body as U, V and part number; U runs across each part, and V down."""
+    parts, u, v = (Image.new("L", SIZE) for _ in range(3))
+    across, down = Image.linear_gradient("L").rotate(90), Image.linear_gradient("L")
+    for outline, part in BODY:
+        shape = Image.new("L", SIZE)
+        ImageDraw.Draw(shape).polygon(outline, fill=255)
+        box = shape.getbbox()
+        assert box is not None
+        inside, size = shape.crop(box), (box[2] - box[0], box[3] - box[1])
+        for channel, values in ((u, across.resize(size)), (v, down.resize(size)), (parts, Image.new("L", size, part))):
+            channel.paste(values, box[:2], inside)
+    picture = Image.merge("RGB", (u, v, parts))
+    ImageDraw.Draw(picture).ellipse(HELMET, fill="black")
     return picture
 
 
 def write_pictures(folder: Path) -> None:
     """Writes what the workflows load, at a size that a CPU does in seconds."""
-    for name, picture in (("garment", garment()), ("parsing", parsing()), ("densepose", densepose())):
+    pictures = {"garment": garment(), "parsing": parsing(), "densepose": densepose(), "densepose_uvi": densepose_uvi()}
+    for name, picture in pictures.items():
         picture.resize(SMALL, Image.Resampling.NEAREST).save(folder / f"{name}.png")
     with Image.open(PERSON) as photograph:
         photograph.resize(SMALL, Image.Resampling.LANCZOS).save(folder / PERSON.name, quality=95)

@@ -153,7 +153,7 @@ class HeadlessHost(HostProcess):
         """
         limit = time.monotonic() + timeout
         while time.monotonic() < limit:
-            self._alive()
+            self.alive()
             entry: dict[str, Any] | None = self.get(f"/history/{prompt_id}").get(prompt_id)
             if entry is not None:
                 return entry

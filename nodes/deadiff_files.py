@@ -93,7 +93,11 @@ class DEADiffExtract(io.ComfyNode):
     def execute(cls, deadiff_name: str, filename: str, visual_encoder: bool, half: bool) -> io.NodeOutput:
         """Returns the name of the file that was written."""
         target = _target(filename)
-        write_file(extract(checkpoint.load(model_path(deadiff_name, FOLDERS)), visual_encoder, half), target)
+        weights = extract(checkpoint.load(model_path(deadiff_name, FOLDERS)), visual_encoder, half)
+        try:
+            write_file(weights, target)
+        except FileExistsError:  # it was made in the meantime
+            raise _taken(filename) from None
         return io.NodeOutput(os.path.basename(target))
 
 
@@ -116,6 +120,10 @@ def _target(filename: str) -> str:
     folder = folder_paths.get_folder_paths(FOLDERS[0])[0]
     os.makedirs(folder, exist_ok=True)
     target = os.path.join(folder, filename)
-    if os.path.exists(target):
-        raise ValueError(f"models/model_patches already has a file '{filename}'. Choose another filename.")
+    if os.path.lexists(target):
+        raise _taken(filename)
     return target
+
+
+def _taken(filename: str) -> ValueError:
+    return ValueError(f"models/model_patches already has a file '{filename}'. Choose another filename.")

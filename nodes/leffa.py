@@ -7,12 +7,15 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.leffa.body_map import NEEDED_BY
 from ..core.leffa.inputs import leffa, pose_transfer, size_of, try_on
 from ..core.leffa.loader import load
 from ..core.leffa.settings import LeffaSettings
 from ..core.leffa.wrappers import attach_reference_unet
+from ..core.pictures import gate
 from .files import model_names, model_path
 
+AUTO = "auto"
 EVERY_STEP, ONCE, EVERY_N = "every step", "once", "every n steps"
 FOLDERS = ("diffusion_models", "checkpoints")
 
@@ -48,6 +51,16 @@ class LeffaLoader(io.ComfyNode):
                     tooltip="Memory for what the reference U-Net makes of an empty reference. It depends on size and "
                     "timestep only and is used again for the next picture; 768 x 1024 needs 70 MB a step.",
                 ),
+                io.Combo.Input(
+                    "body_map",
+                    options=[AUTO, *NEEDED_BY],
+                    default=AUTO,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Kind of DensePose picture that the checkpoint was trained with: Parula for virtual_tryon, "
+                    "part numbers for virtual_tryon_dc, UVI for pose_transfer. auto tells it by the weights and, "
+                    "between the two for try-on, by 'dc' in the file's name.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -59,9 +72,9 @@ class LeffaLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model_name: str, cache_megabytes: int) -> io.NodeOutput:
+    def execute(cls, model_name: str, cache_megabytes: int, body_map: str = AUTO) -> io.NodeOutput:
         """Returns the generative model and the VAE."""
-        parts = load(model_path(model_name, FOLDERS))
+        parts = load(model_path(model_name, FOLDERS), None if body_map == AUTO else body_map)
         return io.NodeOutput(attach_reference_unet(parts.generative, parts.reference, cache_megabytes << 20), parts.vae)
 
 
@@ -77,7 +90,7 @@ class LeffaTryOn(io.ComfyNode):
             category="model/conditioning/reference",
             description=(
                 "Prepares a person, a garment and a mask for Leffa. Connect all four outputs to a KSampler (cfg 2.5, "
-                "20 or 50 steps, ddpm, ddim_uniform), then decode and paste with Leffa Repaint."
+                "50 steps, ddpm, ddim_uniform), then decode and paste with Leffa Repaint."
             ),
             search_aliases=["leffa", "try on", "VTON", "virtual try-on", "clothes", "garment"],
             inputs=[
@@ -89,7 +102,7 @@ class LeffaTryOn(io.ComfyNode):
                 io.Image.Input(
                     "densepose",
                     tooltip="DensePose picture of the person, same size as image: in the colours of Parula for "
-                    "virtual_tryon, part numbers for virtual_tryon_dc.",
+                    "virtual_tryon, part numbers for virtual_tryon_dc. Leffa Body Map makes it of any other.",
                 ),
                 io.Mask.Input(
                     "mask", tooltip="What is painted anew, white = garment. From Leffa Mask, or painted by hand."
@@ -113,14 +126,16 @@ class LeffaTryOn(io.ComfyNode):
         rescale_guidance: bool,
     ) -> io.NodeOutput:
         """Returns model, positive, negative and latent."""
+        image, garment_image = gate.picture(image, "image"), gate.picture(garment_image, "garment_image")
+        densepose, mask = gate.picture(densepose, "densepose"), gate.masks(mask, "mask")
         loaded = leffa(model, vae, "LeffaTryOn")
         require_batch(garment_image=garment_image, image=image)
         require_batch(densepose=densepose, image=image)
-        require_batch(mask=mask.reshape(-1, *mask.shape[-2:]), image=image)
+        require_batch(mask=mask, image=image)
         if size_of(densepose) != size_of(image):
             raise ValueError(
                 f"densepose is {_times(densepose)} pixels, but image is {_times(image)}. "
-                "Make the DensePose picture from the image itself, or scale one of them."
+                "Put LeffaBodyMap between, with image connected, or make the DensePose picture from the image itself."
             )
         settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)
         return io.NodeOutput(*try_on(loaded, image, mask, densepose, garment_image, settings))
@@ -138,7 +153,7 @@ class LeffaPoseTransfer(io.ComfyNode):
             category="model/conditioning/reference",
             description=(
                 "Prepares a person and a pose for Leffa's pose_transfer model. Connect all four outputs to a KSampler "
-                "(cfg 2.5, 20 or 50 steps, ddpm, ddim_uniform), then decode."
+                "(cfg 2.5, 50 steps, ddpm, ddim_uniform), then decode."
             ),
             search_aliases=["leffa", "pose transfer", "repose", "person image generation"],
             inputs=[
@@ -146,8 +161,8 @@ class LeffaPoseTransfer(io.ComfyNode):
                 io.Image.Input("reference_image", tooltip="The person. One, or one per pose."),
                 io.Image.Input(
                     "densepose",
-                    tooltip="DensePose picture of the pose to take (channels U, V, I). Its size is that of the result; "
-                    "the model is trained at 768 x 1024.",
+                    tooltip="DensePose picture of the pose to take (channels U, V, I; from Leffa DensePose). Its size "
+                    "is that of the result; the model is trained at 768 x 1024.",
                 ),
                 *_sampling_inputs(),
             ],
@@ -166,6 +181,8 @@ class LeffaPoseTransfer(io.ComfyNode):
         rescale_guidance: bool,
     ) -> io.NodeOutput:
         """Returns model, positive, negative and latent."""
+        reference_image = gate.picture(reference_image, "reference_image")
+        densepose = gate.picture(densepose, "densepose")
         loaded = leffa(model, vae, "LeffaPoseTransfer")
         require_batch(reference_image=reference_image, densepose=densepose)
         settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)

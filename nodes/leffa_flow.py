@@ -11,6 +11,7 @@ from ..core.leffa.flow_pictures import pictures_of
 from ..core.leffa.model import require_leffa
 from ..core.leffa.observe import learned_flow
 from ..core.leffa.reference import REFERENCES
+from ..core.pictures import gate
 from .shared import seed_input
 
 
@@ -75,6 +76,7 @@ class LeffaFlow(io.ComfyNode):
         seed: int,
     ) -> io.NodeOutput:
         """Returns the two pictures."""
+        reference_image = gate.picture(reference_image, "reference_image")
         require_leffa(model, "LeffaFlow")
         if not any(REFERENCES in options for _, options in positive):
             raise ValueError("positive has no reference of Leffa. Connect the positive output of the Leffa node.")

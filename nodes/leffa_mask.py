@@ -12,6 +12,8 @@ from ..core.leffa import parsing as maps
 from ..core.leffa.keypoints import frames_of
 from ..core.leffa.masks import CLEAN, DRESS_CODE, VITON_HD
 from ..core.leffa.repaint import paste_exact, paste_official
+from ..core.pictures import gate
+from ..core.pictures.grid import unpadded
 
 EXACT, OFFICIAL = "exact", "official"
 
@@ -79,6 +81,7 @@ class LeffaMask(io.ComfyNode):
         cls, parsing: Tensor, garment_type: str, rule: str, labels: str, keypoints: list[dict[str, Any]] | None = None
     ) -> io.NodeOutput:
         """Returns one mask for each map."""
+        parsing = gate.picture(parsing, "parsing")
         if keypoints is None and rule != CLEAN and garment_type != agnostic.LOWER_BODY:
             raise ValueError(f"The rule {rule} draws the arms from keypoints. Connect a pose detector, or use {CLEAN}.")
         frames = frames_of(keypoints)
@@ -119,17 +122,12 @@ class LeffaRepaint(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, generated: Tensor, mask: Tensor, edge: str) -> io.NodeOutput:
         """Returns the composed pictures."""
-        height, width = image.shape[1:3]
-        generated = generated[:, :height, :width, :3]  # LeffaTryOn pads on the right and at the bottom
-        if generated.shape[1:3] != image.shape[1:3]:
-            raise ValueError(
-                f"generated is {generated.shape[2]} x {generated.shape[1]} pixels and does not cover image with its "
-                f"{width} x {height}. Connect the picture that was generated for this image."
-            )
-        counts = {"image": len(image), "generated": len(generated), "mask": len(mask.reshape(-1, *mask.shape[-2:]))}
+        image, mask = gate.picture(image, "image"), gate.masks(mask, "mask")
+        generated = unpadded(gate.picture(generated, "generated"), image, "generated", "image")
+        counts = {"image": len(image), "generated": len(generated), "mask": len(mask)}
         if len({count for count in counts.values() if count != 1}) > 1:
             raise ValueError(f"The batches do not fit together: {counts}. Give equal numbers, or one for all.")
         paste = paste_exact if edge == EXACT else paste_official
         batch = max(counts.values())
-        old, new = (each.expand(batch, -1, -1, -1) for each in (image[..., :3], generated))
+        old, new = (each.expand(batch, -1, -1, -1) for each in (image, generated))
         return io.NodeOutput(paste(old, new, mask))

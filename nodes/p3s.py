@@ -14,8 +14,9 @@ from ..core.p3s.settings import NODE, Adapter, P3SSettings, Schedule
 from ..core.p3s.wrappers import apply_p3s
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
+from ..core.pictures import gate
 from .p3s_files import P3SAdapterIO
-from .shared import encoder, mask_batch, number_input, range_inputs, reference_seed_input, require_latent_of
+from .shared import encoder, number_input, range_inputs, reference_seed_input, require_latent_of
 
 
 class P3SInject(io.ComfyNode):
@@ -64,11 +65,13 @@ class P3SInject(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
         require_image_unet(model, NODE)
+        if reference_image is not None:
+            reference_image = gate.picture(reference_image, "reference_image")
         samples = _samples(model, reference_image, vae, reference_latent)
         injection = P3SSettings(
             reference=Reference(samples, None, reference_seed),
             adapter=_adapter(model, adapter, clip_vision, reference_image, identity_at_zero),
-            subject_mask=mask_batch(subject_mask),
+            subject_mask=gate.optional_masks(subject_mask, "subject_mask"),
             strength=strength,
             value_strength=value_strength,
             schedule=Schedule(schedule, alpha, beta, exponent),
@@ -89,7 +92,7 @@ def _samples(model: Any, image: torch.Tensor | None, vae: Any | None, latent: di
         raise ValueError(f"{NODE} got no reference. Connect reference_image and vae, or reference_latent.")
     if vae is None:
         raise ValueError("reference_image is connected, but vae is not. Connect the VAE of the model.")
-    return encoder(model, vae, name)(image[..., :3])
+    return encoder(model, vae, name)(image)
 
 
 def _adapter(
@@ -108,7 +111,7 @@ def _adapter(
             f"An adapter is connected, but {missing} is not. The adapter reads the reference as a picture, through the "
             "vision encoder it was trained with."
         )
-    vision = whole_picture_tokens(clip_vision, image[..., :3])
+    vision = whole_picture_tokens(clip_vision, image)
     width = trained.origin.vision_width
     if vision.shape[-1] != width:
         raise ValueError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from functools import partial
 from typing import Any
 
 import folder_paths
@@ -10,10 +12,11 @@ from comfy_api.latest import io
 
 from ..core.p3s.adapter import TrainedAdapter
 from ..core.p3s.files import load_adapter, save_adapter
-from .files import model_names, model_path
+from .files import below_root, model_names, model_path, save_numbered
 
 P3SAdapterIO = io.Custom("P3S_ADAPTER")
 FOLDERS = ("model_patches",)
+INTERRUPTED = "p3s/interrupted"
 
 
 class P3SSave(io.ComfyNode):
@@ -45,9 +48,21 @@ class P3SSave(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        """Refuses a prefix before the training starts; linked text is seen only later."""
+        try:
+            if filename_prefix is not None:
+                below_root(filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(cls, adapter: TrainedAdapter, filename_prefix: str) -> io.NodeOutput:
-        """Returns the name of the file that was written."""
-        return io.NodeOutput(save_numbered(adapter, filename_prefix))
+        """Returns the name of the file that was written; whoever queued the workflow is told, too."""
+        saved = save_subject(adapter, filename_prefix)
+        folder, _, name = saved.replace(os.sep, "/").rpartition("/")
+        return io.NodeOutput(saved, ui={"files": [{"filename": name, "subfolder": folder, "type": FOLDERS[0]}]})
 
 
 class P3SLoad(io.ComfyNode):
@@ -89,21 +104,37 @@ class P3SLoad(io.ComfyNode):
         return os.path.getmtime(model_path(adapter_name, FOLDERS))
 
 
-def save_numbered(adapter: TrainedAdapter, prefix: str) -> str:
+def save_subject(adapter: TrainedAdapter, prefix: str) -> str:
     """Saves an adapter under the next free number and returns the name that P3S Load lists.
 
     Raises:
         ValueError: the prefix leads out of models/model_patches.
         RuntimeError: the folder cannot be written to, or the disk is full.
+        Both say where else the adapter was saved, if anywhere.
     """
     root = folder_paths.get_folder_paths(FOLDERS[0])[0]
-    wanted = os.path.abspath(os.path.join(root, prefix))
-    if not os.path.basename(prefix) or os.path.commonpath([os.path.abspath(root), wanted]) != os.path.abspath(root):
-        raise ValueError(f"filename_prefix must name a file below models/model_patches, but is '{prefix}'.")
     try:
-        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
-    except OSError as error:
-        raise RuntimeError(f"The folder of '{prefix}' in {root} cannot be used: {error}.") from error
-    target = f"{name}_{number:05}_.safetensors"
-    save_adapter(adapter, os.path.join(folder, target))
-    return os.path.join(subfolder, target)
+        return os.path.relpath(save_numbered(partial(save_adapter, adapter), root, prefix), root)
+    except (ValueError, RuntimeError) as error:
+        if place := _save_elsewhere(adapter):
+            first = str(error).split(". ", 1)[0].removesuffix(".")
+            error.args = (f"{first}. What was trained is kept in {place}; move it to models/model_patches.",)
+        raise
+
+
+def save_interrupted(adapter: TrainedAdapter) -> str:
+    """Saves the adapter of a training that ended early, wherever that is possible, and says where."""
+    try:
+        return f"P3S Load has what there is so far as {save_subject(adapter, INTERRUPTED)}."
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+
+
+def _save_elsewhere(adapter: TrainedAdapter) -> str | None:
+    """Saves an adapter where models/model_patches does not let it; None if that is impossible, too."""
+    for root in (folder_paths.get_output_directory(), tempfile.gettempdir()):
+        try:
+            return save_numbered(partial(save_adapter, adapter), root, INTERRUPTED)
+        except RuntimeError:
+            continue
+    return None

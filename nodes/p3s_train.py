@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +12,12 @@ from ..core.p3s.kernel import AVERAGES
 from ..core.p3s.train_in_graph import Examples, train_in_graph
 from ..core.p3s.training import WHERE, Settings
 from ..core.patches.unet import require_image_unet
-from .p3s_files import P3SAdapterIO, save_numbered
-from .shared import encoder, mask_batch, number_input, seed_input
+from ..core.pictures import gate
+from .p3s_files import P3SAdapterIO, save_interrupted
+from .shared import encoder, number_input, seed_input
 
 NODE = "P3STrain"
 MOST_IMAGES = 7
-INTERRUPTED = "p3s/interrupted"
 
 
 class P3STrain(io.ComfyNode):
@@ -84,16 +83,17 @@ class P3STrain(io.ComfyNode):
             mixed_precision=mixed_precision,
             seed=seed,
         )
-        pictures = _few(images)[..., :3]
+        pictures = _few(gate.picture(images, "images"))
         examples = Examples(
             samples=encoder(model, vae, "The latent of the pictures")(pictures),
             vision=whole_picture_tokens(clip_vision, pictures),
-            masks=_one_for_each(mask_batch(masks), len(images)),
+            masks=_one_for_each(gate.optional_masks(masks, "masks"), len(pictures)),
             positive=_conditioning(clip, words[-1]),
             negative=_conditioning(clip, ""),
         )
-        keep = partial(save_numbered, prefix=INTERRUPTED)
-        return io.NodeOutput(*train_in_graph(model, vae.decode, examples, words, settings, preview_every, keep))
+        return io.NodeOutput(
+            *train_in_graph(model, vae.decode, examples, words, settings, preview_every, save_interrupted)
+        )
 
 
 def _few(images: torch.Tensor) -> torch.Tensor:

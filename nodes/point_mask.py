@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..core.models.vision import FITS, RESOLUTIONS, PatchEncoder
+from ..core.pictures import gate
 from ..core.point_mask import coordinates, frames
 from ..core.point_mask.selection import Refinement
 from .previews import temporary
@@ -76,7 +77,7 @@ class PointMask(io.ComfyNode):
         clip_vision: Any | None = None,
     ) -> io.NodeOutput:
         """Returns the masks, the cleaned picture, the heat map and the points."""
-        image = image[..., :3].cpu().float()
+        image = gate.picture(image, "image")
         positive, negative = _read(positive_coords, POSITIVE, image), _read(negative_coords, NEGATIVE, image)
         _require_points(positive)
         settings = Refinement(rescale_similarity, smoothing, threshold, minimum_area, grow, feather)

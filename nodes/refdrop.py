@@ -12,12 +12,13 @@ from ..core.patches.families.table import NAMES, attentions_of
 from ..core.patches.reference_pass import Reference
 from ..core.patches.status import text_on_node
 from ..core.patches.unet import family
+from ..core.pictures import gate
 from ..core.refdrop.cache import ReferenceCache
 from ..core.refdrop.recorded_run import RecordedRun
 from ..core.refdrop.settings import RefDropSettings
 from ..core.refdrop.wrappers import apply_refdrop
 from . import refdrop_inputs as common
-from .shared import mask_batch, require_latent_of
+from .shared import require_latent_of
 
 
 class RefDropApply(io.ComfyNode):
@@ -105,8 +106,8 @@ class RefDropApply(io.ComfyNode):
             blocks=block_choice.select(blocks, custom_blocks, available, family(model)),
             reference=_reference(model, reference_latent, reference_positive, reference_seed),
             batch_references=batch_references,
-            mask=mask_batch(mask),
-            reference_mask=mask_batch(reference_mask),
+            mask=gate.optional_masks(mask, "mask"),
+            reference_mask=gate.optional_masks(reference_mask, "reference_mask"),
             concat=mode == "concat",
             start_percent=start_percent,
             end_percent=end_percent,

@@ -13,9 +13,9 @@ from ..core.refine_by_align.back_ends import back_end
 from ..core.refine_by_align.match import Finding
 from ..core.refine_by_align.observe import parse_look
 from ..core.refine_by_align.repair import Paint, Repair, Search, report
-from ..core.refine_by_align.window import Work, cases
+from ..core.refine_by_align.window import Work
 from . import refine_by_align_inputs as common
-from .shared import encoder, mask_batch
+from .shared import encoder
 
 NODE = "RefineByAlign"
 
@@ -93,7 +93,7 @@ class RefineByAlign(io.ComfyNode):
         stages = Repair(shown, encode, vae.decode, Work(context, working_size, feather))
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
         search = Search(parse_look(model, timesteps, layers, seed, NODE), finding)
-        pictures = cases(image, mask, reference_image, mask_batch(reference_mask))
+        pictures = common.cases_of(image, mask, reference_image, reference_mask)
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
         repaired, matches = stages.repair(pictures, areas == common.TOGETHER, search, paint)
         found = report(pictures, matches, NODE)

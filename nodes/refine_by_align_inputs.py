@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
+from ..core.pictures import gate
+from ..core.refine_by_align.window import Case, cases
 from .refine_by_align_files import RefineAdapterIO
 from .shared import number_input, sampler_inputs, seed_input, step_inputs
 
@@ -17,6 +21,16 @@ def model_inputs(prompt: str = "Prompt that describes what the masked area shoul
         io.Vae.Input("vae", tooltip="VAE of the model, which encodes picture and reference."),
         io.Conditioning.Input("positive", tooltip=prompt),
     ]
+
+
+def cases_of(image: Any, mask: Any, reference_image: Any, reference_mask: Any = None) -> list[Case]:
+    """The pictures to repair, from what is connected."""
+    return cases(
+        gate.picture(image, "image"),
+        gate.masks(mask, "mask"),
+        gate.picture(reference_image, "reference_image"),
+        gate.optional_masks(reference_mask, "reference_mask"),
+    )
 
 
 def negative_input() -> io.Input:

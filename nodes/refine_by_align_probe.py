@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.pictures import gate
 from ..core.pictures.grid import binary_mask
 from ..core.point_mask import coordinates
 from ..core.refine_by_align.observe import parse_look
@@ -14,7 +15,7 @@ from ..core.refine_by_align.probe import Pictures, mosaic, probe
 from ..core.refine_by_align.probe_sheet import drawn
 from . import refine_by_align_inputs as common
 from .previews import temporary
-from .shared import encoder, one_picture, seed_input
+from .shared import encoder, seed_input
 
 NODE = "AttentionProbe"
 POINTS = coordinates.POSITIVE
@@ -75,7 +76,7 @@ class AttentionProbe(io.ComfyNode):
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns the heat map, the heat and the sheet, and gives the panel its maps."""
-        picture, reference = one_picture(image, "image"), one_picture(reference_image, "reference_image")
+        picture, reference = gate.one_picture(image, "image"), gate.one_picture(reference_image, "reference_image")
         size = picture.shape[1], picture.shape[2]
         given = Pictures(picture, reference, _points(positive_coords, size), _spot(mask, size))
         encode = encoder(model, vae, "What vae makes of a picture")
@@ -95,7 +96,7 @@ def _spot(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
     """(H, W), 0 and 1, at the size of the picture."""
     if mask is None:
         return None
-    masks = binary_mask(mask, size)
+    masks = binary_mask(gate.masks(mask, "mask"), size)
     if len(masks) != 1:
         raise ValueError(f"mask holds {len(masks)} masks for one picture. Give one mask; it may have several areas.")
     if not masks.any():

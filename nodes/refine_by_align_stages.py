@@ -9,13 +9,14 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.patches.sampling import Sampling
+from ..core.pictures import gate
 from ..core.refine_by_align.back_ends import back_end
 from ..core.refine_by_align.match import Box, Finding
 from ..core.refine_by_align.observe import parse_look
 from ..core.refine_by_align.repair import Paint, Repair, Search, report
-from ..core.refine_by_align.window import Work, cases
+from ..core.refine_by_align.window import Work
 from . import refine_by_align_inputs as common
-from .shared import encoder, mask_batch, one_picture, seed_input
+from .shared import encoder, seed_input
 
 ALIGN, REGION = "RefineAlign", "RefineRegion"
 
@@ -75,13 +76,15 @@ class RefineAlign(io.ComfyNode):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Returns the heat map, the place as box, crop and mask, and whether it is a match."""
-        image, reference = one_picture(image, "image"), one_picture(reference_image, "reference_image")
+        image, reference = (
+            gate.one_picture(each, name) for each, name in ((image, "image"), (reference_image, "reference_image"))
+        )
         encode = encoder(model, vae, "What vae makes of a picture")
         shown = back_end(model, encode, positive, ALIGN, adapter, clip_vision)
         stages = Repair(shown, encode, vae.decode, Work(context, working_size, feather=0))
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
         search = Search(parse_look(model, timesteps, layers, seed, ALIGN), finding)
-        pictures = cases(image, mask, reference, mask_batch(reference_mask))
+        pictures = common.cases_of(image, mask, reference, reference_mask)
         found = report(pictures, [stages.align_all(pictures[0], search)], ALIGN)
         whole = Box(0, 0, reference.shape[2], reference.shape[1])
         box = found.boxes[0][0] if found.boxes[0] else whole
@@ -147,5 +150,7 @@ class RefineRegion(io.ComfyNode):
         shown = back_end(model, encode, positive, REGION, adapter, clip_vision)
         stages = Repair(shown, encode, vae.decode, Work(context, working_size, feather))
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
-        repaired, _ = stages.repair(cases(image, mask, reference_image), areas == common.TOGETHER, None, paint)
+        repaired, _ = stages.repair(
+            common.cases_of(image, mask, reference_image), areas == common.TOGETHER, None, paint
+        )
         return io.NodeOutput(repaired)

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..core.patches.sampling import SAMPLERS, SCHEDULERS
 from ..core.patches.unet import family
+from ..core.pictures.grid import CELL, pad_to_cells
 
 
 def range_inputs() -> list[io.Input]:
@@ -69,29 +70,18 @@ def reference_seed_input() -> io.Input:
     return seed_input("Seed of the noise that brings the reference to the noise level of each step.", "reference_seed")
 
 
-def mask_batch(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """(H, W) or (B, H, W) -> (B, H, W) on the CPU."""
-    return None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu()
-
-
-def one_picture(image: torch.Tensor, name: str) -> torch.Tensor:
-    """(1, H, W, 3) on the CPU.
-
-    Raises:
-        ValueError: a batch.
-    """
-    if len(image) != 1:
-        raise ValueError(f"{name} holds {len(image)} pictures, but one is needed. Select one of the batch.")
-    return image[..., :3].cpu().float()
-
-
 def encoder(model: Any, vae: Any, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """The model's latents (B, C, h, w) of pictures (B, H, W, 3), on the CPU; refuses a VAE of another model.
 
     Args:
         name: of what comes out, for the message.
     """
-    return lambda picture: require_latent_of(model, vae.encode(picture), name)
+
+    def encode(picture: torch.Tensor) -> torch.Tensor:
+        is_tiny = min(picture.shape[1:3]) < CELL  # which ComfyUI would crop to nothing
+        return require_latent_of(model, vae.encode(pad_to_cells(picture) if is_tiny else picture), name)
+
+    return encode
 
 
 def require_latent_of(model: Any, samples: torch.Tensor, name: str) -> torch.Tensor:

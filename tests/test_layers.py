@@ -33,6 +33,8 @@ ALLOWED = {
 }
 # Refine-by-Align paints with RefDrop's guidance: the one arrow between methods.
 ALLOWED["core/refine_by_align"] |= {"core/refdrop"}
+# DensePose's file calls operators that torchvision registers.
+ALLOWED["core/leffa"] |= {"torchvision"}
 # The file of each method that holds its equations; torch alone, like the shared kernels.
 KERNEL = STANDARD | {"torch", "core/kernels"}
 FILES = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *sorted((ROOT / "core").rglob("*.py"))]

@@ -10,6 +10,7 @@ where the original is float16 already. --without-vae leaves the VAE out.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -23,14 +24,14 @@ def main() -> int:
     parser.add_argument("target", type=Path, help="safetensors file to write")
     parser.add_argument("--without-vae", action="store_true", help="leave the VAE out")
     arguments = parser.parse_args()
-    if arguments.target.exists():
-        sys.exit(f"{arguments.target} exists already.")
+    if os.path.lexists(arguments.target):
+        sys.exit(f"{arguments.target} exists already; choose another name.")
     import_pack()
     from refattention.core.leffa.slim import slim
 
     try:
         written = slim(arguments.source, arguments.target, with_vae=not arguments.without_vae)
-    except (RuntimeError, FileNotFoundError) as error:
+    except (RuntimeError, OSError) as error:
         sys.exit(str(error))
     print(f"{arguments.target}: {written / 2**30:.2f} GiB, from {arguments.source.stat().st_size / 2**30:.2f} GiB")
     return 0

@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class HostProcess:
         start_timeout: seconds the host may take to answer.
     """
 
+    log_mode = "wb"
+    stdin = subprocess.DEVNULL
+
     def __init__(self, log_file: Path, port: int | None = None, start_timeout: float = 180.0) -> None:
         self.log_file = log_file
         self.port = port
@@ -46,32 +49,40 @@ class HostProcess:
         return f"http://127.0.0.1:{self.port}"
 
     def launch(
-        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], new_session: bool = False
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        new_session: bool = False,
+        started: Callable[[int], None] | None = None,
     ) -> None:
         """Runs a command that makes the host listen on `port`, and returns once it answers.
 
         Args:
             folder: working directory of the command.
             new_session: it does not get the terminal's Ctrl-C.
+            started: called with its process id at once, long before it answers.
 
         Raises: HostError with the end of the log when it dies or does not answer in time.
         """
-        with open(self.log_file, "wb") as log:
+        with open(self.log_file, self.log_mode) as log:
             self.process = subprocess.Popen(
                 list(command),
                 cwd=folder,
                 env=dict(environment),
-                stdin=subprocess.DEVNULL,
+                stdin=self.stdin,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=new_session,
             )
+        if started:
+            started(self.process.pid)
         self._await_answer()
 
     def _await_answer(self) -> None:
         limit = time.monotonic() + self.start_timeout
         while time.monotonic() < limit:
-            self._alive()
+            self.alive()
             try:
                 self.get("/system_stats")
                 return
@@ -79,7 +90,7 @@ class HostProcess:
                 time.sleep(0.1)
         raise HostError(f"The host did not answer within {self.start_timeout:.0f} s.\n{self._log_end()}")
 
-    def _alive(self) -> subprocess.Popen[bytes]:
+    def alive(self) -> subprocess.Popen[bytes]:
         if self.process is None:
             raise HostError("The host is not running; start it with start() or a with statement.")
         if self.process.poll() is not None:
@@ -109,11 +120,11 @@ class HostProcess:
 
     def reset_peak_rss(self) -> None:
         """Makes `peak_rss_bytes` start again from what the process holds now (Linux)."""
-        Path(f"/proc/{self._alive().pid}/clear_refs").write_text("5", encoding="ascii")
+        Path(f"/proc/{self.alive().pid}/clear_refs").write_text("5", encoding="ascii")
 
     def peak_rss_bytes(self) -> int:
         """The most memory the host's process held since the last reset (Linux)."""
-        status = Path(f"/proc/{self._alive().pid}/status").read_text(encoding="ascii")
+        status = Path(f"/proc/{self.alive().pid}/status").read_text(encoding="ascii")
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
     def join(self) -> None:
@@ -121,8 +132,8 @@ class HostProcess:
 
         Raises: HostError, because it is not meant to.
         """
-        self._alive().wait()
-        self._alive()
+        self.alive().wait()
+        self.alive()
 
     def stop(self) -> None:
         """Ends the host: asks first, then kills."""

@@ -27,7 +27,7 @@ def encoder_input(images: Tensor, size: int, fit: str) -> Tensor:
     Note:
         The host's own CLIP preprocessing resizes by another filter and is off by up to 0.24.
     """
-    bytes_ = (images[..., :3].float().cpu() * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    bytes_ = (images[..., :3] * 255).round().to(torch.uint8).numpy()
     pictures = [resize(Image.fromarray(one), size, fit) for one in bytes_]
     pixels = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures])
     return ((pixels.float() / 255 - CLIP_MEAN) / CLIP_STD).movedim(-1, 1).contiguous()

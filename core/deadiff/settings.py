@@ -13,7 +13,7 @@ from torch import Tensor
 from ..patches.attention import Layer, Options
 from ..patches.blocks import name_of
 from ..patches.schedule import check_range
-from ..patches.unet import family, require_image_unet, self_attention_blocks
+from ..patches.unet import family, require_image_unet, self_attention_layers
 
 if TYPE_CHECKING:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -95,13 +95,7 @@ def check_layers(unet: UNetModel, image: Mapping[Layer, tuple[Tensor, Tensor]]) 
 
 def cross_attention_widths(unet: UNetModel) -> dict[Layer, int]:
     """The layers that attend to text, in the order they run, each with the width of its keys."""
-    sides = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
-    widths: dict[Layer, int] = {}
-    for side, number in self_attention_blocks(unet):
-        for module in sides[side][number]:
-            for depth, layer in enumerate(getattr(module, "transformer_blocks", ())):
-                widths[(side, number), depth] = layer.attn2.heads * layer.attn2.dim_head
-    return widths
+    return {place: layer.attn2.heads * layer.attn2.dim_head for place, layer in self_attention_layers(unet).items()}
 
 
 def check_no_replacement(options: Options, image: Mapping[Layer, tuple[Tensor, Tensor]]) -> None:

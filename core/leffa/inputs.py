@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..pictures.grid import CELL, binary_mask, pad_to_cells, to_cells
+from .body_map import check
 from .model import LeffaModel, require_leffa
 from .reference import REFERENCES, Reference
 from .settings import LeffaSettings
@@ -79,8 +80,9 @@ def try_on(
         garment_image: (B, any size, C) in [0, 1].
 
     Raises:
-        ValueError: a mask is empty.
+        ValueError: a mask is empty, or densepose is of another kind than the checkpoint needs.
     """
+    check(densepose, loaded.model.body_map)
     binary = binary_mask(mask, size_of(image))
     if not binary.flatten(1).any(dim=1).all():
         raise ValueError("mask is empty, so nothing would be painted. Make the garment's area white.")
@@ -89,7 +91,8 @@ def try_on(
 
 
 def pose_transfer(loaded: Leffa, reference_image: Tensor, densepose: Tensor, settings: LeffaSettings) -> Outputs:
-    """Inputs for persons in another pose, of whose picture no pixel is kept. Arguments as of `try_on`."""
+    """Inputs for persons in another pose, of whose picture no pixel is kept. As `try_on`."""
+    check(densepose, loaded.model.body_map)
     nothing = torch.full((1, *size_of(densepose), 3), GREY)
     everything = torch.ones(1, *size_of(densepose))
     return _outputs(loaded, nothing, everything, densepose, reference_image, settings)

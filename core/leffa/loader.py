@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..models import checkpoint
 from . import layout
+from .body_map import kind_needed
 from .model import LeffaSD15, LeffaSDXL
 
 Weights = dict[str, Tensor]
@@ -30,22 +31,37 @@ class LeffaParts:
     vae: comfy.sd.VAE | None
 
 
-def load(path: str | Path) -> LeffaParts:
+def load(path: str | Path, body_map: str | None = None) -> LeffaParts:
     """Loads a Leffa checkpoint, as published or made slim; its content tells which it is.
+
+    Args:
+        path: of the file.
+        body_map: the kind of DensePose picture that it was trained with; None to tell it by the file.
 
     Raises:
         RuntimeError: the file cannot be read, or is no Leffa checkpoint.
     """
-    parts = from_state_dict(checkpoint.load(path), Path(path).name)
+    parts = _load(path, body_map)
     for number, patcher in enumerate((parts.generative, parts.reference)):
-        # How the host makes a copy for another device, or for weights that change while it samples
-        patcher.cached_patcher_init = (_load_again, (path, number))
+        # How ComfyUI makes a copy for another device, or for weights that change while it samples
+        patcher.cached_patcher_init = (_load_again, (path, body_map, number))
     return parts
 
 
-def _load_again(path: str | Path, number: int, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    parts = from_state_dict(checkpoint.load(path), Path(path).name, disable_dynamic=disable_dynamic)
+def _load_again(
+    path: str | Path, body_map: str | None, number: int, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    parts = _load(path, body_map, disable_dynamic)
     return (parts.generative, parts.reference)[number]
+
+
+def _load(path: str | Path, body_map: str | None, disable_dynamic: bool = False) -> LeffaParts:
+    name, weights = Path(path).name, checkpoint.load(path)
+    first = weights.get(f"{layout.GENERATIVE}conv_in.weight", torch.empty(0))
+    parts = from_state_dict(weights, name, disable_dynamic=disable_dynamic)
+    is_sdxl = isinstance(parts.generative.model.model_config, LeffaSDXL)
+    parts.generative.model.body_map = body_map or kind_needed(first, is_sdxl, name)
+    return parts
 
 
 def from_state_dict(

@@ -43,7 +43,13 @@ class CONDReferences(CONDConstant):
 
 
 class LeffaModel(BaseModel):
-    """The generative U-Net."""
+    """The generative U-Net.
+
+    Attributes:
+        body_map: the kind of DensePose picture it was trained with, see `body_map.py`; None if that is not known.
+    """
+
+    body_map: str | None = None
 
     def __init__(self, model_config: comfy.supported_models.SD15, device: torch.device | None = None) -> None:
         super().__init__(model_config, ModelType.EPS, device=device, unet_model=LeffaUNet)

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..models import checkpoint
@@ -22,14 +21,15 @@ def slim(source: str | Path, target: str | Path, with_vae: bool = True) -> int:
 
     Args:
         source: checkpoint as published.
-        target: safetensors file; nothing is left there if writing fails.
+        target: new safetensors file; nothing is left there if writing fails.
         with_vae: keep the VAE.
 
     Returns:
         bytes written.
 
     Raises:
-        RuntimeError: the source cannot be read, or is no Leffa checkpoint.
+        FileExistsError: there is a target already.
+        RuntimeError: the source cannot be read, or is no Leffa checkpoint; or the target cannot be written.
     """
     weights = checkpoint.load(source)
     layout.require_leffa_file(checkpoint.shapes(weights), Path(source).name)
@@ -42,12 +42,7 @@ def slim(source: str | Path, target: str | Path, with_vae: bool = True) -> int:
         weight = weights.pop(name)
         kept[name] = weight.half().contiguous() if weight.is_floating_point() else weight
         progress.update(1)
-    unfinished = Path(f"{target}.unfinished")
-    try:
-        save_file(kept, unfinished, metadata={"format": "pt", "about": "Leffa without unused weights"})
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    checkpoint.save(kept, target, {"about": "Leffa without unused weights"})
     return Path(target).stat().st_size
 
 

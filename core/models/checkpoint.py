@@ -58,22 +58,47 @@ def load_metadata(path: str | Path) -> dict[str, str]:
 
 
 def save(weights: Mapping[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
-    """Writes a safetensors file; under another name first, so that it is there completely or not at all.
+    """Writes a new safetensors file, which is there completely or not at all; nothing is ever overwritten.
 
     Raises:
+        FileExistsError: the name is taken.
         RuntimeError: the folder cannot be written to, or the disk is full.
     """
     target = Path(path)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            unfinished = Path(folder) / target.name
+        # Under a name that no list of models shows.
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
+            unfinished = Path(folder) / "unfinished"
             comfy.utils.save_torch_file(dict(weights), str(unfinished), metadata={"format": "pt", **metadata})
-            os.replace(unfinished, target)
+            publish(unfinished, target)
+    except FileExistsError:
+        raise
     except (OSError, SafetensorError) as error:
         raise RuntimeError(
             f"{target.name} could not be written to {target.parent}: {error}. Make room or choose another folder, "
             "then run it again; no file has changed."
         ) from error
+
+
+def publish(unfinished: Path, target: Path) -> None:
+    """Gives a complete file its name, in the same file system.
+
+    Raises:
+        FileExistsError: the name is taken, be it by a link to nowhere.
+    """
+    try:
+        os.link(unfinished, target)
+    except FileExistsError:
+        raise FileExistsError(f"{target} is a file that exists already. Choose another name.") from None
+    except OSError:  # of file systems that know no links, such as exFAT
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))  # takes the name
+        try:
+            os.replace(unfinished, target)
+        except OSError:
+            os.unlink(target)
+            raise
+    else:
+        os.unlink(unfinished)
 
 
 def _unreadable(name: str) -> RuntimeError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +48,22 @@ class Examples:
     negative: list[Any]
 
 
+@dataclass(frozen=True)
+class Counted(Watch):
+    """A watch that counts.
+
+    Attributes:
+        done: the steps.
+    """
+
+    done: list[int] = field(default_factory=list)
+
+    def picture(self, step: int) -> Any:
+        """Is asked after each step."""
+        self.done.append(step)
+        return super().picture(step)
+
+
 # ComfyUI runs nodes in a mode whose tensors take no part in gradients.
 @torch.enable_grad()
 @torch.inference_mode(False)
@@ -67,13 +83,13 @@ def train_in_graph(
         decode: the VAE's way back to pictures, for previews.
         words: identifier, class word and prompt of the subject.
         preview_every: steps from one preview to the next, 0 for none.
-        keep: saves an adapter whose training ends early, and returns where.
+        keep: saves an adapter whose training ends early, and returns a sentence that says where.
 
     Returns:
         The adapter, and both losses over the steps as a picture (1, H, W, 3).
 
     Raises:
-        RuntimeError: a loss is not a number any more.
+        Whatever ends the training early, be it Cancel or a lack of memory, after what was learnt has been kept.
     """
     width = examples.vision.shape[-1]
     origin = Origin(family(model), fingerprint(model), width, *words, dataclasses.asdict(settings))
@@ -87,15 +103,26 @@ def train_in_graph(
         latent = _preview(model, adapter(), examples, settings)
         return "JPEG", to_pillow(decode(latent)[0]), PREVIEW_SIDE
 
-    def interrupted() -> None:
-        place = keep(adapter())
-        logging.getLogger(__name__).warning("Training was cancelled; P3S Load has what there is so far as %s.", place)
-
     samples = model.model.process_latent_in(examples.samples)
     texts = (encode(model, text, samples[:1]) for text in (examples.positive, examples.negative))
     trainer = Trainer(model, network, Pictures(samples, examples.vision, examples.masks, *texts), settings)
-    history = train(trainer, Watch(preview, preview_every, interrupted))
+    watch = Counted(preview, preview_every)
+    try:
+        history = train(trainer, watch)
+    except BaseException as error:
+        _keep(adapter(), len(watch.done), keep, error)
+        raise
     return adapter(), curves({name: [step[at] for step in history] for at, name in enumerate(LOSSES)})
+
+
+def _keep(adapter: TrainedAdapter, steps: int, keep: Callable[[TrainedAdapter], str], error: BaseException) -> None:
+    """Keeps what a training has learnt that ends early, and says where in the log and in the error's own message."""
+    if not steps or not all(weight.isfinite().all() for weight in adapter.weights.values()):
+        return
+    said = keep(adapter)
+    logging.getLogger(__name__).warning("Training ended after %d steps. %s", steps, said)
+    if error.args:
+        error.args = (f"{error} {said}",)
 
 
 def _preview(model: ModelPatcher, adapter: TrainedAdapter, examples: Examples, settings: Settings) -> Tensor:

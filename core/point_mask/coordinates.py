@@ -32,14 +32,18 @@ def parse(text: str, name: str) -> list[Points]:
         reaches from its coordinate to the next.
 
     Raises:
-        ValueError: the text is no JSON, or JSON of another form; says where.
+        ValueError: the text is no JSON, or JSON of another form; says where. Also for shares of the picture in place
+            of pixels.
     """
     value = _load(text, name)
     if not isinstance(value, list):
         raise ValueError(f"{name} holds {_kind(value)}, but a list of points is needed, such as {EXAMPLE}.")
     if value and all(isinstance(item, list) for item in value):
-        return [_points(items, f"{name}, frame {frame}") for frame, items in enumerate(value, 1)]
-    return [_points(value, name)]
+        frames = [_points(items, f"{name}, frame {frame}") for frame, items in enumerate(value, 1)]
+    else:
+        frames = [_points(value, name)]
+    _require_pixels([each for points in frames for point in points for each in point], name)
+    return [[(math.floor(x), math.floor(y)) for x, y in points] for points in frames]
 
 
 def dump(frames: Sequence[Points]) -> str:
@@ -79,6 +83,14 @@ def require_inside(frames: Sequence[Points], width: int, height: int, name: str)
         )
 
 
+def _require_pixels(numbers: Sequence[float], name: str) -> None:
+    if any(each != int(each) for each in numbers) and all(0 <= each <= 1 for each in numbers):
+        raise ValueError(
+            f"{name} holds numbers from 0 to 1 with fractions, which are shares of the picture, but pixels are needed. "
+            "Switch off `normalize` in the node that the points come from."
+        )
+
+
 def _load(text: str, name: str) -> Any:
     if not text.strip():
         return []
@@ -94,24 +106,24 @@ def _load(text: str, name: str) -> Any:
         raise ValueError(f"{name} is not a list of points. Points look like {EXAMPLE}.") from None
 
 
-def _points(items: list[Any], place: str) -> Points:
+def _points(items: list[Any], place: str) -> list[tuple[float, float]]:
     if len(items) > MOST_POINTS:
         raise ValueError(f"{place} has {len(items)} points, but at most {MOST_POINTS} can be used.")
     return [_point(item, f"{place}: point {number}") for number, item in enumerate(items, 1)]
 
 
-def _point(item: Any, place: str) -> Point:
+def _point(item: Any, place: str) -> tuple[float, float]:
     if not isinstance(item, dict):
         raise ValueError(f"{place} is {_kind(item)}, but an object is needed, such as {EXAMPLE[1:-1]}.")
     if missing := [name for name in ("x", "y") if name not in item]:
         raise ValueError(f"{place} has no {' and no '.join(missing)}. Points look like {EXAMPLE}.")
-    return _pixel(item["x"], f"{place}: x"), _pixel(item["y"], f"{place}: y")
+    return _number(item["x"], f"{place}: x"), _number(item["y"], f"{place}: y")
 
 
-def _pixel(value: Any, place: str) -> int:
+def _number(value: Any, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) > LARGEST:
         raise ValueError(f"{place} is {_kind(value)}, but a number of pixels is needed.")
-    return math.floor(value)
+    return value
 
 
 def _kind(value: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.grid import Layout
-from ..kernels.maps import rescale as stretched
+from ..kernels.maps import rescale
 from ..pictures import regions
 from . import kernel as kernels
 from .coordinates import Points
@@ -71,7 +71,7 @@ def similar_regions(
     if not points:
         return Selection(torch.zeros(size), torch.zeros(size))
     score = _score(features, layout, points, opposite, settings.rescale)
-    score = stretched(torch.from_numpy(regions.smooth(score.numpy(), settings.smoothing)))
+    score = rescale(torch.from_numpy(regions.smooth(score.numpy(), settings.smoothing)))
     threshold = settings.threshold or regions.otsu_threshold(score.numpy())
     # The map is interpolated before the cut, so that the mask's outline does not show the patches.
     score = layout.rows.interpolation() @ score @ layout.columns.interpolation().T
@@ -108,10 +108,10 @@ def fill(image: Tensor, mask: Tensor) -> Tensor:
     return torch.where(touched[..., None], torch.lerp(image, filled, mask[..., None]), image)
 
 
-def _score(features: Tensor, layout: Layout, points: Points, opposite: Points, rescale: bool) -> Tensor:
+def _score(features: Tensor, layout: Layout, points: Points, opposite: Points, is_rescaled: bool) -> Tensor:
     maps = [_similarity(features, layout, each) for each in (points, opposite) if each]
-    if rescale:
-        maps = [stretched(each) for each in maps]
+    if is_rescaled:
+        maps = [rescale(each) for each in maps]
     return kernels.contrast(maps[0], maps[1] if opposite else None)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..pictures import regions
-from ..pictures.grid import binary_mask
+from ..pictures.grid import binary_mask, resized
 from .match import Box, bounding_box
 
 CELL = 8  # pixels of a latent, each way
@@ -76,9 +76,8 @@ def cases(image: Tensor, mask: Tensor, reference_image: Tensor, reference_mask: 
         ValueError: masks or references that are neither one for all pictures nor one for each, or an empty reference
             mask.
     """
-    image, reference_image = (each[..., :3].cpu().float() for each in (image, reference_image))
     masks = binary_mask(mask, (image.shape[1], image.shape[2]))
-    searched = [None] if reference_mask is None else list(reference_mask.float())
+    searched = [None] if reference_mask is None else list(reference_mask)
     given = {"mask": len(masks), "reference_image": len(reference_image), "reference_mask": len(searched)}
     for name, count in given.items():
         if count not in (1, len(image)):
@@ -141,14 +140,6 @@ def scaled(picture: Tensor, longest: int) -> Tensor:
     scale = longest / max(picture.shape[1:3])
     size = tuple(max(round(side * scale / CELL) * CELL, SHORTEST) for side in picture.shape[1:3])
     return resized(picture, (size[0], size[1]))
-
-
-def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W, C) in [0, 1] at another size."""
-    if tuple(picture.shape[1:3]) == size:
-        return picture
-    planes = F.interpolate(picture.movedim(-1, 1), size, mode="bicubic", antialias=True)
-    return planes.movedim(1, -1).clamp(0, 1)
 
 
 def latent_mask(artifact: Artifact, picture: Tensor) -> Tensor:

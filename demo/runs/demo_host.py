@@ -27,6 +27,7 @@ def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: in
     weights.write_vision_encoder(host.base / "models" / "clip_vision")
     weights.write_deadiff(host.base / "models" / "model_patches")
     demo_module("leffa").write_checkpoints(host.base / "models" / "diffusion_models")
+    demo_module("densepose").write(host.base / "models" / "detection")
     for photo in sorted(PHOTOS.glob("*.jpg")):
         host.put_input(photo)
     demo_module("tryon").write_pictures(host.base / "input")

@@ -96,6 +96,7 @@ def test_the_command_writes_a_slim_file_that_gives_the_same(kind: str, tmp_path:
     state = weights(kind) | {f"vae.{name}": tensor for name, tensor in codec.state_dict(0.18215).items()}
     torch.save(state, tmp_path / "full.pth")
     command = [sys.executable, str(ROOT / "tools" / "convert_leffa.py"), "full.pth", "slim.safetensors"]
+    (tmp_path / "slim.safetensors.unfinished").write_text("mine")
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     slim = load_file(tmp_path / "slim.safetensors")
@@ -111,6 +112,7 @@ def test_the_command_writes_a_slim_file_that_gives_the_same(kind: str, tmp_path:
         factory, arguments = patcher.cached_patcher_init
         copy = factory(*arguments, disable_dynamic=True)
         assert type(copy.model) is type(patcher.model) and copy.model is not patcher.model
+    assert (tmp_path / "slim.safetensors.unfinished").read_text() == "mine"
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert refused.returncode == 1 and "exists already" in refused.stderr
 

@@ -30,8 +30,21 @@ def test_batches_and_a_small_mask() -> None:
     assert torch.equal(got[1][outside], PERSON[0][outside])
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.5, 2.0])
+def test_a_generated_picture_that_was_scaled_since_goes_where_it_belongs(scale: float) -> None:
+    """A smooth picture, so that scaling there and back leaves it; its upper left part alone would be far off."""
+    rows, columns = torch.linspace(0, 1, 200)[:, None, None], torch.linspace(0, 1, 96)[:, None]
+    painted = torch.cat([rows.expand(-1, 96, 1), columns.expand(200, -1, 1), rows * columns], -1).unsqueeze(0)
+    size = round(200 * scale), round(96 * scale)
+    scaled = torch.nn.functional.interpolate(painted.movedim(-1, 1), size, mode="bilinear").movedim(1, -1)
+    mask = half_mask(200, 90)
+    got, want = (LeffaRepaint.execute(PERSON, each, mask, EXACT)[0] for each in (scaled, painted))
+    assert (got - want).abs().max() < 0.01
+    assert torch.equal(got[:, :100], PERSON[:, :100])
+
+
 def test_wrong_input_is_told() -> None:
-    with pytest.raises(ValueError, match="generated is 40 x 40 pixels and does not cover image with its 90 x 200"):
+    with pytest.raises(ValueError, match="generated is 40 x 40 pixels and does not fit image with its 90 x 200"):
         LeffaRepaint.execute(PERSON, picture(1, 40, 40), half_mask(200, 90), EXACT)
     with pytest.raises(ValueError, match="The batches do not fit together"):
         LeffaRepaint.execute(PERSON.expand(2, -1, -1, -1), PAINTED.expand(3, -1, -1, -1), half_mask(200, 90), EXACT)

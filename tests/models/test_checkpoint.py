@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -97,3 +98,46 @@ def test_check_names_what_is_wrong() -> None:
         "model.pth does not fit: 2 of its 4 weights are missing (b, …), "
         "1 have another shape (a is 3x2 instead of 2x3), 2 are unknown (x, …)."
     )
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+@pytest.mark.parametrize("target", ["new", "file", "dangling"])
+def test_a_file_is_published_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool, target: str
+) -> None:
+    """Also on file systems that know no links."""
+    path = tmp_path / "model.safetensors"
+    if target == "file":
+        path.write_text("mine")
+    if target == "dangling":
+        path.symlink_to(tmp_path / "nowhere")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    if target == "new":
+        checkpoint.save(WEIGHTS, path, {"a": "b"})
+        assert checkpoint.load(path).keys() == WEIGHTS.keys() and checkpoint.load_metadata(path)["a"] == "b"
+    else:
+        with pytest.raises(FileExistsError):
+            checkpoint.save(WEIGHTS, path, {})
+        assert path.is_symlink() if target == "dangling" else path.read_text() == "mine"
+    assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("call", ["link", "replace"])
+def test_a_failure_while_publishing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "link", fail)
+    if call == "replace":
+        monkeypatch.setattr(os, "replace", fail)
+        with pytest.raises(RuntimeError, match=r"model.safetensors could not be written to .*Input/output error"):
+            checkpoint.save(WEIGHTS, tmp_path / "model.safetensors", {})
+        assert not list(tmp_path.iterdir())
+    else:
+        checkpoint.save(WEIGHTS, tmp_path / "model.safetensors", {})
+        assert checkpoint.load(tmp_path / "model.safetensors").keys() == WEIGHTS.keys()

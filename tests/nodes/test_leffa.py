@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import bodies
 import folder_paths
 import pytest
 import torch
+from refattention.core.leffa import body_map
 from refattention.core.leffa.reference import KEY, REFERENCES
 from refattention.nodes.leffa import LeffaLoader, LeffaPoseTransfer
 from refattention.nodes.leffa_flow import LeffaFlow
@@ -25,7 +27,8 @@ def test_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vae is None
     assert patcher.get_additional_models_with_key(KEY)[0].model.diffusion_model.in_channels == 4
     assert patcher.get_attachment(KEY)._budget == 7 << 20
-    assert sample(try_on(patcher), steps=1).isfinite().all()
+    densepose = bodies.picture(body_map.draw(body_map.BodyMap(bodies.parts(0, 48, 64)), body_map.PARULA))
+    assert sample(try_on(patcher, densepose=densepose), steps=1).isfinite().all()
     with pytest.raises(FileNotFoundError, match=r"no file 'gone\.pth' in models/diffusion_models or"):
         LeffaLoader.execute("gone.pth", 0)
 

@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import folder_paths
 import pytest
 import torch
 from bootstrap import ROOT
+from messages import is_clear
 from p3s_support import Eye, adapter, digest, inject, picture
 from refattention.core.p3s.adapter import TrainedAdapter
 from refattention.core.p3s.files import load_adapter, save_adapter
@@ -33,11 +35,14 @@ def trained() -> TrainedAdapter:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands in for models/model_patches."""
-    paths = {**folder_paths.folder_names_and_paths, "model_patches": ([str(tmp_path)], {".safetensors"})}
+    """Stands in for models/model_patches; beside it lies the output folder."""
+    patches = tmp_path / "patches"
+    patches.mkdir()
+    paths = {**folder_paths.folder_names_and_paths, "model_patches": ([str(patches)], {".safetensors"})}
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", paths)
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    return tmp_path
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    return patches
 
 
 def test_a_fresh_adapter_changes_nothing_unless_its_zeros_are_keys() -> None:
@@ -106,6 +111,51 @@ def test_no_file_is_overwritten(folder: Path, trained: TrainedAdapter) -> None:
     for prefix in ("../dog", "/tmp/dog", "dog/", ""):
         with pytest.raises(ValueError, match="filename_prefix must name a file below models/model_patches"):
             P3SSave.execute(trained, prefix)
+
+
+def test_every_form_of_a_prefix_gets_the_next_number(folder: Path, trained: TrainedAdapter) -> None:
+    names = [P3SSave.execute(trained, prefix)[0] for prefix in ("p3s/sub/.", "p3s/sub", "./p3s//x/../sub")]
+    assert names == [f"p3s/sub_0000{number}_.safetensors" for number in (1, 2, 3)]
+    (dated,) = P3SSave.execute(trained, "p3s/%year%-%month%").args
+    assert dated == time.strftime("p3s/%Y-%m_00001_.safetensors")
+    assert P3SSave.validate_inputs("p3s/sub") is True and P3SSave.validate_inputs(None) is True
+    for prefix in ("../dog", "p3s/..", "", "p3s/"):
+        assert "must name a file below" in str(P3SSave.validate_inputs(prefix))
+
+
+def test_a_folder_may_be_a_link(folder: Path, tmp_path: Path, trained: TrainedAdapter) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "p3s").symlink_to(tmp_path / "elsewhere")
+    names = [P3SSave.execute(trained, "p3s/dog")[0] for _ in range(2)]
+    assert names == ["p3s/dog_00001_.safetensors", "p3s/dog_00002_.safetensors"]
+    assert P3SLoad.execute(names[1])[0].origin == trained.origin
+    (folder / "dog_00001_.safetensors").symlink_to(tmp_path / "nowhere")
+    assert P3SSave.execute(trained, "dog")[0] == "dog_00002_.safetensors" and not (tmp_path / "nowhere").exists()
+
+
+def test_a_number_that_is_taken_in_the_meantime(
+    folder: Path, trained: TrainedAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "dog_00001_.safetensors").write_text("mine")
+    monkeypatch.setattr(os, "listdir", lambda _: [])
+    assert P3SSave.execute(trained, "dog")[0] == "dog_00002_.safetensors"
+    assert (folder / "dog_00001_.safetensors").read_text() == "mine"
+
+
+@pytest.mark.parametrize("prefix", ["../dog", "link/dog", "file/dog", "n" * 300])
+def test_what_was_trained_is_saved_somewhere_and_the_place_is_said(
+    folder: Path, tmp_path: Path, trained: TrainedAdapter, prefix: str
+) -> None:
+    (folder / "link").symlink_to(tmp_path / "nowhere" / "at" / "all")
+    (folder / "file").write_text("")
+    if prefix == "link/dog":
+        (folder / "link").unlink()
+        (folder / "link").symlink_to(folder / "link")
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        P3SSave.execute(trained, prefix)
+    path = tmp_path / "output" / "p3s" / "interrupted_00001_.safetensors"
+    assert f"What was trained is kept in {path}; move it to" in str(caught.value) and is_clear(str(caught.value))
+    assert load_adapter(path).origin == trained.origin
 
 
 @contextmanager

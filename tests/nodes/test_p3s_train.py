@@ -13,7 +13,7 @@ import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
 from p3s_support import IMAGE, Codec, Eye, inject, picture
-from refattention.core.p3s import preview
+from refattention.core.p3s import preview, training
 from refattention.core.p3s.files import load_adapter
 from refattention.core.p3s.training import Settings
 from refattention.nodes.p3s_train import P3STrain
@@ -71,6 +71,33 @@ def test_another_architecture_is_named() -> None:
     other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Identity()))
     with pytest.raises(RuntimeError, match="P3STrain cannot patch the attention of"):
         P3STrain.execute(other, None, None, None, IMAGE, **WIDGETS)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_training_that_fails_keeps_what_it_has_learnt(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = {**folder_paths.folder_names_and_paths, "model_patches": ([str(tmp_path)], {".safetensors"})}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", paths)
+    steps, real = [], training.Trainer.step
+
+    def fails(trainer: Any, batch: Any) -> Any:
+        steps.append(batch)
+        if len(steps) == step:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(trainer, batch)
+
+    monkeypatch.setattr(training.Trainer, "step", fails)
+    with caplog.at_level(logging.WARNING), pytest.raises(torch.OutOfMemoryError) as caught:
+        run(epochs=5)
+    if step == 1:  # nothing has been learnt
+        assert str(caught.value) == "CUDA out of memory." and not list(tmp_path.iterdir())
+        return
+    (path,) = (tmp_path / "p3s").iterdir()
+    said = f"P3S Load has what there is so far as p3s/{path.name}."
+    assert str(caught.value) == f"CUDA out of memory. {said}" and said in caplog.text
+    learnt = load_adapter(path).weights
+    assert any(weight.any() for name, weight in learnt.items() if "zero" in name)
 
 
 def test_a_cancelled_training_leaves_a_file_that_loads(

@@ -219,7 +219,8 @@ def test_l_ac_falls_just_when_it_counts(gamma: float, falls: bool) -> None:
 
 
 # The subjects: two discs of one scene, on the background that also paints over the one that is not selected.
-SIDE, STEPS, SEEDS = 64, 75, 8
+# So many steps at so low a rate that the last bits of a processor do not decide how it ends.
+SIDE, STEPS, SEEDS, RATE = 64, 120, 8, 5e-4
 BACKGROUND = torch.tensor([0.5, 0.55, 0.5])
 PALETTES = {"orange": torch.tensor([0.85, 0.25, 0.1]), "blue": torch.tensor([0.1, 0.3, 0.85])}
 
@@ -243,7 +244,7 @@ class Learnt:
         latents = self.patcher.model.process_latent_in(self.samples)
         texts = [encode(self.patcher, text, latents) for text in self.texts]
         self.vision = latent(1, 5, VISION_WIDTH, seed=8)
-        settings = Settings(epochs=STEPS, learning_rate=1e-3, gradient_checkpointing=False)
+        settings = Settings(epochs=STEPS, learning_rate=RATE, gradient_checkpointing=False)
         network = trainable(self.patcher, VISION_WIDTH, seed=0)
         self.trainer = Trainer(self.patcher, network, Pictures(latents, self.vision, self.mask, *texts), settings)
         self.frozen = self._frozen()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from families import FAMILIES, VIDEO, tiny_latent, tiny_model, tiny_prompt
 from naive_families import NaiveFamilyRefDrop
-from refattention.core.patches.families import attentions_of
+from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.cache import ReferenceCache
 from refattention.core.refdrop.settings import RefDropSettings

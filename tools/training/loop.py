@@ -10,6 +10,7 @@ import platform
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -139,9 +140,7 @@ class Loop:
                     self._phase(number, phase, state if number == first else None)
         self._accelerator.end_training()
         if main and not self.is_stopped:
-            with self._averaged():
-                dtype = getattr(torch, self._config.save.dtype)
-                done = self._folder.write(f"{self._task.name}.safetensors", lambda path: self._task.save(path, dtype))
+            done = self._folder.write(f"{self._task.name}.safetensors", self._write_adapter)
             print(f"Trained {self._total} steps: {done}")
 
     def _begin(self, resume: bool) -> dict[str, Any] | None:
@@ -270,9 +269,11 @@ class Loop:
             "scheduler": scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
-        dtype = getattr(torch, self._config.save.dtype)
+        self._folder.save(self._total, self._config.save.keep, self._write_adapter, state)
+
+    def _write_adapter(self, path: Path) -> None:
         with self._averaged():
-            self._folder.save(self._total, self._config.save.keep, lambda path: self._task.save(path, dtype), state)
+            self._task.save(path, getattr(torch, self._config.save.dtype))
 
     def _validate(self, phase: Phase) -> None:
         """A sheet of what the model paints now, of the same records each time."""

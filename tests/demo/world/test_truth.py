@@ -8,8 +8,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from refattention.core.pictures import agnostic
-from refattention.core.pictures.parsing import UPPER
+from refattention.core.leffa import masks
+from refattention.core.leffa.parsing import UPPER
 from refattention_demo.world import draw, record, truth
 from refattention_demo.world.figure import SHIRT_SCALE
 from refattention_demo.world.record import Record
@@ -86,7 +86,7 @@ def test_the_logo_covers_four_latent_cells_both_ways() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_packs_own_mask_rule_accepts_the_maps(seed: int) -> None:
     shown = a_record(seed)
-    mask = agnostic.clean(truth.parsing(shown), truth.keypoints(shown), agnostic.UPPER_BODY)
+    mask = masks.clean(truth.parsing(shown), truth.keypoints(shown), masks.UPPER_BODY)
     shirt = truth.shirt(shown)
     assert (mask & shirt).sum() == shirt.sum()
     assert mask.mean() < 0.75

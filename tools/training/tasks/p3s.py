@@ -132,12 +132,16 @@ class Task:
         return Plan([], [], self._sizes, step_size, seed)
 
     def sample(self, key: Key, drops: bool = True) -> Sample:
-        """Draws the noise level, and which picture the adapter reads, the same for all of a step."""
+        """Draws the noise level, and which picture the adapter reads, the same for all of a step.
+
+        It is one of the same size, because L_ac compares attention place by place.
+        """
         number, seed, step = key
         generator = generator_of(seed)
+        alike = [other for other, size in enumerate(self._sizes) if size == self._sizes[number]]
         return Sample(
             number,
-            whole(self.records, generator_of(step)),
+            alike[whole(len(alike), generator_of(step))],
             whole(self._timesteps, generator),
             whole(2**62, generator),
             chance(generator) < self._drop * drops,
@@ -277,4 +281,4 @@ def records_of(root: Path) -> list[Record]:
     with_mask = {f"{Path(name).stem}.mask.png": name for name in pictures}
     if lonely := sorted(masks - with_mask.keys()):
         raise ConfigError(f"{root / lonely[0]} is the mask of no picture: there is no {lonely[0][:-9]}.jpg or .png.")
-    return [Record(name, mask if (mask := f"{Path(name).stem}.mask.png") in masks else "") for name in pictures]
+    return [Record(name, own if (own := f"{Path(name).stem}.mask.png") in masks else "") for name in pictures]

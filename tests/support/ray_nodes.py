@@ -1,0 +1,36 @@
+"""Two Ray nodes on 127.0.0.1 behind a token, in a process of their own that ends them with itself.
+
+python ray_nodes.py NODE_ENVIRONMENT(JSON)... ; prints the address, then obeys lines: "remove N", "add JSON"
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from ray.cluster_utils import Cluster
+
+MEMORY = 80 << 20
+
+
+def main(environments: list[str]) -> None:
+    first, *others = (json.loads(each) for each in environments)
+    options = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={**options, "env_vars": first})
+    try:
+        nodes = [cluster.head_node]
+        nodes += [cluster.add_node(**options, env_vars=each) for each in others]
+        print(cluster.address, flush=True)
+        for line in sys.stdin:
+            what, _, rest = line.strip().partition(" ")
+            if what == "remove":
+                cluster.remove_node(nodes[int(rest)], allow_graceful=False)
+            else:
+                nodes.append(cluster.add_node(**options, env_vars=json.loads(rest)))
+            print("done", flush=True)
+    finally:
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
