@@ -69,6 +69,6 @@ class BaseConfig:
 
 
 LATENTS = LatentsConfig()
-CLASSIFIER = Schedule(60, 3e-3, 96, report_every=20)
+CLASSIFIER = Schedule(130, 3e-3, 96, report_every=35)
 BASE = BaseConfig()
 VISION = Schedule(70, 1.5e-3, 6, warm_up=50, report_every=20)
