@@ -184,7 +184,7 @@ async def _connected(address: str, ledger: Ledger, seconds: float, own: OwnHost 
             await await_host(client, seconds)
 
         await revive()
-        yield Host(client, revive)
+        yield Host(client, revive, own.stop if own else None)
 
 
 async def _node_descriptions(clients: Sequence[Client]) -> dict[str, Any]:
