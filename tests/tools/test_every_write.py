@@ -28,7 +28,7 @@ CALLS = set(
 OWN = "only what this command made itself, in a folder or under a name of its own"
 NEW = "exclusive: it fails if there is something of that name"
 WRITES: dict[str, dict[str, str]] = {
-    "tools/batch/attempt.py": {"open": NEW, "dump": "into that file"},
+    "tools/batch/attempt.py": {"open": NEW},
     "tools/batch/client.py": {"open": NEW},
     "tools/batch/files.py": {"open": NEW, "link": NEW, "replace": OWN, "unlink": OWN, "os.open": NEW},
     "tools/batch/hosts.py": {"open": NEW, "dump": "into that file", "unlink": "the note, which was read and is ours"},

@@ -87,14 +87,10 @@ def test_what_is_nested_too_deeply_to_be_written_fails_one_row(host: StubHost, t
     answer = {"2": {"images": nested(depth)}}
 
     async def deep(request: web.Request) -> web.Response | None:
-        return (
-            None
-            if len(host.queued) != 1
-            else web.Response(
-                text='{"%s": {"status": {"status_str": "success"}, "outputs": %s}}'
-                % (request.path.rpartition("/")[2], json.dumps(answer))
-            )
-        )
+        entry = {"status": {"status_str": "success"}, "outputs": answer}
+        if len(host.queued) != 1:
+            return None
+        return web.Response(text=json.dumps({request.path.rpartition("/")[2]: entry}))
 
     host.routes["/history/"] = deep
     folder = Folder(tmp_path, "bad", "good")
