@@ -109,7 +109,7 @@ def read_workflow(path: Path) -> dict[str, Any]:
         graph = parse_json(path.read_bytes())
     except ValueError as error:
         raise WorkflowFormatError(f"{path} is no workflow: {error}.") from error
-    if not isinstance(graph, dict) or not graph:
+    if not isinstance(graph, dict):
         raise WorkflowFormatError(f"{path} is no workflow.")
     return graph
 
