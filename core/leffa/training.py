@@ -150,7 +150,9 @@ class TryOn(nn.Module):
 
     def _evaluate(self, unet: UNetModel, x: Tensor, timesteps: Tensor, patch: Any) -> Tensor:
         options = {"optimized_attention_override": differentiable, "patches": {"attn1_patch": [patch]}}
-        through = checkpointed if self.settings.gradient_checkpointing and torch.is_grad_enabled() else UNetModel.forward
+        through = (
+            checkpointed if self.settings.gradient_checkpointing and torch.is_grad_enabled() else UNetModel.forward
+        )
         out: Tensor = through(unet, x, timesteps, None, None, None, options)
         return out
 

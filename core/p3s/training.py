@@ -171,8 +171,7 @@ class Objective(nn.Module):
         out = self._predict(noised.entering, noised.timesteps, inputs, [copied.see], [original.see])
         denoising = F.mse_loss(noised.predicted(out), inputs.noise)
         compared = [
-            attention_consistency(copied.map(copy), original.map(layer), self.settings.average)
-            for layer, copy in pairs
+            attention_consistency(copied.map(copy), original.map(layer), self.settings.average) for layer, copy in pairs
         ]
         consistency = torch.stack(compared).mean()
         loss = denoising + self.settings.gamma * consistency

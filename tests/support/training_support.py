@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -72,11 +73,15 @@ def _is_table(value: Any) -> bool:
 
 def train_here(method: str, config: Path, *arguments: str) -> int:
     """Runs the trainer in this process."""
-    import train
     from accelerate.state import AcceleratorState
 
+    # By its place: the folder of a checkout may be called the same, and is a package to pytest.
+    spec = importlib.util.spec_from_file_location("trainer", TRAIN)
+    assert spec is not None and spec.loader is not None
+    trainer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(trainer)
     AcceleratorState._reset_state(reset_partial_state=True)
-    return train.main([method, str(config), "--cpu", *arguments])
+    return trainer.main([method, str(config), "--cpu", *arguments])
 
 
 def train_apart(method: str, config: Path, *arguments: str, launch: tuple[str, ...] = ()) -> subprocess.Popen[str]:

@@ -38,7 +38,9 @@ def test_a_batch_has_one_bucket_and_no_record_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("batch", "accumulate", "processes"), [(4, 1, 1), (2, 2, 1), (1, 2, 2), (2, 1, 2), (1, 1, 4)])
-def test_the_samples_of_a_step_do_not_depend_on_how_they_are_spread(batch: int, accumulate: int, processes: int) -> None:
+def test_the_samples_of_a_step_do_not_depend_on_how_they_are_spread(
+    batch: int, accumulate: int, processes: int
+) -> None:
     plan, train = Plan([range(9)], [1], [], 4, 5), Train(steps=3, batch_size=batch, accumulate=accumulate)
     shares = [list(Share(plan, train, 1, process, processes)) for process in range(processes)]
     assert all(len(keys) == batch for share in shares for keys in share)

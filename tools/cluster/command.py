@@ -90,8 +90,7 @@ async def _work(
     workers = [RayWorker(f"worker-{each}", settings, actor) for each in range(1, number + 1)]
     try:
         fleet = Fleet(workers, options.wait, lambda text: tqdm.write(text, file=sys.stderr))
-        first = await fleet.first()
-        checked = plan(await first.object_info())
+        checked = plan(await fleet.object_info())
         names: set[str] = set()
         total = checked.check(_noted(rows(), names))
         nodes = checked.workflow.prompt.values()

@@ -53,7 +53,9 @@ class RunFolder:
         file, states = self.path / "run.json", self.states()
         if not resume:
             if file.exists():
-                raise FolderError(f"{self.path} holds a run already. Go on with it by --resume, or choose another output.")
+                raise FolderError(
+                    f"{self.path} holds a run already. Go on with it by --resume, or choose another output."
+                )
             self.write("run.json", lambda path: path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8"))
             return None
         if not file.exists():
@@ -76,7 +78,9 @@ class RunFolder:
         file = self.path / "losses.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
-        self.write("losses.jsonl", lambda path: path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
+        self.write(
+            "losses.jsonl", lambda path: path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        )
 
     def add_losses(self, values: dict[str, float | int]) -> None:
         """Writes the losses of a step."""
@@ -96,8 +100,8 @@ class RunFolder:
             os.replace(unfinished, target)
         except (OSError, RuntimeError) as error:
             raise FolderError(
-                f"{target} could not be written: {' '.join(str(error).split())[:300]}. What was saved before is whole; make "
-                "room, then go on by --resume."
+                f"{target} could not be written: {' '.join(str(error).split())[:300]}. What was saved before is whole; "
+                "make room, then go on by --resume."
             ) from error
         finally:
             unfinished.unlink(missing_ok=True)

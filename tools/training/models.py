@@ -53,7 +53,9 @@ def file_of(config: Config, name: str, folder: str, key: str) -> Path:
         return path
     if folder and (found := folder_paths.get_full_path(folder, name)):
         return Path(found)
-    raise ConfigError(f"{key} names '{name}', but there is no {path}{f', nor one in models/{folder}' if folder else ''}.")
+    raise ConfigError(
+        f"{key} names '{name}', but there is no {path}{f', nor one in models/{folder}' if folder else ''}."
+    )
 
 
 def load_base(config: Config) -> Loaded:
@@ -132,5 +134,3 @@ class Encoder:
         with torch.inference_mode():
             pictures = self._vae.decode(self._format.process_out(latents.float().cpu()))
         return pictures.float().cpu().clone()
-
-

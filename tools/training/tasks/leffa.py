@@ -210,7 +210,12 @@ class Task:
             masked = torch.where(hole > 0, torch.zeros_like(person), person)
             body = batch.condition[row, -3:].cpu().repeat_interleave(8, 1).repeat_interleave(8, 2)
             label = "reference" if batch.is_shown[row] else "reference, dropped"
-            cells = (f"person, t = {batch.timesteps[row]}", person), ("masked", masked), ("body map", body), (label, worn)
+            cells = (
+                (f"person, t = {batch.timesteps[row]}", person),
+                ("masked", masked),
+                ("body map", body),
+                (label, worn),
+            )
             lines.append([(name, each.movedim(0, -1) / 2 + 0.5) for name, each in cells])
         return lines
 
@@ -221,7 +226,7 @@ class Task:
         return [[*cells, ("painted", each)] for cells, each in zip(self.shown(batch), pictures, strict=True)]
 
     def _load(self, config: Config) -> None:
-        """Both U-Nets, from a Stable Diffusion or a Leffa file, and the VAE; what is not trained is kept for the file."""
+        """Both U-Nets, from a Stable Diffusion or a Leffa file, the VAE, and what the file has besides."""
         if config.models.start:
             path = file_of(config, config.models.start, "diffusion_models", "models.start")
             parts = loader.load(path)

@@ -1,4 +1,4 @@
-"""Refine-by-Align: objects in two pictures, a part of which is completed from a reference, in both modes of Figure 2."""
+"""Refine-by-Align: objects in two pictures, a part of which is completed from a reference, in both modes."""
 
 from __future__ import annotations
 
@@ -251,7 +251,9 @@ class Task:
             reference, region = reference.flip(2), region.flip(1)
         return Example(image[None], part, reference, region)
 
-    def _other(self, files: Mapping[str, Path], crop: Crop, part: Tensor, refines: bool) -> tuple[Tensor, Tensor] | None:
+    def _other(
+        self, files: Mapping[str, Path], crop: Crop, part: Tensor, refines: bool
+    ) -> tuple[Tensor, Tensor] | None:
         """The object in the other picture, and the part there; None if it is not known, but needed."""
         reference = picture(files["reference"])
         size = reference.shape[0], reference.shape[1]

@@ -1,0 +1,139 @@
+"""Scores against hand-computed cases, over lists and over results of the runner; networks are tiny and random."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy
+import pytest
+import torch
+from bootstrap import HOST
+from training_support import blob, save_picture
+
+
+def listed(folder: Path, lines: list[dict[str, Any]]) -> str:
+    path = folder / "list.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+def scores(folder: Path, *arguments: str) -> dict[str, Any]:
+    assert evaluate.main([*arguments, "--output", str(folder / "scores.json")]) == 0
+    return json.loads((folder / "scores.json").read_text())["scores"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of transformers with 16 numbers to a token."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 28, "patch_size": 14}
+    CLIPModel(CLIPConfig(text_config=sizes, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    tokenizer = CLIPTokenizer.from_pretrained(HOST / "comfy" / "sd1_tokenizer")
+    size = {"height": 28, "width": 28}
+    CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=size), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_try_on(tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = numpy.full((32, 24, 3), 100, numpy.float32)
+    other = truth.copy()
+    other[:16] += 30  # half of the pixels by 30 of 255
+    for name, pixels in (("truth.png", truth), ("other.png", other)):
+        save_picture(tmp_path / name, pixels / 255)
+    lines = [{"result": name, "truth": "truth.png"} for name in ("truth.png", "other.png")]
+    found = scores(tmp_path, "tryon", listed(tmp_path, lines[1:]))
+    assert found["PSNR"]["mean"] == pytest.approx(10 * math.log10(255**2 / (30**2 / 2)), rel=1e-4)
+    assert 0 < found["SSIM"]["mean"] < 1 and set(found) == {"SSIM", "PSNR"}
+    assert "LPIPS left out" in capsys.readouterr().out
+    found = scores(tmp_path, "tryon", listed(tmp_path, [lines[1], lines[1]]), "--clip", str(clip))
+    assert found["FID (CLIP)"]["mean"] > 0 and found["FID (CLIP)"]["n"] == 1 and "KID (CLIP)" in found
+
+
+def test_lpips_by_a_file_of_alexnet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from torchvision.models import alexnet
+
+    with torch.device("meta"):
+        shapes = {f"features.{name}": each.shape for name, each in alexnet().features.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(shape, generator=generator) * 0.05 for name, shape in shapes.items()}
+    torch.save(weights, tmp_path / "alexnet.pth")
+    for number in range(2):
+        save_picture(tmp_path / f"{number}.png", blob(number, (72, 72)))
+    for result, bounds in (("0.png", (-1e-6, 1e-6)), ("1.png", (1e-6, 10.0))):
+        lines = [{"result": result, "truth": "0.png"}]
+        found = scores(tmp_path, "tryon", listed(tmp_path, lines), "--lpips", str(tmp_path / "alexnet.pth"))
+        assert bounds[0] <= found["LPIPS"]["mean"] <= bounds[1]
+    torch.save({"other": torch.zeros(1)}, tmp_path / "alexnet.pth")
+    assert evaluate.main(["tryon", listed(tmp_path, lines), "--lpips", str(tmp_path / "alexnet.pth")]) == 2
+    assert "is not torchvision's AlexNet" in capsys.readouterr().err
+
+
+def test_style_and_subject(tmp_path: Path, clip: Path) -> None:
+    for number in range(4):
+        save_picture(tmp_path / f"{number}.png", blob(number, (40, 40)))
+    same = [{"result": "0.png", "reference": "0.png", "prompt": "a cat"}]
+    found = scores(tmp_path, "style", listed(tmp_path, same), "--clip", str(clip))
+    assert found["style similarity"]["mean"] == pytest.approx(1.0) and -1 <= found["CLIP-T"]["mean"] < 1
+    lines = [
+        {"result": f"{number}.png", "reference": ["0.png", "3.png"], "prompt": "a cat", "group": number // 2}
+        for number in range(4)
+    ]
+    found = scores(tmp_path, "subject", listed(tmp_path, lines), "--clip", str(clip))
+    network = evaluate.Clip(clip)
+    vectors = [network.picture(tmp_path / f"{number}.png").double() for number in range(4)]
+    cosines = [
+        [float(one @ vectors[other] / one.norm() / vectors[other].norm()) for other in (0, 3)] for one in vectors
+    ]
+    likeness = [sum(pair) / 2 for pair in cosines]
+    assert found["CLIP-I"]["mean"] == pytest.approx(sum(likeness) / 4, rel=1e-5)
+    variances = [(likeness[at] - likeness[at + 1]) ** 2 / 2 for at in (0, 2)]
+    assert found["CLIP-Iv"]["mean"] == pytest.approx(sum(variances) / 2, rel=1e-3, abs=1e-9)
+
+
+def test_alignment(tmp_path: Path) -> None:
+    truth, found = torch.zeros(20, 20), torch.zeros(20, 20)
+    truth[:, :10], found[:, 5:15] = 1, 1
+    save_picture(tmp_path / "truth.png", truth)
+    save_picture(tmp_path / "found.png", found)
+    got = scores(tmp_path, "alignment", listed(tmp_path, [{"result": "found.png", "truth": "truth.png"}]))
+    assert got["mIoU"]["mean"] == pytest.approx(1 / 3)
+
+
+def test_results_of_the_runner(tmp_path: Path) -> None:
+    save_picture(tmp_path / "truth.png", blob(0, (24, 24)))
+    save_picture(tmp_path / "results" / "0001" / "a.png", blob(0, (24, 24)))
+    done = {"state": "done", "folder": "0001", "inputs": {"LoadImage.image": "truth.png"}}
+    lines = [{"run": "x"}, done, {"state": "failed", "inputs": {}}]
+    (tmp_path / "results" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = ["tryon", "--results", str(tmp_path / "results"), "--files", str(tmp_path), "--columns"]
+    found = scores(tmp_path, *given, "truth=LoadImage.image")
+    assert found["SSIM"]["mean"] == pytest.approx(1.0) and found["SSIM"]["n"] == 1
+    assert evaluate.main([*given, "truth=LoadImage.other"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "nothing to score"),
+        ([{"result": "gone.png", "truth": "gone.png"}], "2 entries of the list cannot be scored"),
+        ([{"result": "gone.png"}], "line 1 has no 'truth'"),
+    ],
+)
+def test_what_cannot_be_scored(lines: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["tryon", listed(tmp_path, lines)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_scores_by_clip_need_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_picture(tmp_path / "0.png", blob(0, (24, 24)))
+    line = {"result": "0.png", "reference": "0.png", "prompt": "a"}
+    assert evaluate.main(["style", listed(tmp_path, [line])]) == 2
+    assert "Name the folder of one by --clip" in capsys.readouterr().err
