@@ -11,7 +11,7 @@ LOCK_WITHOUT := api assets-01 image other video
 export COMFYUI_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test soak fuzz beside lint bench world-train claims serve lock clean
+.PHONY: help setup browser demo test soak train-check fuzz beside lint bench world-train claims serve lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ test: setup browser ## run all tests; a test that was skipped fails the run
 
 soak: setup ## 200 workflows of all methods through one server, some of them cancelled
 	REFATTENTION_SOAK_RUNS=200 $(BIN)/pytest -s tests/e2e/test_soak.py
+
+train-check: setup ## each trainer learns eight samples by heart and the nodes paint them, minutes of computing
+	REFATTENTION_TRAIN_CHECK=1 $(BIN)/pytest -s tests/training/test_overfit.py
 
 fuzz: setup ## loaders on 2000 wrong files, nodes on random values, RefDrop against its oracle on 1000 random cases
 	REFATTENTION_FUZZ_FILES=2000 REFATTENTION_FUZZ_PROMPTS=1000 REFATTENTION_FUZZ=1000 \

@@ -57,6 +57,7 @@ class DEADiffStyle(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
         require_sd15(model)
+        reference_image = gate.picture(reference_image, "reference_image")
         pictures = _pictures(mode, reference_image, content_image)
         mix = _ratios(ratios, len(reference_image), combine)
         tokens = {
@@ -183,7 +184,6 @@ def _ratios(text: str, pictures: int, combine: str) -> list[float] | None:
 
 def _pictures(mode: str, reference: torch.Tensor, content: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """Which pictures each branch reads."""
-    reference = gate.picture(reference, "reference_image")
     if mode == BOTH:
         return {STYLE: reference, CONTENT: reference if content is None else gate.picture(content, "content_image")}
     if content is not None:

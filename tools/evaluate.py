@@ -10,18 +10,21 @@ LIST.jsonl has a line for each picture, its files named from the list's folder: 
 belong together; for alignment "result" and "truth" are masks. With --results, the lines are those of a folder that
 run_workflow.py wrote, and --columns tells which of its inputs is which.
 
-Nothing is downloaded. --clip and --dino are folders of Hugging Face models (config and safetensors), --lpips the file of
-torchvision's AlexNet weights. Without them, the scores that need them are left out, and a line says so.
+Nothing is downloaded. --clip and --dino are folders of Hugging Face models (config and safetensors), --lpips the file
+of torchvision's AlexNet weights. Without them, the scores that need them are left out, and a line says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from batch.files import new_file
 
 Line = dict[str, Any]
 Scores = dict[str, list[float]]
@@ -81,12 +84,12 @@ def read_results(folder: Path, columns: Sequence[str], files: Path) -> list[Line
 
 
 def _placed(line: Line, folder: Path) -> Line:
-    files = {name: line[name] for name in ("result", "truth", "reference") if name in line}
-    placed = {
-        name: [folder / each for each in value] if isinstance(value, list) else folder / value
-        for name, value in files.items()
-    }
-    return {**line, **placed}
+    placed = dict(line)
+    for name in ("result", "truth", "reference"):
+        if name in line:
+            value = line[name]
+            placed[name] = [folder / each for each in value] if isinstance(value, list) else folder / value
+    return placed
 
 
 def require_complete(lines: Sequence[Line], kind: str) -> None:
@@ -126,19 +129,27 @@ def load(path: Path, size: tuple[int, int] | None = None) -> Any:
 
 def try_on(lines: Sequence[Line], networks: Networks) -> Scores:
     """SSIM, PSNR and, with their networks, LPIPS, and FID and KID over the features of the named CLIP."""
-    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+    from torchmetrics.functional.image import peak_signal_noise_ratio
 
     scores: Scores = {"SSIM": [], "PSNR": [], **({"LPIPS": []} if networks.lpips else {})}
     for line in lines:
         truth = load(line["truth"])
         result = load(line["result"], (truth.shape[2], truth.shape[3]))
-        scores["SSIM"].append(float(structural_similarity_index_measure(result, truth, data_range=1.0)))
+        scores["SSIM"].append(similarity(result, truth))
         scores["PSNR"].append(float(peak_signal_noise_ratio(result, truth, data_range=1.0)))
         if networks.lpips:
             scores["LPIPS"].append(float(networks.lpips(result * 2 - 1, truth * 2 - 1)))
     if networks.clip:
         scores |= _distances(lines, networks.clip)
     return scores
+
+
+def similarity(result: Any, truth: Any) -> float:
+    """SSIM."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    value: Any = structural_similarity_index_measure(result, truth, data_range=1.0)
+    return float(value)
 
 
 def _distances(lines: Sequence[Line], clip: Clip) -> Scores:
@@ -177,7 +188,10 @@ def subject(lines: Sequence[Line], networks: Networks) -> Scores:
     scores: Scores = {"CLIP-I": [], "CLIP-T": [], **({"DINO": []} if networks.dino else {})}
     for line in lines:
         group = found.setdefault(str(line.get("group", line["prompt"])), {})
-        likeness = {"CLIP-I": clip.picture, **({"DINO": networks.dino} if networks.dino else {})}
+        likeness: dict[str, Callable[[Path], Any]] = {
+            "CLIP-I": clip.picture,
+            **({"DINO": networks.dino} if networks.dino else {}),
+        }
         for name, encode in likeness.items():
             value = mean_likeness(encode, line)
             scores[name].append(value)
@@ -368,6 +382,8 @@ def main(command_line: Sequence[str]) -> int:
     """0 when scored, 2 when there is nothing to score."""
     options = arguments_of(command_line)
     try:
+        if options.output and os.path.lexists(options.output):
+            raise EvaluationError(f"{options.output} exists already; choose another --output.")
         lines = (
             read_list(options.list) if options.list else read_results(options.results, options.columns, options.files)
         )
@@ -384,7 +400,8 @@ def main(command_line: Sequence[str]) -> int:
             print(f"{what} left out: --{name} names no network.")
     if options.output:
         entry = {"kind": options.kind, "pictures": len(lines), "scores": table}
-        options.output.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+        with new_file(options.output) as file:
+            file.write((json.dumps(entry, indent=1) + "\n").encode())
     return DONE
 
 

@@ -103,6 +103,7 @@ class DEADiffEvaluation(Evaluation):
 
     def __init__(self, run: DEADiffRun, asked: Asked, prompts: dict[Chunk, Prompt]) -> None:
         self.run = run
+        self.blocks = frozenset(block for block, _ in run.settings.image)
         self._asked = asked
         self._prompts = prompts
 
@@ -140,7 +141,7 @@ class _ForwardPass:
 
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention to text and image."""
-        self._run.has_acted = True
+        self._run.acted.add(call.block)
         known = {} if self._joints is None else self._joints
         if call.layer not in known:
             known[call.layer] = _merged(_joints(self._evaluation, call))

@@ -2,9 +2,9 @@
 
     L = | eps - eps_theta(sqrt(a_t) z + sqrt(1 - a_t) eps, t, text of the target, tokens of the reference) |^2
 
-As the two pictures of a pair differ in all else, the tokens can lower the loss only by what they share. Of three sets of
-data, the first shares the style, the second the subject; in the third both branches read the target itself, without a
-text. Both Q-Formers with their queries and projections learn, and the keys and values of the image in the
+As the two pictures of a pair differ in all else, the tokens can lower the loss only by what they share. Of three sets
+of data, the first shares the style, the second the subject; in the third both branches read the target itself, without
+a text. Both Q-Formers with their queries and projections learn, and the keys and values of the image in the
 cross-attentions; the U-Net, the visual encoder and the norm of its features stay as they are, as in the authors'
 configuration.
 """
@@ -195,8 +195,8 @@ def new_attentions(model: ModelPatcher, hidden: int) -> ImageAttentions:
     attentions = ImageAttentions([(hidden, len(layer.attn2.to_k.weight)) for layer in layers], dtype=torch.float32)
     with torch.no_grad():
         for added, layer in zip(attentions.attention, layers, strict=True):
-            added.i_to_k.weight.copy_(layer.attn2.to_k.weight)
-            added.i_to_v.weight.copy_(layer.attn2.to_v.weight)
+            for weight, source in zip(added.parameters(), (layer.attn2.to_k, layer.attn2.to_v), strict=True):
+                weight.copy_(source.weight)
     return attentions
 
 

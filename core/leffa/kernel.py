@@ -43,6 +43,20 @@ def attention_flow(layer: AttentionLayer, temperature: float = TEMPERATURE) -> T
     return torch.cat(parts, dim=1)
 
 
+def joined_in_space(q: Tensor, k: Tensor, heads: int, grid: tuple[int, int]) -> AttentionLayer:
+    """A self-attention of a model that reads picture and reference as one, the reference below the picture.
+
+    So do models such as CatVTON; the loss is the same for them, because it asks for queries and reference keys alone.
+
+    Args:
+        q, k: (B, 2 h * w, C), projected, of all tokens.
+        heads: how many heads C holds.
+        grid: (h, w) of the picture's half.
+    """
+    tokens = grid[0] * grid[1]
+    return AttentionLayer(q[:, :tokens], k[:, tokens:], heads, grid, grid)
+
+
 def warp(reference: Tensor, flow: Tensor, size: tuple[int, int]) -> Tensor:
     """The reference picture as a flow field moves it.
 

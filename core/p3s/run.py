@@ -12,6 +12,7 @@ from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, route_self_attention
 from ..patches.bank import KeyValueBank, of_each_picture
 from ..patches.binding import Evaluation, Run
+from ..patches.blocks import Block
 from ..patches.families.unet import UNetAttentions
 from ..patches.passes import Asked
 from ..patches.reference_pass import Recording, ReferencePass
@@ -45,6 +46,11 @@ class P3SRun(Run):
         return [self._reference.latents]
 
     @property
+    def blocks(self) -> frozenset[Block]:
+        """All that have self-attention."""
+        return frozenset(self._attentions.layers)
+
+    @property
     def prompts_each(self) -> int:
         """How many pictures of the batch have a prompt of their own."""
         return self._reference.prompts_each
@@ -61,13 +67,15 @@ class P3SRun(Run):
         if self.prompts_each > 1:
             why = "and each picture has a prompt of its own. Give one prompt for all, or remove that node."
             require_all_pictures(asked, self._pictures, NODE, why)
-        recording = Recording(self._reference, frozenset(self._attentions.layers), self._attentions, NODE)
+        recording = Recording(self._reference, self.blocks, self._attentions, NODE)
         self._reference.run(asked, recording)
         return self.injecting(ReadByModel(recording.bank), epsilon)
 
     def injecting(self, hidden: Hidden, epsilon: float) -> P3SEvaluation:
         """What injects at a weight other than 0."""
-        return P3SEvaluation(self._subject, hidden, epsilon, self.settings.value_strength, self)
+        injecting = P3SEvaluation(self._subject, hidden, epsilon, self.settings.value_strength, self)
+        injecting.blocks = self.blocks
+        return injecting
 
     def _epsilon(self, sigma: float) -> float:
         """Weight of the injection at a noise level; 0 where nothing is to be done."""
@@ -174,7 +182,7 @@ class P3SEvaluation(Evaluation):
             self._value_strength,
         )
         if self._run is not None:
-            self._run.has_acted = True
+            self._run.acted.add(call.block)
         return call.attend(call.q, keys.flatten(0, 1), values.flatten(0, 1))
 
 

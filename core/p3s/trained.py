@@ -57,6 +57,7 @@ class AdapterEvaluation(Evaluation):
 
     def __init__(self, run: P3SRun, model: BaseModel, adapter: Adapter, network: nn.Module, epsilon: float) -> None:
         self._run = run
+        self.blocks = run.blocks
         self._latent = model.process_latent_in(run.settings.reference.samples.float())
         self._adapter = adapter
         self._network = network

@@ -22,7 +22,7 @@ def checkpointed(
     unet: UNetModel,
     x: Tensor,
     timesteps: Tensor,
-    context: Tensor,
+    context: Tensor | None,
     y: Tensor | None,
     control: None,
     options: Options,
@@ -35,7 +35,7 @@ def checkpointed(
         unet: of an image model.
         x: (B, c, h, w).
         timesteps: (B,).
-        context: (B, tokens, width).
+        context: (B, tokens, width); None for a U-Net without text.
         y: (B, width), where the family has it.
         control: none; at its place in the host's signature.
         options: the host's transformer_options.

@@ -50,7 +50,7 @@ def object_on_white(pixels: Pixels, alpha: Pixels, size: tuple[int, int]) -> Pix
     picture = Image.fromarray(numpy.dstack([pixels, alpha]))
     box = picture.getchannel("A").getbbox()
     if box is None:
-        raise ValueError("everything is transparent")
+        raise ValueError("The mask says that the whole image is transparent. Connect a garment that is cut out.")
     (left, top, right, bottom), (height, width) = box, size
     side = max(right - left, bottom - top)
     corner = [

@@ -145,6 +145,7 @@ class RecorderEvaluation(Evaluation):
         self._run = run
         self._asked = asked
         self._recorded = recorded
+        self.blocks = recorded.blocks
         self._attentions = attentions
         self._frames = frames
         self._size = size
@@ -168,7 +169,7 @@ class RecorderEvaluation(Evaluation):
         if call.block in self._recorded.blocks:
             pairs = [(self._kept(keys), self._kept(values)) for keys, values in self._leading(call)]
             self.bank.store(call.layer, Record(call.chunks, call.grid, pairs))
-            self._run.has_acted = True
+            self._run.acted.add(call.block)
         return call.plain()
 
     def _leading(self, call: AttentionCall) -> list[KeysValues]:

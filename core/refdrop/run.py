@@ -129,6 +129,7 @@ class RefDropEvaluation(Evaluation):
         self._run = run
         self._asked = asked
         self._active = active
+        self.blocks = frozenset().union(*(each.blocks for each in active))
         self._banks = banks
 
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -150,7 +151,7 @@ class RefDropEvaluation(Evaluation):
         branches = [branch for each in chosen for branch in self._branches(each, call)]
         if not branches:
             return call.plain()
-        self._run.has_acted = True
+        self._run.acted.add(call.block)
         joint = None if call.joint is None else call.joint()
         return reference_feature_guidance(call.attend, call.q, call.k, call.v, len(call.chunks), branches, joint)
 
@@ -171,7 +172,7 @@ class RefDropEvaluation(Evaluation):
         return [Branch(weight, keys, values, first, settings.concat) for keys, values in pairs]
 
     def _keys_values(self, settings: RefDropSettings, call: AttentionCall) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each reference, on the device of the call: (G, M, C), or (G, B, M, C) where samples differ."""
+        """Keys and values of each reference, on the call's device: (G, M, C), or (G, B, M, C) where samples differ."""
         if settings in self._banks:
             bank = self._banks[settings]
             pairs = bank.keys_values(call.layer, call.chunks, call.k)

@@ -280,7 +280,7 @@ def carried(part: Tensor, correspondence: Tensor, size: tuple[int, int], gap: in
 
     Args:
         part: (H, W), 0 and 1.
-        correspondence: (H, W, 2), x and y of each pixel's place in the reference, in its pixels; NaN where it is hidden.
+        correspondence: (H, W, 2), x and y of each pixel's place in the reference, in its pixels; NaN where hidden.
         size: (H', W') of the reference.
         gap: pixels between places that are filled.
 

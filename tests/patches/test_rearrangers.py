@@ -13,7 +13,7 @@ from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
-from foreign import OwnLayers, TiledSampling
+from foreign import OneBlock, OwnLayers, TiledSampling
 from naive_deadiff import random_image
 from refattention.core.deadiff.settings import DEADiffSettings
 from refattention.core.deadiff.wrappers import apply_deadiff
@@ -208,6 +208,14 @@ def test_layers_that_another_node_runs_by_itself(method: str, interval: int) -> 
         run("sd15", OwnLayers(interval).attach({**METHODS, **more}[method](patcher)), noise=noise)
 
 
+def test_blocks_that_are_not_named_are_not_left_out_in_silence() -> None:
+    """All but the first are taken for none of the model's."""
+    patcher = tiny_model("flux")
+    assert distance(run("flux", OneBlock().attach(patcher), steps=1), run("flux", patcher, steps=1)) < 1e-4
+    with pytest.raises(RuntimeError, match=r"RefDrop acts only in 1 of 4 blocks, because another node .*\(OneBlock\)"):
+        run("flux", OneBlock().attach(refdrop(patcher, "flux")), steps=1)
+
+
 def context_windows(patcher: Any, length: int, dim: int = 0) -> Any:
     overlap = 1
     return ContextWindowsManualNode.execute(
@@ -215,12 +223,17 @@ def context_windows(patcher: Any, length: int, dim: int = 0) -> Any:
     )[0]
 
 
+def five(family: str) -> Tensor:
+    """Pictures, or the frames of a video."""
+    if FAMILIES[family].frames == 1:
+        return tiny_latent(family, 5)
+    return torch.cat([tiny_latent(family, seed=number) for number in (0, 1)], 2)[:, :, :5]
+
+
 @pytest.mark.parametrize(("family", "dim"), [("sd15", 0), ("wan21", 2)])
 def test_every_context_window_follows_an_outside_reference(family: str, dim: int) -> None:
     """As a recording of it does, of which no window makes a pass."""
-    noise = (
-        tiny_latent(family, 5) if dim == 0 else torch.cat([tiny_latent(family, seed=n) for n in (0, 1)], 2)[:, :, :5]
-    )
+    noise = five(family)
     patcher = tiny_model(family)
     mask = torch.zeros(1, 16, 24)
     mask[..., 12:] = 1
@@ -247,9 +260,7 @@ def test_every_context_window_follows_an_outside_reference(family: str, dim: int
 def test_context_windows_that_hide_what_a_method_needs(
     family: str, dim: int, settings: dict[str, Any], message: str
 ) -> None:
-    noise = (
-        tiny_latent(family, 5) if dim == 0 else torch.cat([tiny_latent(family, seed=n) for n in (0, 1)], 2)[:, :, :5]
-    )
+    noise = five(family)
     patcher = tiny_model(family)
     settings = {"reference": reference(family), "strength": 0.5, **settings}
     for length in (3, 4):  # the last of 4 is preceded by one more: as long as the whole
@@ -285,9 +296,7 @@ def test_a_mask_names_what_shows_the_model_a_part_of_the_picture() -> None:
         for prompt, what in ((in_area, "limited to an area .*4 x 6"), (to_bounds, "'mask bounds' .*4 x 8")):
             with pytest.raises(RuntimeError, match=rf"{what} latents instead of 8 x 12, and a mask"):
                 run("sd15", method, positive=prompt, steps=1)
-        with pytest.raises(
-            RuntimeError, match=r"another node of this model \(TiledSampling\) has the model work on 4 x 4"
-        ):
+        with pytest.raises(RuntimeError, match=r"another node of this model \(TiledSampling\) has .* on 4 x 4 latents"):
             run("sd15", TiledSampling(4, 1).attach(method), steps=1)
         with pytest.raises(RuntimeError, match=r"the sampler \(SamplerLCMUpscale.*has the model work on 10 x 15"):
             prompts, noise = (tiny_prompt("sd15", 1), tiny_prompt("sd15", 2)), tiny_latent("sd15")

@@ -85,3 +85,31 @@ class OwnLayers:
             h = forward_timestep_embed(block, h, embedded, text, options, shape)
         self.step += 1
         return sampling.calculate_denoised(sigma, unet.out(h), x)
+
+
+class OneBlock(torch.nn.Module):
+    """Puts one block in place of all of Flux's for the time of a pass, as first-block caches do."""
+
+    def attach(self, patcher: Any) -> Any:
+        patched = patcher.clone()
+        self.__dict__["model"] = patched.model.diffusion_model  # not a part of this module
+        patched.set_model_unet_function_wrapper(self.around)
+        return patched
+
+    def around(self, model_function: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
+        own = {name: getattr(self.model, name) for name in ("double_blocks", "single_blocks")}
+        self.__dict__["own"] = own
+        self.model.double_blocks, self.model.single_blocks = torch.nn.ModuleList([self]), torch.nn.ModuleList()
+        try:
+            return model_function(args["input"], args["timestep"], **args["c"])
+        finally:
+            for name, blocks in own.items():
+                setattr(self.model, name, blocks)
+
+    def forward(self, img: Tensor, txt: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
+        for block in self.own["double_blocks"]:
+            img, txt = block(img=img, txt=txt, **inputs)
+        both = torch.cat([txt, img], 1)
+        for block in self.own["single_blocks"]:
+            both = block(both, **inputs)
+        return both[:, txt.shape[1] :], txt

@@ -40,6 +40,7 @@ class Modules:
         self._reading: dict[Any, Read] | None = None
         self._read: dict[Any, Read] = {}
         self._reference = reference
+        self._negative: set[Any] = set()
 
     @contextmanager
     def attached(self, patcher: Any) -> Iterator[Any]:
@@ -55,6 +56,8 @@ class Modules:
                 del module.forward
 
     def _calc_cond_batch(self, executor: Any, model: Any, conds: Any, x: Tensor, t: Tensor, options: Any) -> Any:
+        if len(conds) == 2:  # other nodes evaluate the negative prompt alone, in the first place
+            self._negative |= {entry["uuid"] for entry in conds[1] or ()}
         if self._reference is not None:
             generator = torch.Generator().manual_seed(5)
             noise = torch.randn(self._reference.shape, generator=generator)
@@ -71,7 +74,7 @@ class Modules:
         def replaced(
             x: Tensor, context: Any = None, value: Any = None, mask: Any = None, transformer_options: Any = None
         ) -> Tensor:
-            chunks = list(zip(transformer_options["uuids"], transformer_options["cond_or_uncond"], strict=True))
+            chunks = [(name, name in self._negative) for name in transformer_options["uuids"]]
             keys_of = x if context is None else context
             values_of = keys_of if value is None else value
             if self._reading is not None:
@@ -149,9 +152,9 @@ def deadiff(image: dict[Any, tuple[Tensor, Tensor]]) -> Act:
         place: Any, module: Any, forward: Any, read: Read, chunks: Any, x: Tensor, k: Tensor, v: Tensor, options: Any
     ) -> Tensor:
         rows = len(x) // len(chunks)
-        is_conditional = torch.tensor([float(half == 0) for _, half in chunks]).repeat_interleave(rows)[:, None, None]
+        weights = torch.tensor([float(not is_negative) for _, is_negative in chunks]).repeat_interleave(rows)
         keys, values = (
-            torch.cat([project(of), is_conditional * shown], 1)
+            torch.cat([project(of), weights[:, None, None] * shown], 1)
             for project, of, shown in zip((module.to_k, module.to_v), (k, v), image[place], strict=True)
         )
         out = optimized_attention(module.to_q(x), keys, values, module.heads, transformer_options=options)

@@ -67,10 +67,10 @@ def test_what_does_not_fit_is_named(table: dict[str, Any], message: str) -> None
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="missing.toml cannot be read as TOML"):
+    with pytest.raises(ConfigError, match=r"missing\.toml cannot be read as TOML"):
         read(tmp_path / "missing.toml", [])
     (tmp_path / "broken.toml").write_text("a = = 1")
-    with pytest.raises(ConfigError, match="broken.toml cannot be read as TOML"):
+    with pytest.raises(ConfigError, match=r"broken\.toml cannot be read as TOML"):
         read(tmp_path / "broken.toml", [])
     (tmp_path / "good.toml").write_text("a = 1")
     with pytest.raises(ConfigError, match="--set steps: write KEY=VALUE"):

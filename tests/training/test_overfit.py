@@ -34,6 +34,7 @@ def mean(values: list[float]) -> float:
 def test_leffa_dresses_the_people_it_has_learnt(tmp_path: Path) -> None:
     steps = 600 if IS_LONG else 20
     train = {"steps": steps, "batch_size": 8, "warmup": 5, "gradient_checkpointing": False, "schedule": "cosine"}
+    train |= {"learning_rate": 2e-3, "ema": 0.98} if IS_LONG else {}
     config = leffa_config(tmp_path, train=train, method={"condition_drop": 0.0})
     assert train_here("leffa", config) == 0
     found = losses(tmp_path / "run")

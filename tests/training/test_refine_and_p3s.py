@@ -112,7 +112,7 @@ def test_examples_show_the_part_where_it_is_known(objects: Path) -> None:
                 assert example.reference.shape == (1, 64, 80, 3) and example.region.all()
             if number == 2:
                 assert example.reference.shape == (1, 64, 80, 3)
-                # The picture is scaled by 64 / 70 and cut to 64 columns around the object, from the 14th on; its places are told in the other's pixels.
+                # The picture is scaled by 64 / 70 and cut to 64 columns from the 14th on.
                 rows, columns = (torch.nonzero(example.mask.any(axis)).flatten() * 70 / 64 for axis in (1, 0))
                 found = torch.nonzero(example.region.any(1)).flatten()
                 assert abs(found[0] - rows[0] * 0.9) <= 2 and abs(found[-1] - rows[-1] * 0.9) <= 2

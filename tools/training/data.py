@@ -42,7 +42,7 @@ class Looked:
     digest: str
     size: tuple[int, int]
     brightest: int
-    problem: tuple[str, str] | tuple[()] = ()
+    problem: tuple[str, str] | None = None
 
 
 # What is wrong with a record, from what its files are by their roles.
@@ -75,14 +75,16 @@ def require_good(
     digest = hashlib.sha256()
     for number, record in enumerate(records):
         paths = files(record)
-        bad = [(path, looked[path].problem) for path in paths.values() if looked[path].problem]
-        for path, (kind, why) in bad:
-            complaints[kind][f"{path}: {why}" if why else f"{path}"] = None
-        if not bad:
+        is_bad = False
+        for path in paths.values():
+            if (problem := looked[path].problem) is not None:
+                complaints[problem[0]][f"{path}: {problem[1]}" if problem[1] else f"{path}"] = None
+                is_bad = True
+        if not is_bad:
             for sentence in rule(record, {role: looked[path] for role, path in paths.items()}):
                 complaints[WRONG][f"record {number + 1}: {sentence}"] = None
-                bad = [(Path(), (WRONG, sentence))]
-        if not bad:
+                is_bad = True
+        if not is_bad:
             good.append(record)
             digest.update(repr(sorted((role, looked[path].digest) for role, path in paths.items())).encode())
             digest.update(repr([value for value in vars(record).values() if isinstance(value, str)]).encode())

@@ -100,8 +100,8 @@ class RunFolder:
             os.replace(unfinished, target)
         except (OSError, RuntimeError) as error:
             raise FolderError(
-                f"{target} could not be written: {' '.join(str(error).split())[:300]}. What was saved before is whole; make "
-                "room, then go on by --resume."
+                f"{target} could not be written: {' '.join(str(error).split())[:300]}. What was saved before is whole; "
+                "make room, then go on by --resume."
             ) from error
         finally:
             unfinished.unlink(missing_ok=True)

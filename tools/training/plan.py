@@ -57,12 +57,10 @@ class Plan:
 
     def _record(self, number: int) -> int:
         turn, slot = divmod(number, sum(self.mix))
-        for group, share in enumerate(self.mix):
-            if slot < share:
-                break
-            slot -= share
+        slots = [group for group, share in enumerate(self.mix) for _ in range(share)]
+        group = slots[slot]
         members = self.groups[group]
-        epoch, place = divmod(turn * share + slot, len(members))
+        epoch, place = divmod(turn * self.mix[group] + slot - slots.index(group), len(members))
         return members[_order(len(members), seed_of(self.seed, group, epoch))[place]]
 
     def _epoch(self, number: int) -> list[list[int]]:

@@ -170,12 +170,8 @@ class Task:
         records = [self._records[sample.record] for sample in samples]
         latents = [self._encode(each.target[None], (each.record, self._size)) for each in samples]
         noise = [noise_of(latent, each.seed) for latent, each in zip(latents, samples, strict=True)]
-        reads = {
-            branch: torch.tensor(
-                [branch in BRANCHES[record.kind] and not each.is_dropped for record, each in zip(records, samples, strict=True)]
-            )
-            for branch in (STYLE, CONTENT)
-        }  # fmt: skip
+        read_by = [frozenset() if each.is_dropped else BRANCHES[self._records[each.record].kind] for each in samples]
+        reads = {branch: torch.tensor([branch in each for each in read_by]) for branch in (STYLE, CONTENT)}
         return Batch(
             torch.cat(latents).to(device),
             torch.cat([self._context(record.text, latents[0]) for record in records]).to(device),

@@ -226,7 +226,7 @@ class Task:
         return [[*cells, ("painted", each)] for cells, each in zip(self.shown(batch), pictures, strict=True)]
 
     def _load(self, config: Config) -> None:
-        """Both U-Nets, from a Stable Diffusion or a Leffa file, and the VAE; what is not trained is kept for the file."""
+        """Both U-Nets, from a Stable Diffusion or a Leffa file, the VAE, and what the file has besides."""
         if config.models.start:
             path = file_of(config, config.models.start, "diffusion_models", "models.start")
             parts = loader.load(path)

@@ -281,4 +281,4 @@ def records_of(root: Path) -> list[Record]:
     with_mask = {f"{Path(name).stem}.mask.png": name for name in pictures}
     if lonely := sorted(masks - with_mask.keys()):
         raise ConfigError(f"{root / lonely[0]} is the mask of no picture: there is no {lonely[0][:-9]}.jpg or .png.")
-    return [Record(name, mask if (mask := f"{Path(name).stem}.mask.png") in masks else "") for name in pictures]
+    return [Record(name, own if (own := f"{Path(name).stem}.mask.png") in masks else "") for name in pictures]

@@ -1,4 +1,4 @@
-"""Refine-by-Align: objects in two pictures, a part of which is completed from a reference, in both modes of Figure 2."""
+"""Refine-by-Align: objects in two pictures, a part of which is completed from a reference, in both modes."""
 
 from __future__ import annotations
 
