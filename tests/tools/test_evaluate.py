@@ -22,8 +22,9 @@ def listed(folder: Path, lines: list[dict[str, Any]]) -> str:
 
 
 def scores(folder: Path, *arguments: str) -> dict[str, Any]:
-    assert evaluate.main([*arguments, "--output", str(folder / "scores.json")]) == 0
-    return json.loads((folder / "scores.json").read_text())["scores"]
+    target = folder / f"scores_{len(list(folder.iterdir()))}.json"
+    assert evaluate.main([*arguments, "--output", str(target)]) == 0
+    return json.loads(target.read_text())["scores"]
 
 
 @pytest.fixture(scope="module")
