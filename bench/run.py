@@ -66,7 +66,8 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
         "leffa": lambda: leffa_speed.rows(repeats),
         "align": lambda: align.rows(repeats),
         "import": imports.rows,
-        "scale": scale.rows,
+        "scale": lambda: scale.measured(scale.hosts),
+        "scale_virtual": lambda: scale.measured(scale.virtual),
     }
 
 

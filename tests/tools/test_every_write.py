@@ -42,7 +42,7 @@ WRITES: dict[str, dict[str, str]] = {
     "tools/cluster/fingerprint.py": {"mkdir": OWN, "FileLock": OWN, "write_text": OWN, "replace": "its own cache"},
     "tools/cluster/guard.py": {"rmtree": "the scratch folder that the worker made"},
     "tools/cluster/host.py": {"mkdtemp": OWN, "rmtree": OWN, "unlink": "in its own scratch folder"},
-    "tools/cluster/objects.py": {"open": NEW, "mkdtemp": OWN, "rmtree": OWN, "unlink": OWN, "rmdir": OWN},
+    "tools/cluster/objects.py": {"open": NEW, "mkdtemp": OWN, "rmtree": OWN, "unlink": OWN, "rmdir": OWN, "mkdir": OWN},
     "tools/cluster/places.py": {
         "mkdir": OWN,
         "write_text": OWN,
