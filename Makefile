@@ -62,7 +62,7 @@ serve: setup ## start ComfyUI with the pack and the demo models for a look in th
 
 lock: setup ## resolve requirements/dev.in into requirements/lock.txt
 	cd requirements && UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile dev.in -o lock.txt \
-		--universal --python-version 3.10 --no-emit-index-url --no-emit-find-links --quiet \
+		--universal --python-version 3.10 --no-emit-index-url --no-emit-find-links --generate-hashes --quiet \
 		$(LOCK_WITHOUT:%=--no-emit-package comfyui-workflow-templates-media-%)
 
 clean: ## remove .venv, .host, out and all caches

@@ -92,7 +92,7 @@ class Sleeper:
         folder = self._place.begin(attempt)
         await asyncio.sleep(self._length)
         (folder / "prompt.json").write_text(json.dumps(job.prompt))
-        told = {"attempts": number, "started": started, "worker": name, "versions": {}}
+        told = {"attempt": number, "started": started, "worker": name, "versions": {}}
         return {"state": DONE, "files": {}, **told, "seconds": self._length}
 
 
@@ -190,7 +190,7 @@ def jobs(number: int) -> Iterator[Job]:
 def finished(number: int) -> dict[str, Any]:
     """A line of the manifest as a row leaves it."""
     about = {"row": number, "inputs": {"1.seed": number}, "input_sha256": {}, "seeds": {"1.seed": number}}
-    about |= {"prompt_sha256": "0" * 64, "versions": {}, "attempts": 1, "failures": 0, "losses": 0, "final": False}
+    about |= {"prompt_sha256": "0" * 64, "versions": {}, "attempts": 1, "failures": 0, "losses": 0}
     return {"key": f"{number:032x}-2", **about, "state": DONE, "files": {}, "folder": f"earlier-{number}"}
 
 

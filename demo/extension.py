@@ -1,4 +1,4 @@
-"""The demo folder as a ComfyUI extension: no nodes, only the small models' configurations."""
+"""The demo folder as a ComfyUI extension: the small models' configurations, and stand-ins for other packs' nodes."""
 
 from __future__ import annotations
 
@@ -15,5 +15,7 @@ class DemoExtension(ComfyExtension):
         register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """There are no demo nodes."""
-        return []
+        """Stand-ins alone; the demo has no nodes of its own."""
+        from .other_packs import NODES
+
+        return [*NODES]

@@ -36,6 +36,7 @@ PARSING = ((SUIT, 4), (NECK, 18), (HAIR, 2), (FACE, 11))
 # DensePose's torso, upper arm and head: the number of the part
 BODY = ((SUIT, 2), (ARM, 16), (HAIR, 23), (FACE, 23))
 PARULA = {2: (20, 80, 194), 16: (170, 189, 105), 23: (250, 235, 25)}
+VIRIDIS = {0: (68, 1, 84), 2: (72, 31, 112), 16: (53, 183, 121), 23: (226, 228, 24)}
 
 
 def garment() -> Image.Image:
@@ -64,11 +65,20 @@ def parsing() -> Image.Image:
 
 def densepose() -> Image.Image:
     """The body in DensePose's colours, about where it is."""
-    picture = Image.new("RGB", SIZE)
+    return _coloured(PARULA, (0, 0, 0))
+
+
+def densepose_viridis() -> Image.Image:
+    """The same body in Viridis."""
+    return _coloured(VIRIDIS, VIRIDIS[0])
+
+
+def _coloured(colours: dict[int, tuple[int, int, int]], background: tuple[int, int, int]) -> Image.Image:
+    picture = Image.new("RGB", SIZE, background)
     draw = ImageDraw.Draw(picture)
     for outline, part in BODY:
-        draw.polygon(outline, fill=PARULA[part])
-    draw.ellipse(HELMET, fill="black")
+        draw.polygon(outline, fill=colours[part])
+    draw.ellipse(HELMET, fill=background)
     return picture
 
 

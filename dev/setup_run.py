@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,3 +69,14 @@ def run(command: Sequence[str | Path], check: bool = True, quiet: bool = False) 
         tool = " ".join(word for word in words[2:5] if not word.startswith("/"))
         raise SetupError(f"`{tool}` ended with status {child.returncode}. {advice(''.join(lines))}")
     return child.returncode
+
+
+def set_aside(path: Path) -> Path:
+    """Moves what may hold a user's files out of the way, says where to, and returns the new place."""
+    number, aside = 1, path.with_name(f"{path.name}-before")
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}-before-{number}")
+    path.rename(aside)
+    step(f"{path.name} as it was is kept in {aside}; move over what you need, then remove it")
+    return aside

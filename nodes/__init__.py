@@ -4,7 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .deadiff import DEADiffStyle
 from .deadiff_files import DEADiffExtract, DEADiffLoader
-from .deadiff_sampler import DEADiffSampler
+from .deadiff_sampler import DEADiffEulerSampler, DEADiffSampler
 from .leffa import LeffaLoader, LeffaPoseTransfer, LeffaTryOn
 from .leffa_body_map import LeffaBodyMap
 from .leffa_densepose import LeffaDensePose
@@ -30,7 +30,7 @@ class RefAttentionExtension(ComfyExtension):
         """Returns the node classes."""
         return [
             *(RefDropApply, RefDropVideo, RefDropRecord, PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
-            *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffExtract),
+            *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffEulerSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
             *(LeffaBodyMap, LeffaDensePose, LeffaSigmas, LeffaFit),
             *(RefineByAlign, RefineAlign, RefineRegion, RefineAlignLoad, AttentionProbe),

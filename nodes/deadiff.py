@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class DEADiffStyle(io.ComfyNode):
                 "what the reference shows, but not its style; or each from a picture of its own. SD1.5 models only."
             ),
             search_aliases=["deadiff", "style transfer", "style reference", "stylize", "art style", "Q-Former"],
-            inputs=[*_main_inputs(), *_optional_inputs(), *_advanced_inputs()],
+            inputs=[*_main_inputs(), *_optional_inputs(), *_advanced_inputs(), _ratios_input()],
             outputs=[io.Model.Output(tooltip="The model with the style. The connected model itself is not changed.")],
         )
 
@@ -52,11 +53,17 @@ class DEADiffStyle(io.ComfyNode):
         end_percent: float,
         content_image: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        ratios: str = "",
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
         require_sd15(model)
+        reference_image = gate.picture(reference_image, "reference_image")
         pictures = _pictures(mode, reference_image, content_image)
-        tokens = {branch: deadiff.tokens(branch, images, fit, combine) for branch, images in pictures.items()}
+        mix = _ratios(ratios, len(reference_image), combine)
+        tokens = {
+            branch: deadiff.tokens(branch, images, fit, combine, mix if images is reference_image else None)
+            for branch, images in pictures.items()
+        }
         style = DEADiffSettings(
             image=deadiff.projections.project(tokens, CONTENT_LAYERS, zero_tokens=strict),
             strength=strength,
@@ -140,9 +147,43 @@ def _advanced_inputs() -> list[io.Input]:
     ]
 
 
+def _ratios_input() -> io.Input:
+    return io.String.Input(
+        "ratios",
+        default="",
+        optional=True,
+        advanced=True,
+        tooltip="With several pictures and combine 'average': how much of each is in the mixture, for example 0.7, 0.3 "
+        "for two. Empty = equal parts.",
+    )
+
+
+def _ratios(text: str, pictures: int, combine: str) -> list[float] | None:
+    """The mixing ratio of the reference pictures; None is equal parts.
+
+    Raises:
+        ValueError: not one positive number for each picture, or they are not averaged.
+    """
+    if not text.strip():
+        return None
+    try:
+        ratios = [float(each) for each in text.replace(";", ",").split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"ratios must be numbers with commas between, for example 0.7, 0.3, but is '{text}'."
+        ) from error
+    if combine != COMBINE[0]:
+        raise ValueError(f"ratios mix an average, but combine is '{combine}'. Set it to {COMBINE[0]}, or clear ratios.")
+    if len(ratios) != pictures or not all(0 <= ratio < math.inf for ratio in ratios) or sum(ratios) == 0:
+        raise ValueError(
+            f"ratios must hold one number of at least 0 for each of the {pictures} pictures of reference_image, and "
+            f"not zeros alone, but is '{text}'."
+        )
+    return ratios
+
+
 def _pictures(mode: str, reference: torch.Tensor, content: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """Which pictures each branch reads."""
-    reference = gate.picture(reference, "reference_image")
     if mode == BOTH:
         return {STYLE: reference, CONTENT: reference if content is None else gate.picture(content, "content_image")}
     if content is not None:

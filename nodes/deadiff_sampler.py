@@ -1,4 +1,4 @@
-"""The sampling loop of DEADiff's official application."""
+"""The sampling loops of DEADiff's official application."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.deadiff.sampler import OfficialDDIM, official_sigmas
+from ..core.deadiff.sampler import (
+    OfficialDDIM,
+    OfficialEulerAncestral,
+    euler_sigmas,
+    official_sigmas,
+    with_fractional_timesteps,
+)
 
 
 class DEADiffSampler(io.ComfyNode):
@@ -45,3 +51,38 @@ class DEADiffSampler(io.ComfyNode):
     def execute(cls, model: Any, steps: int) -> io.NodeOutput:
         """Returns the sampler and its noise levels."""
         return io.NodeOutput(OfficialDDIM(), official_sigmas(model, steps))
+
+
+class DEADiffEulerSampler(io.ComfyNode):
+    """Model, sampler and noise levels that reproduce the official Euler-a loop."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to ComfyUI."""
+        return io.Schema(
+            node_id="DEADiffEulerSampler",
+            display_name="DEADiff Euler Sampler",
+            category="model/patch/reference",
+            description=(
+                "Model, sampler and sigmas for SamplerCustom that reproduce the Euler-a loop of DEADiff's official "
+                "application, in which the U-Net is told fractional timesteps. KSampler's euler_ancestral rounds them."
+            ),
+            search_aliases=["deadiff", "official euler a", "euler ancestral", "fractional timesteps"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to sample, from DEADiff Style. It is not changed itself."),
+                io.Int.Input(
+                    "steps", default=50, min=2, max=1000, tooltip="Steps; the official application uses 50 (10 to 50)."
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with fractional timesteps, to sample."),
+                io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustom or SamplerCustomAdvanced."),
+                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels to go with it, from pure noise on."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, steps: int) -> io.NodeOutput:
+        """Returns the model, the sampler and its noise levels."""
+        patched = with_fractional_timesteps(model)
+        return io.NodeOutput(patched, OfficialEulerAncestral(), euler_sigmas(model, steps))

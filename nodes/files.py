@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 import folder_paths
 
 DATES = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
-
-
 SCRIPT_FOLDER = "detection"
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.leffa.body_map import FORMATS, VUI, convert
 from ..core.leffa.model import require_leffa
+from ..core.pictures import gate
 
 AUTO, AS_MODEL = "auto", "as the model needs"
 
@@ -67,11 +68,15 @@ class LeffaBodyMap(io.ComfyNode):
         cls, densepose: Tensor, format: str, kind: str, model: Any = None, image: Tensor | None = None
     ) -> io.NodeOutput:
         """Returns the DensePose pictures in the other form."""
+        densepose = gate.picture(densepose, "densepose")
+        image = None if image is None else gate.picture(image, "image")
         if format == AS_MODEL:
             if model is None:
                 raise ValueError("format asks for what the model needs, but none is connected. Connect Leffa Loader.")
             format = require_leffa(model, "LeffaBodyMap").body_map or format
         if format == AS_MODEL:
             raise ValueError("The model does not say which kind of picture it needs. Choose one as format.")
+        densepose = gate.picture(densepose, "densepose")
+        image = None if image is None else gate.picture(image, "image")
         size = None if image is None else (image.shape[1], image.shape[2])
         return io.NodeOutput(convert(densepose, format, None if kind == AUTO else kind, size))

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.leffa.densepose import detect, load
+from ..core.pictures import gate
 from .files import script_names, script_path
 
 
@@ -51,6 +52,7 @@ class LeffaDensePose(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, densepose_name: str, run_code_of_file: bool) -> io.NodeOutput:
         """Returns the DensePose pictures."""
+        image = gate.picture(image, "image")
         path = script_path(densepose_name)
         if not run_code_of_file:
             raise ValueError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.leffa.fit import fit
 from ..core.leffa.schedule import official_sigmas
+from ..core.pictures import gate
 
 PICTURE, GARMENT = "whole picture", "cut out garment"
 
@@ -86,14 +87,16 @@ class LeffaFit(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, part: str, width: int, height: int, mask: Tensor | None = None) -> io.NodeOutput:
         """Returns the fitted pictures."""
+        image, mask = gate.picture(image, "image"), gate.optional_masks(mask, "mask")
         if part == GARMENT and mask is None:
             raise ValueError(f"part is '{part}', but no mask says where the garment is. Connect that of Load Image.")
         if part == GARMENT and width > height:
             raise ValueError(f"A cut-out garment fills the width of a picture that is higher than {width} x {height}.")
-        masks = None if part == PICTURE or mask is None else mask.reshape(-1, *mask.shape[-2:])
-        if masks is not None and (len(masks) not in (1, len(image)) or masks.shape[1:] != image.shape[1:3]):
+        if part == PICTURE:
+            mask = None
+        if mask is not None and (len(mask) not in (1, len(image)) or mask.shape[1:] != image.shape[1:3]):
             raise ValueError(
-                f"mask is {len(masks)} x {masks.shape[1]} x {masks.shape[2]} (number, height, width), but image "
+                f"mask is {len(mask)} x {mask.shape[1]} x {mask.shape[2]} (number, height, width), but image "
                 f"{len(image)} x {image.shape[1]} x {image.shape[2]}. Connect the mask of the same Load Image."
             )
-        return io.NodeOutput(fit(image, (height, width), masks))
+        return io.NodeOutput(fit(image, (height, width), mask))

@@ -59,8 +59,10 @@ class P3SSave(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter: TrainedAdapter, filename_prefix: str) -> io.NodeOutput:
-        """Returns the name of the file that was written."""
-        return io.NodeOutput(save_subject(adapter, filename_prefix))
+        """Returns the name of the file that was written; whoever queued the workflow is told, too."""
+        saved = save_subject(adapter, filename_prefix)
+        folder, _, name = saved.replace(os.sep, "/").rpartition("/")
+        return io.NodeOutput(saved, ui={"files": [{"filename": name, "subfolder": folder, "type": FOLDERS[0]}]})
 
 
 class P3SLoad(io.ComfyNode):

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from batch.files import new_file
 from pack import import_pack
 
 TIMESTEPS = range(21, 1000, 80)
@@ -82,7 +84,7 @@ def best(scores: Scores, most_layers: int = 4) -> dict[str, str]:
     return {"timesteps": str(timestep), "layers": ", ".join(layers)}
 
 
-def plot(scores: Scores, target: Path) -> None:
+def plot(scores: Scores, target: Any) -> None:
     """Both curves side by side, as bars."""
     from PIL import Image, ImageDraw
 
@@ -100,7 +102,18 @@ def plot(scores: Scores, target: Path) -> None:
             ImageDraw.Draw(label).text((0, 0), f"{name}", fill=255)
             sheet.paste("black", (x + 4, 44 + height), label.rotate(-90, expand=True))
         left += bar * len(chart) + gap
-    sheet.save(target)
+    sheet.save(target, "PNG")
+
+
+def save(chosen: dict[str, str], scores: Scores, numbers: Path, picture: Path) -> None:
+    """Writes both files.
+
+    Raises: FileExistsError rather than writing over one.
+    """
+    with new_file(numbers) as file:
+        file.write((json.dumps(chosen, indent=1) + "\n").encode())
+    with new_file(picture) as file:
+        plot(scores, file)
 
 
 def main() -> int:
@@ -113,6 +126,13 @@ def main() -> int:
     parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
     parser.add_argument("--output", type=Path, default=Path("calibration"), help="both files, without an ending")
     arguments = parser.parse_args()
+    # Before the hours of work; only an ending is added, for calib.sd15 and calib.sdxl are two names.
+    targets = [arguments.output.with_name(arguments.output.name + ending) for ending in (".json", ".png")]
+    for target in targets:
+        if os.path.lexists(target):
+            parser.error(f"{target} exists already; choose another --output")
+        if not target.parent.is_dir():
+            parser.error(f"there is no folder {target.parent}")
 
     import_pack(cpu=arguments.cpu)
     import comfy.sd
@@ -127,9 +147,8 @@ def main() -> int:
         for key, value in means(scores, part).items():
             print(f"{title} {key!s:14} mIoU {value:.3f}")
     chosen = best(scores)
-    arguments.output.with_suffix(".json").write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
-    plot(scores, arguments.output.with_suffix(".png"))
     print(f"best: {chosen}")
+    save(chosen, scores, *targets)
     return 0
 
 

@@ -25,13 +25,13 @@ def main() -> int:
     parser.add_argument("--without-vae", action="store_true", help="leave the VAE out")
     arguments = parser.parse_args()
     if os.path.lexists(arguments.target):
-        sys.exit(f"{arguments.target} exists already.")
+        sys.exit(f"{arguments.target} exists already; choose another name.")
     import_pack()
     from refattention.core.leffa.slim import slim
 
     try:
         written = slim(arguments.source, arguments.target, with_vae=not arguments.without_vae)
-    except (RuntimeError, FileNotFoundError, FileExistsError) as error:
+    except (RuntimeError, OSError) as error:
         sys.exit(str(error))
     print(f"{arguments.target}: {written / 2**30:.2f} GiB, from {arguments.source.stat().st_size / 2**30:.2f} GiB")
     return 0

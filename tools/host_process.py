@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,19 @@ class HostProcess:
         return f"http://127.0.0.1:{self.port}"
 
     def launch(
-        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], new_session: bool = False
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        new_session: bool = False,
+        started: Callable[[int], None] | None = None,
     ) -> None:
         """Runs a command that makes the host listen on `port`, and returns once it answers.
 
         Args:
             folder: working directory of the command.
             new_session: it does not get the terminal's Ctrl-C.
+            started: called with its process id at once, long before it answers.
 
         Raises: HostError with the end of the log when it dies or does not answer in time.
         """
@@ -69,6 +75,8 @@ class HostProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=new_session,
             )
+        if started:
+            started(self.process.pid)
         self._await_answer()
 
     def _await_answer(self) -> None:

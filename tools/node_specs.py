@@ -49,3 +49,12 @@ def live_specs(info: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[S
         yield spec
         if spec.kind == DYNAMIC_COMBO:
             waiting[:0] = chosen(spec, values.get(spec.name))
+
+
+def default_of(spec: Spec) -> Any:
+    """The value that a new node has there, or None."""
+    if "default" in spec.options:
+        return spec.options["default"]
+    options = spec.options.get("options") or ()
+    first = next(iter(options), None)
+    return first.get("key") if isinstance(first, dict) else first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,9 @@ class DEADiff:
     towers: Mapping[str, VisionTower]
     projections: ImageProjections
 
-    def tokens(self, branch: str, images: Tensor, fit: str, combine: str) -> Tensor:
+    def tokens(
+        self, branch: str, images: Tensor, fit: str, combine: str, ratios: Sequence[float] | None = None
+    ) -> Tensor:
         """What a branch reads from pictures.
 
         Args:
@@ -95,6 +97,7 @@ class DEADiff:
             images: (S, height, width, channels) in [0, 1].
             fit: one of `preprocess.FITS`.
             combine: "average" of the pictures' tokens, or "concatenate".
+            ratios: how much of each picture is in the average; None is equal parts.
 
         Returns:
             (1, Q or S * Q, H) float32 on the CPU.
@@ -111,7 +114,12 @@ class DEADiff:
                 found.append(reader(features).cpu())
                 progress.update(1)
         every = torch.cat(found)
-        return every.mean(dim=0, keepdim=True) if combine == AVERAGE else every.flatten(0, 1).unsqueeze(0)
+        if combine == CONCATENATE:
+            return every.flatten(0, 1).unsqueeze(0)
+        if ratios is None:
+            return every.mean(dim=0, keepdim=True)
+        shares = torch.tensor(ratios, dtype=torch.float32)
+        return torch.einsum("s,sqh->qh", shares / shares.sum(), every).unsqueeze(0)
 
 
 def load(

@@ -13,8 +13,8 @@ from ..patches.attention import AttentionCall, Chunk, Options, chunks_of, route_
 from ..patches.binding import Evaluation, Run
 from ..patches.blocks import Layer
 from ..patches.conditionings import Conditionings
-from ..patches.passes import Asked
-from ..patches.region import check_mask_batch, region_weights, require_whole_picture
+from ..patches.passes import Asked, is_reference_pass
+from ..patches.region import check_mask_batch, region_weights, require_all_pictures, require_whole_picture
 from ..patches.schedule import NoiseRange
 from .kernel import Joint, join, joint_attention
 from .settings import NODE, DEADiffSettings, check_no_replacement
@@ -45,6 +45,7 @@ class DEADiffRun(Run):
         sampling = guider.model_patcher.get_model_object("model_sampling")
         self.settings = settings
         self.latent_size = tuple(noise_shape[-2:])
+        self._pictures = tuple(noise_shape[:-2])
         self._range = NoiseRange.of(sampling, settings.start_percent, settings.end_percent)
         self._conditionings = Conditionings(guider.conds)
         self._kept: dict[tuple[tuple[Chunk, ...], torch.device], tuple[Tensor, Joints]] = {}
@@ -55,7 +56,12 @@ class DEADiffRun(Run):
         # Over the whole schedule sigma is not read: a GPU would have to wait.
         if not self.settings.whole_schedule and asked.sigma.item() not in self._range:
             return None
-        return DEADiffEvaluation(self, self._prompts(asked))
+        if self.settings.mask is not None and is_reference_pass(asked.options):
+            return None  # the mask limits the style to a region of the picture, in which the reference does not lie
+        if self.settings.mask is not None and len(self.settings.mask) > 1:
+            why = "and there is a mask for each picture. Give one mask for all, or remove that node."
+            require_all_pictures(asked, self._pictures, NODE, why)
+        return DEADiffEvaluation(self, asked, self._prompts(asked))
 
     def _prompts(self, asked: Asked) -> dict[Chunk, Prompt]:
         prompts = {}
@@ -95,8 +101,10 @@ class DEADiffEvaluation(Evaluation):
         prompts: what is known of its chunks.
     """
 
-    def __init__(self, run: DEADiffRun, prompts: dict[Chunk, Prompt]) -> None:
+    def __init__(self, run: DEADiffRun, asked: Asked, prompts: dict[Chunk, Prompt]) -> None:
         self.run = run
+        self.blocks = frozenset(block for block, _ in run.settings.image)
+        self._asked = asked
         self._prompts = prompts
 
     def prompt(self, chunk: Chunk) -> Prompt:
@@ -107,7 +115,7 @@ class DEADiffEvaluation(Evaluation):
         """One forward pass; a part of the picture is refused where there is a mask over the whole of it."""
         *inputs, options = args
         if self.run.settings.mask is not None:
-            require_whole_picture(x, self.run.latent_size, NODE)
+            require_whole_picture(x, self._asked, self.run.latent_size, NODE)
         check_no_replacement(options, self.run.settings.image)
         return executor(x, *inputs, route_cross_attention(options, _ForwardPass(self, options)), **kwargs)
 
@@ -133,7 +141,7 @@ class _ForwardPass:
 
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention to text and image."""
-        self._run.has_acted = True
+        self._run.acted.add(call.block)
         known = {} if self._joints is None else self._joints
         if call.layer not in known:
             known[call.layer] = _merged(_joints(self._evaluation, call))

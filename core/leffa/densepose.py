@@ -45,7 +45,8 @@ def load(path: str | Path) -> comfy.model_patcher.ModelPatcher:
     try:
         script = torch.jit.load(str(path), map_location="cpu")
     except RuntimeError as error:
-        raise RuntimeError(f"{Path(path).name} is no TorchScript file, or a damaged one: {error}") from error
+        name = Path(path).name
+        raise RuntimeError(f"{name} is no TorchScript file, or a damaged one. Download it again.") from error
     device = management.get_torch_device()
     return comfy.model_patcher.ModelPatcher(
         Detector(script).eval(), load_device=device, offload_device=management.unet_offload_device()

@@ -31,7 +31,5 @@ def fit(image: Tensor, size: tuple[int, int], transparent: Tensor | None = None)
             fitted.append(on_white(pixels, size))
             continue
         alpha = to_bytes(1 - transparent[number % len(transparent)].float().unsqueeze(-1))[..., 0]
-        if not alpha.any():
-            raise ValueError("mask says that the whole image is transparent. Connect a garment that is cut out.")
         fitted.append(object_on_white(pixels, alpha, size))
     return torch.from_numpy(numpy.stack(fitted).astype(numpy.float32)) / 255

@@ -155,8 +155,13 @@ class LeffaEvaluation(Evaluation):
         model = executor.class_obj
         looks = self._run.look(model, rows, timestep[:1], options["sample_sigmas"])
         attending = Attending(model.diffusion_model, rows, looks, self._observe)
-        self._run.has_acted = True
-        routed = share_equal_halves(route_self_attention(options, attending.handle))
+        self.blocks = attending.blocks
+
+        def handle(call: AttentionCall) -> Tensor:
+            self._run.acted.add(call.block)
+            return attending.handle(call)
+
+        routed = share_equal_halves(route_self_attention(options, handle))
         return executor(x, timestep, *inputs, routed, **kwargs)
 
 
@@ -178,6 +183,7 @@ class Attending:
         }
         self._rows = rows
         self._looks = looks
+        self.blocks = frozenset(block for block, _ in self._layers)
 
     def handle(self, call: AttentionCall) -> Tensor:
         """Attention of the samples' own queries to [own; reference] keys and values."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import comfy.model_management
 import comfy.model_patcher
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,13 @@ def storage_dtype(model: ModelPatcher) -> torch.dtype:
 def unet_weights(model: ModelPatcher) -> dict[str, Tensor]:
     """The weights of a model's U-Net by their names in it."""
     return {name.removeprefix(PREFIX): weight for name, weight in model.model_state_dict(PREFIX).items()}
+
+
+def patched_weights(model: ModelPatcher) -> Callable[[str], Tensor]:
+    """Gives the weights of a model's U-Net by their names in it, with the LoRAs that the model carries."""
+    # While the model is loaded its weights have them already, and would get them twice.
+    comfy.model_management.unload_model_and_clones(model)
+    return lambda name: model.patch_weight_to_device(PREFIX + name, model.load_device, return_weight=True)
 
 
 def fingerprint(model: ModelPatcher) -> str:

@@ -9,7 +9,7 @@ import comfy.ops
 import torch
 from torch import Tensor
 
-from ..models.base import managed, require_base, storage_dtype, unet_weights
+from ..models.base import managed, patched_weights, require_base, storage_dtype
 from ..models.checkpoint import check, shapes
 from .network import P3SNetwork, initialise
 
@@ -53,7 +53,7 @@ class TrainedAdapter:
 
 
 def new_adapter(model: ModelPatcher, vision_width: int, seed: int) -> ModelPatcher:
-    """An untrained adapter for a model, made of the model's own weights; injected, it changes nothing.
+    """An untrained adapter for a model, made of the model's own weights with its LoRAs; injected, it changes nothing.
 
     Args:
         model: SD1.5, SD2 or SDXL.
@@ -61,7 +61,7 @@ def new_adapter(model: ModelPatcher, vision_width: int, seed: int) -> ModelPatch
         seed: of what has no counterpart in the model.
     """
     network = _network(model, vision_width, dtype=storage_dtype(model), device=model.offload_device)
-    initialise(network, unet_weights(model), seed)
+    initialise(network, patched_weights(model), seed)
     return managed(model, network)
 
 
@@ -85,9 +85,19 @@ def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> Mode
 
 
 def trainable(model: ModelPatcher, vision_width: int, seed: int) -> P3SNetwork:
-    """The network of an untrained adapter in float32, whose weights take gradients."""
+    """The network of an untrained adapter in float32, whose weights take gradients.
+
+    Raises:
+        RuntimeError: the model's U-Net takes more than the latent.
+    """
+    channels, latent = model.model.model_config.unet_config["in_channels"], _latent_channels(model)
+    if channels != latent:
+        raise RuntimeError(
+            f"P3STrain needs a U-Net that takes the {latent} channels of a latent, but this one takes {channels}: an "
+            "inpainting or instruction model. Train with the checkpoint it was made from; the adapter fits both."
+        )
     network = _network(model, vision_width, operations=comfy.ops.manual_cast, dtype=torch.float32, device="cpu")
-    initialise(network, unet_weights(model), seed)
+    initialise(network, patched_weights(model), seed)
     return network.train().requires_grad_(True)
 
 
@@ -100,4 +110,11 @@ def trained_weights(network: P3SNetwork, model: ModelPatcher) -> dict[str, Tenso
 def _network(model: ModelPatcher, vision_width: int, operations: Any = None, **placed: Any) -> P3SNetwork:
     base = model.model
     operations = operations or comfy.ops.pick_operations(base.get_dtype(), base.manual_cast_dtype)
-    return P3SNetwork(base.model_config.unet_config, vision_width, operations, **placed)
+    # Of the reference it reads the latent, whatever else the U-Net is given (a mask, say).
+    config = {**base.model_config.unet_config, "in_channels": _latent_channels(model)}
+    return P3SNetwork(config, vision_width, operations, **placed)
+
+
+def _latent_channels(model: ModelPatcher) -> int:
+    channels: int = model.model.latent_format.latent_channels
+    return channels

@@ -11,7 +11,9 @@ from ..patches.blocks import Layer
 
 @dataclass(frozen=True)
 class Features:
-    """What the copy gives to one transformer layer of the frozen U-Net. G halves, C the width of the layer.
+    """What the copy gives to one transformer layer of the frozen U-Net, C the width of the layer.
+
+    G is the number of halves, or of all their pictures where each has a prompt of its own.
 
     Attributes:
         grid: (h, w) of the tokens.

@@ -118,14 +118,14 @@ class P3SNetwork(nn.Module):
         return {frozen: read[copied] for frozen, copied in self.feeds.items()}
 
 
-def initialise(network: P3SNetwork, frozen: dict[str, Tensor], seed: int) -> None:
+def initialise(network: P3SNetwork, frozen: Callable[[str], Tensor], seed: int) -> None:
     """Sets the weights that training starts from.
 
     The copy gets those of the frozen U-Net, zero convolutions zeros, the projections of the encoder random ones.
 
     Args:
         network: its weights may be uninitialised.
-        frozen: the state dict of the frozen U-Net.
+        frozen: gives the weights of the frozen U-Net by their name in it.
         seed: of the random weights.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -133,7 +133,7 @@ def initialise(network: P3SNetwork, frozen: dict[str, Tensor], seed: int) -> Non
         for name, weight in network.state_dict().items():
             part, _, rest = name.partition(".")
             if part == "unet":
-                weight.copy_(frozen[source_name(rest, network.rows)])
+                weight.copy_(frozen(source_name(rest, network.rows)))
             elif part == "encoder" and not rest.startswith("zero"):
                 weight.copy_(torch.randn(weight.shape, generator=generator) * weight.shape[1] ** -0.5)
             else:

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, route_self_attention
-from ..patches.bank import KeyValueBank
+from ..patches.bank import KeyValueBank, of_each_picture
 from ..patches.binding import Evaluation, Run
+from ..patches.blocks import Block
 from ..patches.families.unet import UNetAttentions
 from ..patches.passes import Asked
 from ..patches.reference_pass import Recording, ReferencePass
+from ..patches.region import require_all_pictures
 from ..patches.schedule import NoiseRange
 from .kernel import injected, on_grid
 from .settings import KEY, NODE, P3SSettings
@@ -36,11 +38,22 @@ class P3SRun(Run):
         self._attentions = UNetAttentions(guider.model_patcher.model.diffusion_model)
         self._range = NoiseRange.of(self._sampling, settings.start_percent, settings.end_percent)
         self._subject = Subject(settings.subject_mask)
+        self._pictures = tuple(noise_shape[:-2])
 
     @property
     def latents(self) -> list[Tensor]:
         """The reference."""
-        return [self.settings.reference.samples]
+        return [self._reference.latents]
+
+    @property
+    def blocks(self) -> frozenset[Block]:
+        """All that have self-attention."""
+        return frozenset(self._attentions.layers)
+
+    @property
+    def prompts_each(self) -> int:
+        """How many pictures of the batch have a prompt of their own."""
+        return self._reference.prompts_each
 
     def evaluation(self, asked: Asked) -> Evaluation | None:
         """The adapter's, or one with what the model itself has just read."""
@@ -51,13 +64,18 @@ class P3SRun(Run):
             # Not adapter.network, of which ComfyUI may have made a copy for this device.
             (network,) = asked.model.current_patcher.get_additional_models_with_key(KEY)
             return AdapterEvaluation(self, asked.model, self.settings.adapter, network.model, epsilon)
-        recording = Recording(frozenset(self._attentions.layers), self._attentions, NODE)
+        if self.prompts_each > 1:
+            why = "and each picture has a prompt of its own. Give one prompt for all, or remove that node."
+            require_all_pictures(asked, self._pictures, NODE, why)
+        recording = Recording(self._reference, self.blocks, self._attentions, NODE)
         self._reference.run(asked, recording)
         return self.injecting(ReadByModel(recording.bank), epsilon)
 
     def injecting(self, hidden: Hidden, epsilon: float) -> P3SEvaluation:
         """What injects at a weight other than 0."""
-        return P3SEvaluation(self._subject, hidden, epsilon, self.settings.value_strength, self)
+        injecting = P3SEvaluation(self._subject, hidden, epsilon, self.settings.value_strength, self)
+        injecting.blocks = self.blocks
+        return injecting
 
     def _epsilon(self, sigma: float) -> float:
         """Weight of the injection at a noise level; 0 where nothing is to be done."""
@@ -90,7 +108,7 @@ class Hidden(Protocol):
     """Where an injection gets the subject's hidden states from."""
 
     def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """W_K f and W_V f, (G, M, C), and the (h, w) of their M tokens."""
+        """W_K f and W_V f, (G, P, M, C) for P prompts, and the (h, w) of their M tokens."""
 
     def used(self, call: AttentionCall) -> Tensor | None:
         """Indices of the tokens that may be attended to; None is all of them."""
@@ -105,6 +123,8 @@ class ReadByModel:
     def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """The recorded keys and values are the projections of f already."""
         ((keys, values),) = self._bank.keys_values(call.layer, call.chunks, call.k)
+        if keys.ndim == call.k.ndim:
+            keys, values = keys.unsqueeze(1), values.unsqueeze(1)
         return keys, values, self._bank.grid(call.layer)
 
     def used(self, call: AttentionCall) -> None:
@@ -144,22 +164,25 @@ class P3SEvaluation(Evaluation):
         subject, used = self._subject.tokens(grid, call.k.device), self._hidden.used(call)
         everywhere = f_values
         if subject is not None:
-            everywhere = torch.zeros_like(f_values).index_copy(1, subject, f_values[:, subject])
+            everywhere = torch.zeros_like(f_values).index_copy(2, subject, f_values[:, :, subject])
             used = subject if used is None else subject[torch.isin(subject, used)]
         if used is not None:
-            f_keys, f_values = f_keys[:, used], f_values[:, used]
-        halves = len(call.chunks)
+            f_keys, f_values = f_keys[:, :, used], f_values[:, :, used]
+        everywhere, halves = on_grid(everywhere, grid, call.grid), len(call.chunks)
+        if f_keys.shape[1] > 1:
+            pictures = len(call.k) // halves
+            f_keys, f_values, everywhere = (of_each_picture(t, pictures) for t in (f_keys, f_values, everywhere))
         keys, values = injected(
             call.k.unflatten(0, (halves, -1)),
             call.v.unflatten(0, (halves, -1)),
-            f_keys.unsqueeze(1),
-            f_values.unsqueeze(1),
-            on_grid(everywhere, grid, call.grid).unsqueeze(1),
+            f_keys,
+            f_values,
+            everywhere,
             self._epsilon,
             self._value_strength,
         )
         if self._run is not None:
-            self._run.has_acted = True
+            self._run.acted.add(call.block)
         return call.attend(call.q, keys.flatten(0, 1), values.flatten(0, 1))
 
 

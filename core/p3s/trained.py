@@ -39,7 +39,8 @@ class ReadByAdapter:
         """Projects f."""
         layer = call.block, call.depth
         features, attention = self._features[layer], self._layers[layer].attn1
-        return attention.to_k(features.hidden), attention.to_v(features.hidden), features.grid
+        hidden = features.hidden.unflatten(0, (len(call.chunks), -1))
+        return attention.to_k(hidden), attention.to_v(hidden), features.grid
 
     def used(self, call: AttentionCall) -> Tensor | None:
         """Those that are not zero, if so chosen."""
@@ -56,6 +57,7 @@ class AdapterEvaluation(Evaluation):
 
     def __init__(self, run: P3SRun, model: BaseModel, adapter: Adapter, network: nn.Module, epsilon: float) -> None:
         self._run = run
+        self.blocks = run.blocks
         self._latent = model.process_latent_in(run.settings.reference.samples.float())
         self._adapter = adapter
         self._network = network
@@ -65,9 +67,11 @@ class AdapterEvaluation(Evaluation):
         """The U-Net's forward pass, with what the adapter reads for the same timestep and text."""
         timesteps, context, y, control, options = args
         halves = len(options["cond_or_uncond"])
-        first = slice(None, None, len(x) // halves)  # the pictures of a half have timestep and text in common
-        latent, vision = (t.to(x).expand(halves, *t.shape[1:]) for t in (self._latent, self._adapter.vision))
-        features = self._network(latent, vision, timesteps[first], context[first], None if y is None else y[first])
+        # The pictures of a half have timestep and text in common, unless each has a prompt of its own.
+        read = slice(None, None, len(x) // halves if self._run.prompts_each == 1 else 1)
+        timestep, text, label = timesteps[read], context[read], None if y is None else y[read]
+        latent, vision = (t.to(x).expand(len(timestep), *t.shape[1:]) for t in (self._latent, self._adapter.vision))
+        features = self._network(latent, vision, timestep, text, label)
         hidden = ReadByAdapter(features, executor.class_obj, self._adapter.identity_at_zero)
         injecting = self._run.injecting(hidden, self._epsilon)
         options = with_cross(options, features, self._epsilon)
@@ -81,6 +85,7 @@ def with_cross(options: Options, features: FeaturesOf, epsilon: float) -> Option
         height, width = extra_options["activations_shape"][-2:]
         read = features[extra_options["block"], extra_options["block_index"]]
         added = epsilon * on_grid(read.cross, read.grid, (height, width))
+        # Of a half's pictures, which lie one after the other, or of each one
         return (n.unflatten(0, (len(added), -1)) + added.unsqueeze(1)).flatten(0, 1)
 
     patches = options.get("patches", {})

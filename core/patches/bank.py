@@ -20,12 +20,12 @@ Rename = Callable[[Chunk], Chunk]
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What one forward pass recorded at one layer: for each reference keys and values of (G, M, C).
+    """What one forward pass recorded at one layer.
 
     Attributes:
         chunks: the G chunks of the forward pass.
         grid: (h, w) of the layer's tokens, before a mask selected some.
-        pairs: keys and values of each reference.
+        pairs: keys and values of each reference: (G, M, C), or (G, P, M, C) where P pictures have prompts of their own.
     """
 
     chunks: tuple[Chunk, ...]
@@ -110,7 +110,10 @@ class KeyValueBank:
         return bank
 
     def keys_values(self, layer: Layer, chunks: tuple[Chunk, ...], like: Tensor) -> list[KeysValues]:
-        """(G, M, C) keys and values of each reference for the chunks of a pass, of `like`'s device and dtype."""
+        """Keys and values of each reference for the chunks of a pass, of `like`'s device and dtype.
+
+        (G, M, C), or (G, P, M, C) where P pictures have prompts of their own; `of_each_picture` lays these out.
+        """
         rows = [self._find(layer, chunk) for chunk in chunks]
         record = rows[0][0]
         if rows == [(record, row) for row in range(len(record.chunks))]:
@@ -139,7 +142,7 @@ class KeyValueBank:
 
 
 def select_tokens(mask: Tensor | None, grid: tuple[int, int], keys: Tensor, values: Tensor) -> list[KeysValues]:
-    """Splits (G, R, M, C) keys and values into R pairs of (G, m, C) with the tokens that a reference mask selects.
+    """Splits (G, R, ..., M, C) keys and values into R pairs of (G, ..., m, C) with the tokens that a mask selects.
 
     M may be several frames of h * w tokens; the mask is the same for all of them.
     """
@@ -148,6 +151,19 @@ def select_tokens(mask: Tensor | None, grid: tuple[int, int], keys: Tensor, valu
         return pairs
     masks = mask.float().expand(len(pairs), -1, -1)
     frame_tokens = grid[0] * grid[1]
-    starts = torch.arange(0, keys.shape[2], frame_tokens, device=keys.device).unsqueeze(1)
+    starts = torch.arange(0, keys.shape[-2], frame_tokens, device=keys.device).unsqueeze(1)
     tokens = [(starts + covered_tokens(one, grid).to(keys.device)).flatten() for one in masks]
-    return [(k[:, index], v[:, index]) for (k, v), index in zip(pairs, tokens, strict=True)]
+    return [(k[..., index, :], v[..., index, :]) for (k, v), index in zip(pairs, tokens, strict=True)]
+
+
+def of_each_picture(tokens: Tensor, pictures: int, repeats: int = 1) -> Tensor:
+    """What was read with the prompt of each picture, (G, P, M, C), laid out for pictures: (G, B, M, C).
+
+    Fewer prompts than pictures are used again from the first, as ComfyUI does.
+
+    Args:
+        pictures: in the batch.
+        repeats: how many times each picture comes, one after the other.
+    """
+    rows = torch.arange(pictures, device=tokens.device) % tokens.shape[1]
+    return tokens[:, rows.repeat_interleave(repeats)]

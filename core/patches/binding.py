@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
+from .attention import Options
+from .blocks import Block
 from .memory import shape_with
-from .passes import Asked, evaluation_key, is_reference_pass, uncompiled, with_state
+from .passes import Asked, evaluation_key, is_reference_pass, rearranger, replaced, uncompiled, with_state
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -29,10 +31,14 @@ class Evaluation:
     Attributes:
         is_reading: whether it serves the reading of the method's own reference.
         passes: how many forward passes it was asked for.
+        pictures: B, how many each conditioning is evaluated for.
+        blocks: those whose attention the method is to change in it.
     """
 
     is_reading = False
     passes = 0
+    pictures = 0
+    blocks: frozenset[Block] = frozenset()
 
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass with its attentions routed.
@@ -49,10 +55,10 @@ class Run:
     """One sampling run of a method: what is computed once for all steps. Methods derive theirs from it.
 
     Attributes:
-        has_acted: whether any attention was changed so far. The method sets it.
+        acted: the blocks whose attention was changed so far. The method adds to it.
     """
 
-    has_acted = False
+    acted: set[Block]
 
     @property
     def latents(self) -> Sequence[Tensor]:
@@ -114,6 +120,10 @@ class Binding:
         """What the model carries for this method; None if it carries nothing."""
         return model.model_options["transformer_options"].get(self.key)
 
+    def run_of(self, options: Options) -> Any:
+        """The run whose `transformer_options` these are."""
+        return options[self.key].run
+
     @property
     def _wrappers(self) -> dict[str, Callable[..., Any]]:
         return {
@@ -146,7 +156,7 @@ class Binding:
         model_options: dict[str, Any], **kwargs: Any,
     ) -> tuple[Any, ...]:  # fmt: skip
         """Reserves memory for what passes through the model beside the pictures, and loads what it needs."""
-        run = model_options["transformer_options"][self.key].run
+        run = self.run_of(model_options["transformer_options"])
         shape = shape_with(noise_shape, run.latents)
         more = {**conds, self.key: run.prompts}
         real_model, _, models = executor(model, shape, more, model_options=model_options, **kwargs)
@@ -167,9 +177,10 @@ class Binding:
         evaluation, x = opened.run.evaluation(asked), opened.run.seen(asked)
         if evaluation is None:
             return executor(model, conds, x, timestep, model_options)
+        evaluation.pictures = len(x)
         state = {evaluation_key(self.key): evaluation}
         out = executor(model, conds, x, timestep, with_state(uncompiled(model_options), state))
-        opened.note(evaluation, self.name)
+        opened.note(evaluation, self.name, model_options)
         opened.run.served(asked, evaluation)
         return out
 
@@ -178,40 +189,70 @@ class Binding:
         evaluation = args[-1].get(evaluation_key(self.key))
         if evaluation is None or (is_reference_pass(args[-1]) and not (evaluation.is_reading or self.reads_references)):
             return executor(x, *args, **kwargs)
+        self._require_rows(len(x), evaluation.pictures * len(args[-1]["cond_or_uncond"]))
         evaluation.passes += 1
         return evaluation.forward(executor, x, *args, **kwargs)
+
+    def _require_rows(self, there: int, asked: int) -> None:
+        """Checks that a forward pass is of as many pictures as ComfyUI asked for, prompt after prompt.
+
+        Raises:
+            RuntimeError: another node has put them together in its own way.
+        """
+        if there > asked:
+            raise RuntimeError(
+                f"{self.name}: another node of this model, tiled sampling for one, passes {there} pictures at once "
+                f"where ComfyUI asks for {asked}, and nothing tells which of them belongs to which prompt. Set its "
+                "tile_batch_size to 1, or remove it."
+            )
+        if there < asked:
+            raise RuntimeError(
+                f"{self.name}: another node of this model passes only {there} of {asked} pictures at a time, and "
+                "nothing tells which. Put it before the node of this method, or remove it."
+            )
 
 
 class _Opened:
     """A run, with what tells whether it had any effect."""
 
     def __init__(self, run: Run) -> None:
+        run.acted = set()
         self.run = run
         self._evaluations = 0
         self._passes = 0
+        self._rearranger = ""
 
-    def note(self, served: Evaluation, name: str) -> None:
+    def note(self, served: Evaluation, name: str, model_options: dict[str, Any]) -> None:
         """Counts an evaluation that the method was to act in.
 
-        Later ones may lack the attentions for a good reason (perturbed guidance, a cached step), the first may not.
+        Later ones may lack attentions for a good reason (perturbed guidance, a cached step), the first may not.
         """
         self._evaluations += 1
         self._passes += served.passes
-        if self._evaluations == 1 and served.passes:
+        self._rearranger = rearranger(model_options)
+        if self._evaluations > 1:
+            return
+        if served.passes or self._rearranger:
             self.require_effect(name)
+        if served.passes and (missing := served.blocks - self.run.acted - replaced(model_options)):
+            raise RuntimeError(
+                f"{name} acts only in {len(served.blocks) - len(missing)} of {len(served.blocks)} blocks, because "
+                f"another node of this model ({self._rearranger or 'a cache of blocks?'}) runs its blocks in its own "
+                "way. Remove that node."
+            )
 
     def require_effect(self, name: str) -> None:
         """Raises:
         RuntimeError: the method was to act and did not.
         """
-        if self.run.has_acted or not self._evaluations:
+        if self.run.acted or not self._evaluations:
             return
         if self._passes:
             raise RuntimeError(
-                f"{name} had no effect: another patch of this model replaces the attention of all chosen blocks. "
-                "Remove that patch, or choose other blocks."
+                f"{name} had no effect: another patch of this model replaces the attention of all chosen blocks, or "
+                "skips every step in which it was to act. Remove that patch, or choose other blocks or steps."
             )
         raise RuntimeError(
-            f"{name} had no effect: another node runs the layers of this model by itself, as DeepCache does, and asks "
-            "no patch of its attention. Remove that node."
+            f"{name} had no effect: another node ({self._rearranger or 'a cache of steps?'}) runs the layers of this "
+            "model by itself or skips them, and asks no patch of its attention. Remove that node."
         )

@@ -10,6 +10,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 
 from .attention import Options
+from .blocks import Block
 from .conditionings import Cond
 
 if TYPE_CHECKING:
@@ -46,6 +47,22 @@ class Asked:
     def options(self) -> Options:
         """The transformer_options of the evaluation."""
         return self.model_options["transformer_options"]
+
+
+def rearranger(model_options: Mapping[str, Any]) -> str:
+    """Names the node, as well as one can, that was put between the sampler and the model; "" where there is none."""
+    wrapper = model_options.get("model_function_wrapper")
+    if wrapper is None:
+        return ""
+    name: str = getattr(wrapper, "__qualname__", type(wrapper).__qualname__)
+    return name.split(".")[0]
+
+
+def replaced(model_options: Mapping[str, Any]) -> set[Block]:
+    """The blocks whose attentions, or which as a whole, another node replaces by its own; each maybe only in part."""
+    by_place = model_options["transformer_options"].get("patches_replace", {})
+    keys = [key for by_key in by_place.values() for key in by_key if isinstance(key, tuple) and len(key) > 1]
+    return {(str(key[0]).removesuffix("_block"), key[1]) for key in keys}
 
 
 def evaluation_key(key: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
+from comfy.utils import repeat_to_batch_size
 from torch import Tensor
 
 from .attention import AttentionCall
@@ -28,6 +29,7 @@ PICTURE_KEYS = frozenset(
     | {"concat_latent_image", "concat_mask", "concat_image", "denoise_mask"}
     | {"keyframe_idxs", "guide_attention_entries", "guiding_frame_index", "time_dim_concat"}
 )
+TEXTS = ("cross_attn", "pooled_output")  # entries of a conditioning that may have a row for each picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,18 +51,23 @@ class ReferenceRecorded(Exception):
     """Ends a pass of references: every key that is needed has been seen."""
 
 
-def until_recorded(executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A forward pass that may end early; its prediction is of no use then, so zeros stand for it."""
+def until_recorded(executor: Callable[..., Tensor], x: Tensor, *args: Any, channels: int, **kwargs: Any) -> Tensor:
+    """A forward pass that may end early; its prediction is of no use then, so zeros stand for it.
+
+    Args:
+        channels: of the prediction; what enters the model may have more.
+    """
     try:
         return executor(x, *args, **kwargs)
     except ReferenceRecorded:
-        return torch.zeros_like(x)
+        return torch.zeros_like(x[:, :channels])
 
 
 class Recording(Evaluation):
     """A pass of references: stores what the self-attentions see, up to the last layer that is needed.
 
     Args:
+        passes: what is passed.
         blocks: those to record, at least one.
         attentions: of the model.
         method: for messages.
@@ -76,6 +83,7 @@ class Recording(Evaluation):
 
     def __init__(
         self,
+        passes: ReferencePass,
         blocks: frozenset[Block],
         attentions: Attentions,
         method: str,
@@ -83,6 +91,8 @@ class Recording(Evaluation):
         share_conditional: bool = False,
     ) -> None:
         self.bank = KeyValueBank(method, share_conditional)
+        self.pictures = len(passes.reference.samples) * passes.prompts_each
+        self._references, self._channels = passes.reference.samples.shape[:2]
         self._blocks = blocks
         self._attentions = attentions
         self._mask = mask
@@ -92,7 +102,8 @@ class Recording(Evaluation):
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass, which ends at the last layer."""
         *inputs, options = args
-        return until_recorded(executor, x, *inputs, self._attentions.route(x, kwargs, options, self._record), **kwargs)
+        routed = self._attentions.route(x, kwargs, options, self._record)
+        return until_recorded(executor, x, *inputs, routed, channels=self._channels, **kwargs)
 
     @property
     def is_complete(self) -> bool:
@@ -101,7 +112,10 @@ class Recording(Evaluation):
 
     def _record(self, call: AttentionCall) -> Tensor:
         if call.block in self._blocks:
-            keys, values = (t.unflatten(0, (len(call.chunks), -1)) for t in (call.k, call.v))
+            shape = len(call.chunks), self._references, -1
+            keys, values = (t.unflatten(0, shape) for t in (call.k, call.v))
+            if keys.shape[2] == 1:
+                keys, values = keys.squeeze(2), values.squeeze(2)
             pairs = select_tokens(self._mask, call.grid, keys, values)
             self.bank.store(call.layer, Record(call.chunks, call.grid, pairs))
         if call.layer == self._last:
@@ -117,6 +131,9 @@ class ReferencePass:
         reference: the latents.
         prompts: the sampler's conditionings by their role: "positive", "negative", ...
         key: of the method that reads them.
+
+    Attributes:
+        prompts_each: P, how many pictures of the batch have a prompt of their own; each reference is read with all.
     """
 
     def __init__(self, reference: Reference, prompts: dict[str, list[Cond]], key: str) -> None:
@@ -125,7 +142,11 @@ class ReferencePass:
         self._key = key
         self._prompts = {role: [_without_picture(entry) for entry in entries] for role, entries in prompts.items()}
         if reference.positive is not None:
-            self._prompts["positive"] = comfy.sampler_helpers.convert_cond(reference.positive)
+            self._prompts.pop("positive", None)
+        self.prompts_each = max([1, *(_rows(entry) for entries in self._prompts.values() for entry in entries)])
+        if reference.positive is not None:
+            own = comfy.sampler_helpers.convert_cond(reference.positive)
+            self._prompts["positive"] = [self._for_each_prompt(entry) for entry in own]
         self._encoded: dict[str, list[Cond]] = {}
         self._on_device: tuple[Tensor, Tensor] | None = None
 
@@ -143,6 +164,11 @@ class ReferencePass:
         """Lets go of what the references' own conditioning holds on the device; ComfyUI does so for the sampler's."""
         comfy.sampler_helpers.cleanup_models({"positive": self.own_prompts}, [])
 
+    @property
+    def latents(self) -> Tensor:
+        """(R * P, C, ...), what passes through the model."""
+        return self._each(self.reference.samples)
+
     def noised(self, model: BaseModel, sigma: Tensor) -> Tensor:
         """(R, C, ...), the references at noise level `sigma`, (1,), on its device."""
         noise, latent = self._tensors(model, sigma.device)
@@ -156,11 +182,23 @@ class ReferencePass:
         """
         noise, latent = self._tensors(asked.model, asked.sigma.device)
         prompts = [
-            None if entries is None else self._encode(asked.model, entries, noise, latent)
+            None if entries is None else self._encode(asked.model, entries, self._each(noise), self._each(latent))
             for entries in (asked.conds if conds is None else conds)
         ]
         state = {evaluation_key(self._key): recording}
-        read_reference(asked, prompts, self.noised(asked.model, asked.sigma), state)
+        read_reference(asked, prompts, self._each(self.noised(asked.model, asked.sigma)), state)
+
+    def _each(self, rows: Tensor) -> Tensor:
+        """Rows of the references, each as often as there are prompts to read it with."""
+        return rows if self.prompts_each == 1 else rows.repeat_interleave(self.prompts_each, 0)
+
+    def _for_each_prompt(self, entry: Cond) -> Cond:
+        """The references' own prompt, which is the same whichever prompt their pass serves."""
+        if self.prompts_each == 1:
+            return entry
+        count = len(self.reference.samples)
+        texts = {key: self._each(repeat_to_batch_size(entry[key], count)) for key in TEXTS if _is_text(entry, key)}
+        return {**entry, **texts}
 
     def _tensors(self, model: BaseModel, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._on_device is None:
@@ -187,3 +225,12 @@ class ReferencePass:
 
 def _without_picture(entry: Cond) -> Cond:
     return {key: value for key, value in entry.items() if key not in PICTURE_KEYS}
+
+
+def _is_text(entry: Cond, key: str) -> bool:
+    return isinstance(entry.get(key), Tensor)
+
+
+def _rows(entry: Cond) -> int:
+    """For how many pictures a conditioning has texts."""
+    return max([1, *(len(entry[key]) for key in TEXTS if _is_text(entry, key))])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from ..kernels.masks import token_weights
 from .attention import AttentionCall
+from .conditionings import Cond
+from .passes import Asked, rearranger
 
 
 def check_mask_batch(mask: Tensor | None, batch: int, method: str) -> None:
@@ -21,21 +25,58 @@ def check_mask_batch(mask: Tensor | None, batch: int, method: str) -> None:
         )
 
 
-def require_whole_picture(x: Tensor, latent_size: tuple[int, ...], method: str) -> None:
+def require_whole_picture(x: Tensor, asked: Asked, latent_size: tuple[int, ...], method: str) -> None:
     """Checks that a forward pass sees all of the picture that a mask lies over.
 
     Args:
         x: (B, C, ..., h, w), what the model is given.
+        asked: the evaluation that the pass belongs to.
         latent_size: (h, w) of what is sampled.
 
     Raises:
-        RuntimeError: it sees a part.
+        RuntimeError: it sees a part; names what cut it out.
     """
     if tuple(x.shape[-2:]) != latent_size:
         raise RuntimeError(
-            f"{method}: the model was given a part of the picture, {x.shape[-2]} x {x.shape[-1]} of {latent_size[0]} x "
-            f"{latent_size[1]} latents, and a mask over the whole picture cannot be used there. Remove what cuts the "
-            "picture into parts (prompts limited to an area, tiled sampling), or the mask of this node."
+            f"{method}: {what_cuts(asked, latent_size)} has the model work on {x.shape[-2]} x {x.shape[-1]} latents "
+            f"instead of {latent_size[0]} x {latent_size[1]}, and a mask over the whole picture cannot be used there. "
+            "Remove that, or the mask of this node."
+        )
+
+
+def is_cut_by_others(x: Tensor, asked: Asked) -> bool:
+    """Whether a forward pass sees a part of what the sampler evaluates that no prompt is limited to."""
+    return x.shape[-2:] != asked.x.shape[-2:] and not _areas(asked)
+
+
+def what_cuts(asked: Asked, latent_size: tuple[int, ...]) -> str:
+    """Names what has the model work on another height and width than those of what is sampled."""
+    if tuple(asked.x.shape[-2:]) != latent_size:
+        return "the sampler (SamplerLCMUpscale, one that works in tiles)"
+    areas = _areas(asked)
+    if areas:
+        return "a prompt whose mask is set to 'mask bounds'" if "mask" in areas[0] else "a prompt limited to an area"
+    return f"another node of this model ({rearranger(asked.model_options) or 'tiled sampling'})"
+
+
+def _areas(asked: Asked) -> list[Cond]:
+    return [entry for entries in asked.conds for entry in entries or () if "area" in entry]
+
+
+def require_all_pictures(asked: Asked, pictures: Sequence[int], method: str, why: str) -> None:
+    """Checks that an evaluation is of all pictures of the batch, or of all frames of the video.
+
+    Args:
+        pictures: shape of what is sampled without height and width, (B, C, ...).
+        why: they are needed, and what to do: the end of the message.
+
+    Raises:
+        RuntimeError: it is of a part of them, as with ComfyUI's context windows.
+    """
+    # A window of all pictures but one, with one that ComfyUI puts before it, is as long as the whole.
+    if tuple(asked.x.shape[:-2]) != tuple(pictures) or "context_window" in asked.options:
+        raise RuntimeError(
+            f"{method}: another node (Context Windows) has the model see a part of the batch or video at a time, {why}"
         )
 
 

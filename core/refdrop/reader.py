@@ -57,6 +57,16 @@ class ReferenceReader:
         self._latest: dict[torch.device, tuple[tuple[int, Roles], KeyValueBank]] = {}
 
     @property
+    def latents(self) -> Tensor:
+        """What passes through the model to read it."""
+        return self._passes.latents
+
+    @property
+    def prompts_each(self) -> int:
+        """How many pictures of the batch it is read for, each with a prompt of its own."""
+        return self._passes.prompts_each
+
+    @property
     def own_prompts(self) -> list[Cond]:
         """The reference's own conditioning."""
         return self._passes.own_prompts
@@ -101,7 +111,9 @@ class ReferenceReader:
 
     def _pass(self, asked: Asked, roles: Roles, blocks: frozenset[Block]) -> Recording:
         settings = self._settings
-        recording = Recording(blocks, self._attentions, "RefDrop", settings.reference_mask, settings.share_conditional)
+        recording = Recording(
+            self._passes, blocks, self._attentions, "RefDrop", settings.reference_mask, settings.share_conditional
+        )
         self._passes.run(asked, recording, self._halves(asked.conds, roles))
         return recording
 

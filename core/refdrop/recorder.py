@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from ..patches.attention import AttentionCall
@@ -16,6 +17,7 @@ from ..patches.families.attentions import Attentions
 from ..patches.families.table import attentions_of
 from ..patches.passes import Asked
 from ..patches.reference_pass import Reference, ReferencePass
+from ..patches.region import require_all_pictures, what_cuts
 from .cache import kept_tensor
 from .recorded_run import RecordedRun
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 KEY = "refattention.refdrop.record"
 NODE = "RefDropRecord"
+PREDICT_NOISE = WrappersMP.PREDICT_NOISE
 
 
 def apply_recorder(model: ModelPatcher, recorded: RecordedRun, given: Reference | None = None) -> ModelPatcher:
@@ -33,7 +36,17 @@ def apply_recorder(model: ModelPatcher, recorded: RecordedRun, given: Reference 
     Args:
         given: finished latents to be seen at each noise level in place of what the sampler has got to.
     """
-    return BINDING.attached(model, (recorded, given))
+    recording = BINDING.attached(model, (recorded, given))
+    # Outside of all others: some leave out whole steps here (LazyCache).
+    others = {key: wrappers for key, wrappers in recording.wrappers.get(PREDICT_NOISE, {}).items() if key != KEY}
+    recording.wrappers[PREDICT_NOISE] = {KEY: [_predict_noise], **others}
+    return recording
+
+
+def _predict_noise(executor: WrapperExecutor, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Notes that the sampler asks for a step."""
+    BINDING.run_of(executor.class_obj.model_options["transformer_options"]).wanted.add(timestep[0].item())
+    return executor(x, timestep, *args, **kwargs)
 
 
 class RecorderRun(Run):
@@ -42,6 +55,9 @@ class RecorderRun(Run):
     Args:
         asked: the recording that it fills, and what `apply_recorder` was given.
         guider, noise_shape, sigmas: of the run.
+
+    Attributes:
+        wanted: noise levels that the sampler asked for.
     """
 
     def __init__(
@@ -51,6 +67,7 @@ class RecorderRun(Run):
         noise_shape: Sequence[int],
         sigmas: Tensor,
     ) -> None:
+        self.wanted: set[float] = set()
         self._recorded, given = asked
         self._attentions = attentions_of(guider.model_patcher, NODE)
         # A video's frames are tokens of one sample where latents are (B, C, F, H, W); a given one is one reference.
@@ -66,6 +83,7 @@ class RecorderRun(Run):
         self._conditionings = Conditionings(guider.conds)
         self._levels = len(set(sigmas.tolist()) - {0.0})
         self._size = tuple(noise_shape[-2:])
+        self._pictures = tuple(noise_shape[:-2])
         self._blocks_seen: list[set[Block]] = []  # of each evaluation
 
     def seen(self, asked: Asked) -> Tensor:
@@ -82,13 +100,14 @@ class RecorderRun(Run):
         known = [role for role in roles if role is not None]
         if len(known) < len(roles) or self._recorded.has(asked.sigma.item(), known):
             return None
-        return RecorderEvaluation(self, self._recorded, self._attentions, self._frames, self._size)
+        why = "which cannot be recorded. Remove that node from the model that records."
+        require_all_pictures(asked, self._pictures, NODE, why)
+        return RecorderEvaluation(self, asked, self._recorded, self._attentions, self._frames, self._size)
 
     def served(self, asked: Asked, evaluation: RecorderEvaluation) -> None:
         """Keeps what an evaluation gave."""
-        if evaluation.passes:
-            self._blocks_seen.append(evaluation.bank.blocks)
         if evaluation.bank.blocks:
+            self._blocks_seen.append(evaluation.bank.blocks)
             roles = self._conditionings.roles(asked.conds)
             level = asked.sigma.item()
             self._recorded.put(level, evaluation.bank, roles, self._conditionings, self._levels)
@@ -99,11 +118,13 @@ class RecorderRun(Run):
         Raises:
             RuntimeError: another node skipped steps or layers, so that something is missing.
         """
-        first, seen = self._blocks_seen[0], self._blocks_seen
-        if missing := sum(blocks != first for blocks in seen):
+        seen, whole = self._blocks_seen, max(self._blocks_seen, key=len, default=set())
+        skipped = len([level for level in self.wanted if not self._recorded.has(level, ())])
+        if missing := skipped + sum(blocks != whole for blocks in seen):
             raise RuntimeError(
-                f"{NODE} saw only {len(seen) - missing} of {len(seen)} steps whole: another node of this model skips "
-                "steps or layers (EasyCache, DeepCache). Remove it from the model that records."
+                f"{NODE} saw only {len(seen) + skipped - missing} of {len(seen) + skipped} steps whole: another node "
+                "of this model skips steps or layers (EasyCache, LazyCache, DeepCache). Remove it from the model that "
+                "records."
             )
         self._recorded.report()
 
@@ -114,6 +135,7 @@ class RecorderEvaluation(Evaluation):
     def __init__(
         self,
         run: RecorderRun,
+        asked: Asked,
         recorded: RecordedRun,
         attentions: Attentions,
         frames: int,
@@ -121,7 +143,9 @@ class RecorderEvaluation(Evaluation):
     ) -> None:
         self.bank = KeyValueBank(NODE)
         self._run = run
+        self._asked = asked
         self._recorded = recorded
+        self.blocks = recorded.blocks
         self._attentions = attentions
         self._frames = frames
         self._size = size
@@ -134,8 +158,8 @@ class RecorderEvaluation(Evaluation):
         """
         if tuple(x.shape[-2:]) != self._size:
             raise RuntimeError(
-                f"{NODE}: the model was given a part of the picture, which cannot be recorded. Remove what cuts the "
-                "picture into parts: prompts limited to an area (limit them with masks instead), tiled sampling."
+                f"{NODE}: {what_cuts(self._asked, self._size)} has the model work on a part of the picture, which "
+                "cannot be recorded. Remove that; prompts can be limited with masks instead of areas."
             )
         *inputs, options = args
         return executor(x, *inputs, self._attentions.route(x, kwargs, options, self._record), **kwargs)
@@ -145,7 +169,7 @@ class RecorderEvaluation(Evaluation):
         if call.block in self._recorded.blocks:
             pairs = [(self._kept(keys), self._kept(values)) for keys, values in self._leading(call)]
             self.bank.store(call.layer, Record(call.chunks, call.grid, pairs))
-            self._run.has_acted = True
+            self._run.acted.add(call.block)
         return call.plain()
 
     def _leading(self, call: AttentionCall) -> list[KeysValues]:

@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 
 from ..patches.attention import AttentionCall
-from ..patches.bank import KeyValueBank, select_tokens
+from ..patches.bank import KeyValueBank, of_each_picture, select_tokens
 from ..patches.binding import Evaluation, Run
 from ..patches.conditionings import Conditionings
 from ..patches.families.table import attentions_of
-from ..patches.passes import Asked
-from ..patches.region import check_mask_batch, region_weights, require_whole_picture
+from ..patches.passes import Asked, rearranger
+from ..patches.region import (
+    check_mask_batch,
+    is_cut_by_others,
+    region_weights,
+    require_all_pictures,
+    require_whole_picture,
+)
 from ..patches.schedule import NoiseRange
 from .kernel import Branch, reference_feature_guidance
 from .reader import ReferenceReader
@@ -41,6 +47,7 @@ class RefDropRun(Run):
         # A video's frames are tokens of one sample where latents are (B, C, F, H, W).
         self.frames = noise_shape[2] if self.attentions.is_video and len(noise_shape) == 5 else 1
         self.latent_size = tuple(noise_shape[-2:])
+        self._pictures = tuple(noise_shape[:-2])
         for each in asked:
             _check_batch(each, noise_shape[0], self.frames)
             if each.recorded is not None:  # once more, because patches may have come after the node
@@ -53,12 +60,12 @@ class RefDropRun(Run):
             if each.reference is not None
         }
         self._conditionings = Conditionings(guider.conds)
-        self._weights: dict[tuple[RefDropSettings, tuple[int, int], torch.device], Tensor] = {}
+        self._weights: dict[tuple[RefDropSettings, tuple[int, int], int, torch.device], Tensor] = {}
 
     @property
     def latents(self) -> list[Tensor]:
         """The references."""
-        return [reader.reference.samples for reader in self._readers.values()]
+        return [reader.latents for reader in self._readers.values()]
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
@@ -70,11 +77,25 @@ class RefDropRun(Run):
         active = [each for each, where in self._ranges.items() if asked.sigma.item() in where]
         if not active:
             return None
+        for each in active:
+            self._require_all_pictures(each, asked)
         banks = {each: self._readers[each].look(asked) for each in active if each in self._readers}
         for each in active:
             if each.recorded is not None:
                 banks[each] = each.recorded.look(asked.sigma, asked.conds, self._conditionings, each.share_conditional)
-        return RefDropEvaluation(self, active, banks)
+        return RefDropEvaluation(self, asked, active, banks)
+
+    def _require_all_pictures(self, settings: RefDropSettings, asked: Asked) -> None:
+        reader = self._readers.get(settings)
+        if settings.is_from_batch:
+            why = "so the first of them is another one each time. Connect reference_latent, or remove that node."
+        elif settings.mask is not None and len(settings.mask) > 1:
+            why = "and there is a mask for each picture. Give one mask for all, or remove that node."
+        elif reader is not None and reader.prompts_each > 1:
+            why = "and each picture has a prompt of its own. Give one prompt for all, or remove that node."
+        else:
+            return
+        require_all_pictures(asked, self._pictures, METHOD, why)
 
     def close(self) -> None:
         """Lets go of what the references' own conditioning holds, and reports."""
@@ -86,7 +107,7 @@ class RefDropRun(Run):
         leading = settings.batch_references if settings.is_from_batch and self.frames > 1 else 0
         if settings.mask is None and not leading:
             return settings.strength
-        key = (settings, call.grid, call.q.device)
+        key = (settings, call.grid, call.frames, call.q.device)
         if key not in self._weights:
             mask = torch.ones(1, 1, 1) if settings.mask is None else settings.mask
             weights = region_weights(mask, call, METHOD)
@@ -99,16 +120,28 @@ class RefDropEvaluation(Evaluation):
     """One evaluation of the sampler: the active settings with their references' keys and values."""
 
     def __init__(
-        self, run: RefDropRun, active: list[RefDropSettings], banks: dict[RefDropSettings, KeyValueBank]
+        self,
+        run: RefDropRun,
+        asked: Asked,
+        active: list[RefDropSettings],
+        banks: dict[RefDropSettings, KeyValueBank],
     ) -> None:
         self._run = run
+        self._asked = asked
         self._active = active
+        self.blocks = frozenset().union(*(each.blocks for each in active))
         self._banks = banks
 
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass; a part of the picture is refused where there is a mask over the whole of it."""
         if any(each.mask is not None for each in self._active):
-            require_whole_picture(x, self._run.latent_size, METHOD)
+            require_whole_picture(x, self._asked, self._run.latent_size, METHOD)
+        if any(each.is_from_batch for each in self._active) and is_cut_by_others(x, self._asked):
+            raise RuntimeError(
+                f"{METHOD}: another node of this model ({rearranger(self._asked.model_options) or 'tiled sampling'}) "
+                "cuts the pictures into tiles, so the rest of the batch sees only one tile of the reference. Connect "
+                "reference_latent, or remove that node."
+            )
         *inputs, options = args
         return executor(x, *inputs, self._run.attentions.route(x, kwargs, options, self._guide), **kwargs)
 
@@ -118,7 +151,7 @@ class RefDropEvaluation(Evaluation):
         branches = [branch for each in chosen for branch in self._branches(each, call)]
         if not branches:
             return call.plain()
-        self._run.has_acted = True
+        self._run.acted.add(call.block)
         joint = None if call.joint is None else call.joint()
         return reference_feature_guidance(call.attend, call.q, call.k, call.v, len(call.chunks), branches, joint)
 
@@ -139,10 +172,14 @@ class RefDropEvaluation(Evaluation):
         return [Branch(weight, keys, values, first, settings.concat) for keys, values in pairs]
 
     def _keys_values(self, settings: RefDropSettings, call: AttentionCall) -> list[tuple[Tensor, Tensor]]:
-        """(G, M, C) keys and values of each reference, on the device of the call; (G, B, M, C) of a video's frames."""
+        """Keys and values of each reference, on the call's device: (G, M, C), or (G, B, M, C) where samples differ."""
         if settings in self._banks:
             bank = self._banks[settings]
             pairs = bank.keys_values(call.layer, call.chunks, call.k)
+            if pairs[0][0].ndim > call.k.ndim:
+                tiles = len(call.q) // len(call.k)  # of the queries (HyperTile)
+                pictures = len(call.k) // len(call.chunks)
+                return [(of_each_picture(k, pictures, tiles), of_each_picture(v, pictures, tiles)) for k, v in pairs]
             if settings.recorded is None or settings.reference_mask is None:
                 return pairs
             keys, values = (torch.stack(tensors, dim=1) for tensors in zip(*pairs, strict=True))

@@ -90,7 +90,12 @@ class SelfAttention:
         blocks = list(self_attention_blocks(require_image_unet(self.model, self.node)))
         chosen = select(SKIP_FIRST_OUTPUT, "", blocks, family(self.model))
         guided = apply_refdrop(self.model, RefDropSettings(strength, chosen, reference, mask=scene.mask[0]))
-        return guided, self.positive, negative
+        inpainting = inpainted(self.model, self.encode, scene)
+
+        def hiding(prompt: Prompt) -> Prompt:
+            return [[text, {**options, **inpainting}] for text, options in prompt]
+
+        return guided, hiding(self.positive), hiding(negative)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +117,7 @@ class CrossAttention:
     def maps(self, scene: Scene, reference: Tensor, reference_mask: Tensor | None, look: Look) -> Maps:
         """One pass for each timestep."""
         tokens, grid = self.read(reference)
-        conditioning = [[tokens, {**of_whole_picture(self.positive), **self._inpainting(scene)}]]
+        conditioning = [[tokens, {**of_whole_picture(self.positive), **inpainted(self.model, self.encode, scene)}]]
         samples, queries = self.encode(scene.picture), _queries(scene)
         return token_maps(self.model, conditioning, grid, samples, look, queries, self.node, reference_mask)
 
@@ -125,7 +130,7 @@ class CrossAttention:
             Strength goes between the two in every layer: it weights the values, with 1 as trained.
         """
         tokens, _ = self.read(crop)
-        inpainting = self._inpainting(scene)
+        inpainting = inpainted(self.model, self.encode, scene)
 
         def with_context(context: Tensor, prompt: Prompt) -> Prompt:
             return [[context, {**options, **inpainting}] for _, options in prompt]
@@ -137,11 +142,12 @@ class CrossAttention:
         model.set_model_attn2_patch(weighted)
         return model, with_context(tokens, self.positive), with_context(torch.zeros_like(tokens), negative)
 
-    def _inpainting(self, scene: Scene) -> dict[str, Tensor]:
-        """What a U-Net with inputs for mask and masked picture is given, in the host's form."""
-        if not self.model.model.concat_keys:
-            return {}
-        return {"concat_mask": scene.mask, "concat_latent_image": self.encode(blanked(scene.picture, scene.mask))}
+
+def inpainted(model: ModelPatcher, encode: Encode, scene: Scene) -> dict[str, Tensor]:
+    """What a U-Net with inputs for mask and masked picture is given, in the host's form; nothing for any other."""
+    if not model.model.concat_keys:
+        return {}
+    return {"concat_mask": scene.mask, "concat_latent_image": encode(blanked(scene.picture, scene.mask))}
 
 
 def back_end(

@@ -189,7 +189,7 @@ def watched(model: ModelPatcher, handle: HandlerT, route: Callable[[Options, Han
 
     def apply_model(executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         *inputs, options = args
-        return until_recorded(executor, x, *inputs, route(options, handle), **kwargs)
+        return until_recorded(executor, x, *inputs, route(options, handle), channels=x.shape[1], **kwargs)
 
     watched = model.clone()
     for place, by_key in model.wrappers.items():

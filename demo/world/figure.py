@@ -91,9 +91,10 @@ def _arms(figure: Figure) -> list[Shape]:
     return parts
 
 
-def _beyond(elbow: tuple[float, float], wrist: tuple[float, float], distance: float) -> Points:
+def _beyond(elbow: tuple[float, float], wrist: tuple[float, float], distance: float) -> tuple[float, float]:
     direction = np.subtract(wrist, elbow)
-    return wrist + distance * direction / np.linalg.norm(direction)
+    x, y = (wrist + distance * direction / np.linalg.norm(direction)).tolist()
+    return x, y
 
 
 def _head(character: Character) -> list[Shape]:

@@ -30,7 +30,7 @@ class Map:
 
     def inverse(self) -> Map:
         """The map back."""
-        matrix = np.linalg.inv(self.matrix)
+        matrix = np.linalg.inv(self.matrix).astype(np.float64)
         return Map(matrix, -matrix @ self.offset)
 
     def affine(self) -> NDArray[np.float64]:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 RESAMPLINGS = 4000
+# Resampled intervals of fewer cases are too narrow.
+FEWEST = 24
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,10 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
 def above(
     paper: str, claim: str, metric: str, values: Sequence[float] | np.ndarray, limit: float = 0.0, note: str = ""
 ) -> Row:
-    """A row that holds if the whole interval of the mean lies above a limit."""
+    """A row that holds if the whole interval of the mean lies above a limit; of few cases nothing is said."""
     found = estimate(values)
+    if found.count < FEWEST:
+        return Row(paper, claim, metric, found, None, f"too few cases, {FEWEST} are needed")
     return Row(paper, claim, metric, found, found.low > limit, note)
 
 

@@ -58,7 +58,7 @@ class BaseConfig:
 
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            2400, 8e-4, 16, hold=0.55, final=0.03, average_every=6, report_every=60, ema=0.998
+            2400, 9e-4, 24, hold=0.55, final=0.03, average_every=6, report_every=60, ema=0.998
         )
     )
     gamma: float = 5.0

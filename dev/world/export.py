@@ -58,7 +58,10 @@ def main() -> None:
     """Writes the files and says how large they are."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else STATE / "export"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, tensors in ((FILE_NAME, compact()), (VISION_FILE, vision())):
+    parts = [(FILE_NAME, compact())]
+    if loop.checkpoint("vision").exists():
+        parts.append((VISION_FILE, vision()))
+    for name, tensors in parts:
         save_file(tensors, folder / name, metadata=ABOUT)
         print(f"{folder / name}: {(folder / name).stat().st_size / 1e6:.1f} MB")
 

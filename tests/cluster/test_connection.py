@@ -148,6 +148,17 @@ def test_unreachable_address_is_an_error_soon(monkeypatch: pytest.MonkeyPatch) -
     assert time.monotonic() - begun < 30
 
 
+def test_connecting_that_hangs_ends_the_program() -> None:
+    """Ray may be deaf to signals meanwhile, so nothing less would do."""
+    script = (
+        "import sys, time; sys.path.insert(0, 'tools'); from types import SimpleNamespace as Ray\n"
+        "from cluster.connection import _within\n"
+        "_within(0.2, Ray(init=lambda **options: time.sleep(600)), {}, 'there')"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and result.stderr.startswith("Ray did not connect to there within")
+
+
 def test_sigterm_is_a_stop() -> None:
     """It is what SLURM and clouds send."""
     before = signal.getsignal(signal.SIGTERM)

@@ -61,7 +61,7 @@ class Fake:
         await asyncio.sleep(0)
         fates = self._fate.get(job.row.number, [])
         fate = fates.pop(0) if fates else DONE
-        outcome = {"attempts": number, "worker": self.name, "versions": {}, "state": fate, "error": fate}
+        outcome = {"attempt": number, "worker": self.name, "versions": {}, "state": fate, "error": fate}
         if fate == TAKEN:
             return outcome
         self.runs[job.row.number] += 1
@@ -138,21 +138,29 @@ def is_done(fate: list[str]) -> bool:
 
 @pytest.mark.parametrize("url", [False, True])
 def test_what_ended_while_no_driver_listened_is_taken_not_run(tmp_path: Path, url: bool) -> None:
-    """Rows 1 and 2 are whole, row 3 lacks its record, row 4 was being committed; two attempts at row 1 are whole."""
+    """Rows 1 and 2 are whole, row 3 lacks its record, row 4 was being committed. Of row 1 two attempts are whole, of
+    row 2 a later one was begun."""
     output = tmp_path.as_uri() if url else str(tmp_path)
     fake = Fake("worker-1", ObjectPlace(output) if url else SharedFolder(tmp_path), {})
     with opened(output, tmp_path, url) as results:
         for number, attempt in ((1, 1), (1, 2), (2, 1), (4, 1)):
             asyncio.run(fake.run(job(number), attempt))
         fake._place.begin(f"{job(3).key}~1")
+        fake._place.begin(f"{job(2).key}~2")
         if not url:
             os.rename(tmp_path / ".partial" / f"{job(4).key}~1", tmp_path / ".partial" / job(4).key)
         fake.runs.clear()
     with opened(output, tmp_path, url) as results:
         summary = drive([fake], results, range(1, 6))
     assert summary.done == 5 and fake.runs == {3: 1, 5: 1}
+    if not url:
+        assert {path.name for path in tmp_path.glob("row-*") if (path / "made.txt").exists()} == names(range(1, 6))
     with opened(output, tmp_path, url) as results:
         assert drive([fake], results, range(1, 6)).done == 5 and sum(fake.runs.values()) == 2
+
+
+def names(numbers: Iterable[int]) -> set[str]:
+    return {f"row-{number}" for number in numbers}
 
 
 class opened:
@@ -215,7 +223,7 @@ def test_lists_of_files_are_no_part_of_a_nodes_specification() -> None:
     old = {"required": {"name": [["a.ckpt", "b.ckpt"], {"tooltip": "t"}], "steps": ["INT", {"max": 9}]}}
     new = {"required": {"name": [["a.ckpt"], {"tooltip": "t"}], "steps": ["INT", {"max": 9}]}}
     combo = {"required": {"name": ["COMBO", {"options": ["a"], "tooltip": "t"}], "steps": ["INT", {"max": 9}]}}
-    empty = {"required": {"name": [[], {"tooltip": "t"}], "steps": ["INT", {"max": 9}]}}
+    empty = {"required": {"name": [[], {"tooltip": "t"}], "steps": ["INT", {"max": 9}]}, "hidden": {"prompt": "PROMPT"}}
     assert without_files(old) == without_files(new) == without_files(empty)
     assert without_files(combo)["required"]["name"] == ["COMBO", {"tooltip": "t"}]
     assert without_files(old) != without_files({"required": {**old["required"], "steps": ["INT", {"max": 8}]}})

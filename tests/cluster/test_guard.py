@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cluster.host import WorkerHost, host_environment
 from ray_runs import HOST_SECONDS, alive, kill, wait_until
 
 from host import ROOT
@@ -76,3 +77,20 @@ def test_guard_is_asked_to_end(started: Started) -> None:
 def test_host_ends_by_itself(started: Started, tmp_path: Path) -> None:
     kill(started.host, [started.guard, started.child])
     assert not (tmp_path / "scratch").exists()
+
+
+def test_host_keeps_what_is_new_and_sweeps_the_rest(tmp_path: Path) -> None:
+    host = WorkerHost(str(tmp_path), "", tmp_path / "log")
+    host.scratch = str(tmp_path / "scratch")
+    old, new = (tmp_path / "scratch" / "output" / name for name in ("old.png", "new.png"))
+    old.parent.mkdir(parents=True)
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (1, 1))
+    host.sweep(before=2)
+    assert new.exists() and not old.exists()
+
+
+def test_host_sees_neither_rays_token_nor_this_commands_files() -> None:
+    found = host_environment({"RAY_AUTH_TOKEN": "secret", "PYTHONPATH": "/tmp/ray/runtime_resources/x:/mine", "A": "1"})
+    assert found == {"A": "1", "PYTHONPATH": "/mine", "PYTHONUNBUFFERED": "1"}

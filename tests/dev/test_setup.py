@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import time
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
+import setup_env
 from setup_env import INCOMPLETE, UV, can_be_kept, ensure_venv
 
+import setup_host
 from host import ROOT, host_dir
 from setup_host import (
     SHA256,
@@ -60,9 +64,14 @@ def test_second_call_does_nothing_and_is_quick() -> None:
 def test_lock_file_pins_torch_and_has_no_template_media() -> None:
     lines = (ROOT / "requirements" / "lock.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith((" ", "#"))]
-    assert {"torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"} <= set(pins)
+    assert {"torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"} <= {pin.split()[0] for pin in pins}
     assert not [pin for pin in pins if "templates-media" in pin or "://" in pin or pin.startswith("-")]
-    assert not [line for line in lines if "://" in line or line.lstrip().startswith("--")]
+    options = [line for line in lines if line.lstrip().startswith("--")]
+    assert not [line for line in options if not line.startswith("    --hash=sha256:")]
+    assert not [line for line in lines if "://" in line]
+    # What the user's own ComfyUI is installed beside has no hashes of its own.
+    pinned = setup_host.requirement_lines(ROOT / "requirements" / "lock.txt")
+    assert "torch==2.11.0" in pinned and not [line for line in pinned if "--hash" in line or "\\" in line]
 
 
 @pytest.mark.skipif("COMFYUI_DIR" in os.environ and bool(os.environ["COMFYUI_DIR"]), reason="optional: own ComfyUI")
@@ -120,6 +129,75 @@ def test_host_with_its_stamp_is_not_fetched_again(tmp_path: Path) -> None:
     (host / STAMP).write_text(SHA256)
     ensure_host(tmp_path)
     assert [path.name for path in host.iterdir()] == [STAMP]
+
+
+def test_older_host_is_kept_with_what_lies_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = tmp_path / ".host" / "ComfyUI"
+    for number in (1, 2):
+        (host / "models").mkdir(parents=True)
+        (host / "models" / "mine.safetensors").write_text(f"model {number}")
+        (host / STAMP).write_text("older")
+        prefix = setup_host.MEMBERS
+        archive = archive_with(tmp_path, tarfile.TarInfo(f"{prefix}/main.py"))
+        monkeypatch.setattr(setup_host, "download", lambda python, folder, archive=archive: archive)
+        ensure_host(tmp_path)
+        aside = tmp_path / ".host" / ("ComfyUI-before" if number == 1 else "ComfyUI-before-2")
+        assert (aside / "models" / "mine.safetensors").read_text() == f"model {number}"
+        assert (host / "main.py").is_file() and (host / STAMP).read_text() == SHA256
+        assert str(aside) in capsys.readouterr().out
+        shutil.rmtree(host)
+
+
+def test_crash_while_the_host_is_replaced_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at each step: what was there is there, under its name or the one it was moved to."""
+    for step_number in range(3):
+        root = tmp_path / str(step_number)
+        host = root / ".host" / "ComfyUI"
+        host.mkdir(parents=True)
+        (host / "mine.txt").write_text("mine")
+        (root / ".host" / "partial-mine").mkdir()
+        archive = archive_with(root, tarfile.TarInfo(f"{setup_host.MEMBERS}/main.py"))
+        with monkeypatch.context() as patch:
+            patch.setattr(setup_host, "download", lambda python, folder, archive=archive: archive)
+            renames = iter(range(step_number))
+            rename = Path.rename
+
+            def killed(path: Path, target: Path, renames: Any = renames, rename: Any = rename) -> Path:
+                if next(renames, None) is None:
+                    raise KeyboardInterrupt
+                return rename(path, target)
+
+            patch.setattr(Path, "rename", killed)
+            if step_number < 2:
+                with pytest.raises(KeyboardInterrupt):
+                    ensure_host(root)
+        monkeypatch.setattr(setup_host, "download", lambda python, folder, archive=archive: archive)
+        ensure_host(root)
+        assert [path.read_text() for path in root.rglob("mine.txt")] == ["mine"]
+        assert (host / "main.py").is_file() and (root / ".host" / "partial-mine").is_dir()
+
+
+def test_environment_of_someone_else_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "lock.txt").write_text("")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "mine.txt").write_text("mine")
+
+    def stop(*_: Any, **__: Any) -> int:
+        raise SetupError("no further")
+
+    monkeypatch.setattr(setup_env, "run", stop)
+    with pytest.raises(SetupError, match="no further"):
+        ensure_venv(tmp_path, [])
+    assert (tmp_path / ".venv-before" / "mine.txt").read_text() == "mine"
+
+
+def test_every_locked_package_has_hashes() -> None:
+    text = (ROOT / "requirements" / "lock.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    pins = [line for line in text.splitlines() if "==" in line.partition("#")[0]]
+    assert len(pins) > 100 and not [pin for pin in pins if "--hash=sha256:" not in pin]
 
 
 def test_wrong_archive_is_refused(tmp_path: Path) -> None:

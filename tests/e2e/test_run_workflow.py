@@ -105,6 +105,38 @@ def test_rows_uploads_and_manifest(host: HeadlessHost, tmp_path: Path) -> None:
     assert red["versions"]["comfyui"] and red["input_sha256"].keys() == {"LoadImage.image"}
 
 
+def what_it_needs(workflow: Workflow, class_type: str) -> Workflow:
+    """The nodes of one class and all that feeds them."""
+    kept: Workflow = {}
+    waiting = [name for name, node in workflow.items() if node["class_type"] == class_type]
+    while waiting:
+        name = waiting.pop()
+        kept[name] = workflow[name]
+        waiting += [value[0] for value in workflow[name]["inputs"].values() if isinstance(value, list)]
+    return kept
+
+
+def test_all_that_a_run_wrote_is_in_the_manifest(host: HeadlessHost, tmp_path: Path) -> None:
+    """A training that only saves an adapter among the models, and a probe whose pictures are for its own panel."""
+    training = set_inputs(load_workflow("p3s_train"), "ImageScaleToTotalPixels", megapixels=0.01)
+    training = set_inputs(training, "P3STrain", epochs=1, preview_every=0, mixed_precision=False)
+    probe = set_inputs(load_workflow("attention_probe"), "AttentionProbe", working_size=64)
+    records = {}
+    for name, workflow, column in (
+        ("train", what_it_needs(training, "P3SSave"), "P3STrain.seed"),
+        ("probe", what_it_needs(probe, "AttentionProbe"), "AttentionProbe.seed"),
+    ):
+        (tmp_path / name).mkdir()
+        folder = Folder(tmp_path / name, workflow, [{"name": "row", column: "3"}])
+        result = folder.run("--host", host.url)
+        assert result.returncode == 0, result.stderr
+        (records[name],) = folder.records()
+    (saved,) = records["train"]["left_on_host"]
+    assert (host.base / "models" / saved).is_file()
+    assert len(records["probe"]["files"]) >= 3 and "left_on_host" not in records["probe"]
+    assert not any("named_no_files" in record for record in records.values())
+
+
 def test_previews_are_kept_where_nothing_is_saved(host: HeadlessHost, tmp_path: Path) -> None:
     preview = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
     for name, workflow in (("only", {**QUICK, "3": preview}), ("beside", {**QUICK, "4": preview})):
@@ -180,6 +212,7 @@ def test_own_host_is_killed_and_started_again(base: Path, tmp_path: Path) -> Non
     runner.send_signal(signal.SIGKILL)
     runner.wait()
     note = json.loads((folder.results / ".host.json").read_text())
+    assert (folder.results / "host.log").is_file()
     second = folder.start(*options)
     folder.wait_for(rows=2)
     os.kill(note["pid"], signal.SIGKILL)

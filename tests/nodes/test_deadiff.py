@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import comfy.samplers
 import comfy.supported_models
 import folder_paths
 import pytest
@@ -16,7 +17,7 @@ from refattention.core.deadiff.preprocess import encoder_input
 from refattention.nodes import deadiff_files
 from refattention.nodes.deadiff import DEADiffStyle
 from refattention.nodes.deadiff_files import DEADiffExtract, DEADiffLoader
-from refattention.nodes.deadiff_sampler import DEADiffSampler
+from refattention.nodes.deadiff_sampler import DEADiffEulerSampler, DEADiffSampler
 from refattention_demo.deadiff_layout import DEMO_SIZE, random_weights
 from safetensors.torch import save_file
 from sampling import distance, latent, model, prompt, sample
@@ -177,6 +178,66 @@ def test_the_official_schedule(steps: int, run: int) -> None:
     assert timesteps[:-1] == list(range(1, 1000, 1000 // steps))[::-1] and len(timesteps) == run + 1
     assert timesteps[-1] == 0 and sigmas[-1] > 0.02
     assert sampler.max_denoise(None, sigmas)
+
+
+def test_euler_a_tells_the_unet_fractional_timesteps() -> None:
+    """And starts from noise of the first level: the official application's loop, step by step."""
+    patched, sampler, sigmas = DEADiffEulerSampler.execute(model("sd15"), 50)
+    told: list[float] = []
+
+    def watch(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
+        told.extend(patched.get_model_object("model_sampling").timestep(args["timestep"][:1]).tolist())
+        first.append(args["input"][:1])
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    first: list[torch.Tensor] = []
+    patched.set_model_unet_function_wrapper(watch)
+    guider = comfy.samplers.CFGGuider(patched)
+    guider.set_conds(*PROMPTS)
+    guider.set_cfg(1.0)
+    guider.sample(NOISE, torch.zeros_like(NOISE), sampler, sigmas[:4], disable_pbar=True, seed=3)
+    assert told == pytest.approx([999, 978.61, 958.22], abs=0.01)
+    assert torch.allclose(first[0], NOISE[:1] * sigmas[0], rtol=1e-5)
+    rounded = model("sd15").get_model_object("model_sampling").timestep(sigmas[1:3])
+    assert rounded.tolist() == [979, 958]  # the model itself is as before
+
+
+def test_fractional_timesteps_are_between_the_levels() -> None:
+    patched, _, sigmas = DEADiffEulerSampler.execute(model("sd15"), 20)
+    fractional, stock = (each.get_model_object("model_sampling") for each in (patched, model("sd15")))
+    levels = stock.sigmas
+    assert torch.allclose(fractional.timestep(levels), torch.arange(1000.0), atol=0.02)
+    between = (levels[100] * levels[101]).sqrt().reshape(1)
+    assert fractional.timestep(between).item() == pytest.approx(100.5, abs=0.01)
+    assert torch.equal(sigmas, comfy.samplers.calculate_sigmas(stock, "normal", 20))
+    # To k-diffusion's own interpolation
+    assert torch.allclose(fractional.sigma(fractional.timestep(sigmas[:-1])), sigmas[:-1], rtol=1e-4)
+
+
+def test_ratios_mix_several_pictures(deadiff: Any) -> None:
+    pair = torch.cat([PICTURE, PICTURE.flip(1)])
+    one, other = (deadiff.tokens("style", each[None], "squash", "average") for each in pair)
+    mixed = deadiff.tokens("style", pair, "squash", "average", [7, 3])
+    assert torch.allclose(mixed, 0.7 * one + 0.3 * other, atol=1e-5)
+    assert torch.equal(picture(deadiff, reference_image=pair, ratios=""), picture(deadiff, reference_image=pair))
+    alone = picture(deadiff, reference_image=pair[:1])
+    assert distance(picture(deadiff, reference_image=pair, ratios="1, 0"), alone) < 1e-4
+    assert distance(picture(deadiff, reference_image=pair, ratios="0.5; 0.5"), alone) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"ratios": "half"}, "ratios must be numbers"),
+        ({"ratios": "1, 2"}, "one number of at least 0 for each of the 1 pictures"),
+        ({"ratios": "0"}, "not zeros alone"),
+        ({"ratios": "nan"}, "at least 0"),
+        ({"ratios": "1", "combine": "concatenate"}, "ratios mix an average"),
+    ],
+)
+def test_wrong_ratios_are_told(deadiff: Any, inputs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        apply(deadiff, **inputs)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ NODE_IDS = {
     "DEADiffLoader",
     "DEADiffStyle",
     "DEADiffSampler",
+    "DEADiffEulerSampler",
     "DEADiffExtract",
     "LeffaLoader",
     "LeffaTryOn",

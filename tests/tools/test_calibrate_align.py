@@ -51,3 +51,28 @@ def test_best_is_the_best_timestep_and_the_best_layers_at_it() -> None:
     assert calibrate_align.means(scores, 0) == pytest.approx({1: 0.13, 5: 0.15})
     assert calibrate_align.means(scores, 1)["output.2.0"] == pytest.approx(0.115)
     assert calibrate_align.best(scores, 2) == {"timesteps": "5", "layers": "output.5.0, output.4.0"}
+
+
+@pytest.mark.parametrize("name", ["calib.sd15", "calib.sdxl", "photo.png", "calibration"])
+def test_an_ending_is_only_added_and_nothing_is_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "photo.png").write_text("mine")
+    scores = {(100, "output.1.0"): [0.5]}
+    calibrate_align.save({"timesteps": "100"}, scores, *(tmp_path / (name + ending) for ending in (".json", ".png")))
+    assert (tmp_path / "photo.png").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({f"{name}.json", f"{name}.png", "photo.png"})
+    monkeypatch.setattr("sys.argv", ["calibrate_align", "set", "model", "--output", str(tmp_path / name)])
+    with pytest.raises(SystemExit):
+        calibrate_align.main()
+    assert f"{name}.json exists already; choose another --output" in capsys.readouterr().err
+
+
+def test_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        calibrate_align.save({}, {(100, "output.1.0"): [0.5]}, tmp_path / "a.json", tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []

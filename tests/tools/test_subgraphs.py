@@ -98,8 +98,9 @@ def test_subgraph_in_a_subgraph() -> None:
     inner = {**outside("inner", widgets_values=[0.3]), "id": 3}
     inner["inputs"] = [slot("picture", "IMAGE", 1), slot("strength", "FLOAT", 2, widget=True)]
     api = ui_to_api(graph(outside(), definition(inner), definition(name="inner")), INFO)
-    assert api["5:3:3"]["inputs"] == {"image": ["1", 0], "amount": 0.8, "mode": "x"}
-    assert api["9"]["inputs"] == {"image": ["5:3:3", 0]}
+    # Its node 3 has the number of a node in the other subgraph; the editor gives it the next one.
+    assert api["5:3:10"]["inputs"] == {"image": ["1", 0], "amount": 0.8, "mode": "x"}
+    assert api["9"]["inputs"] == {"image": ["5:3:10", 0]}
 
 
 def test_bypassed_and_muted_subgraphs() -> None:
@@ -122,3 +123,39 @@ def test_graph_is_not_changed() -> None:
     before, after = graph(outside()), graph(outside())
     ui_to_api(after, INFO)
     assert after == before
+
+
+def with_another_target(node: dict[str, Any]) -> dict[str, Any]:
+    """The subgraph's strength feeds a second node, whose input is no widget."""
+    inside = definition()
+    inside["nodes"].append({"id": 4, "type": "Show", "inputs": [slot("image", "FLOAT", 4)]})
+    inside["links"].append(link(4, -10, 1, 4, 0, "FLOAT"))
+    return graph(node, inside)
+
+
+def test_value_of_an_input_reaches_all_that_it_feeds() -> None:
+    assert ui_to_api(with_another_target(outside()), INFO)["5:4"]["inputs"] == {"image": 0.8}
+    assert ui_to_api(with_another_target(outside(widgets_values=[])), INFO)["5:4"]["inputs"] == {"image": 0.5}
+
+
+def test_values_are_in_the_order_of_the_subgraph_not_of_its_node() -> None:
+    """A node may list fewer inputs than it has values, and in another order."""
+    inside = definition()
+    inside["inputs"].append({"name": "mode"})
+    inside["nodes"][0]["inputs"].append(slot("mode", "COMBO", 4, widget=True))
+    inside["links"].append(link(4, -10, 2, 3, 2, "COMBO"))
+    node = outside(widgets_values=[0.9, "y"], inputs=[slot("picture", "IMAGE", 1), slot("mode", "COMBO", None, True)])
+    assert ui_to_api(graph(node, inside), INFO)["5:3"]["inputs"] == {"image": ["1", 0], "amount": 0.9, "mode": "y"}
+
+
+def test_output_of_a_subgraph_in_a_subgraph_is_not_taken_for_that_of_the_outer_one() -> None:
+    inner = {
+        **outside("inner"),
+        "id": 7,
+        "inputs": [slot("picture", "IMAGE", 1), slot("strength", "FLOAT", None, True)],
+    }
+    outer = definition(blend())
+    outer["nodes"].append(inner)
+    outer["links"].append(link(5, -10, 0, 7, 0, "IMAGE"))
+    api = ui_to_api(graph(outside(), outer, definition(name="inner")), INFO)
+    assert api["9"]["inputs"] == {"image": ["5:3", 0]}

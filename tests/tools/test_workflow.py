@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from batch.overrides import Workflow
+from batch.table import TableError
 
 from workflow import WorkflowFormatError, ui_to_api
 
@@ -115,3 +117,75 @@ def test_circle_of_reroutes_is_refused() -> None:
     reroute = {"id": 2, "type": "Reroute", "inputs": [{"name": "", "type": "*", "link": 1}]}
     with pytest.raises(WorkflowFormatError, match="circle"):
         ui_to_api(graph([reroute, sampler(1)], (1, 2, 0, 9, 0, "IMAGE")), INFO)
+
+
+RESIZE: dict[str, Any] = {
+    "Resize": {
+        "input": {
+            "required": {
+                "image": ["IMAGE"],
+                "resize_type": [
+                    "COMFY_DYNAMICCOMBO_V3",
+                    {
+                        "options": [
+                            {"key": "pixels", "inputs": {"required": {"width": ["INT", {"default": 512}]}}},
+                            {"key": "factor", "inputs": {"required": {"by": ["FLOAT", {"default": 2.0}]}}},
+                        ]
+                    },
+                ],
+                "method": [["area", "lanczos"]],
+            }
+        },
+        "input_order": {"required": ["image", "resize_type", "method"]},
+    }
+}
+
+
+def resize(*values: Any) -> dict[str, Any]:
+    return ui_to_api(graph([{"id": 2, "type": "Resize", "widgets_values": list(values)}]), RESIZE)
+
+
+def test_dynamic_combo_brings_its_inputs() -> None:
+    assert resize("pixels", 48, "area")["2"]["inputs"] == {
+        **{"resize_type": "pixels", "resize_type.width": 48},
+        "method": "area",
+    }
+    assert resize("factor", 0.5, "lanczos")["2"]["inputs"]["resize_type.by"] == 0.5
+    assert resize()["2"]["inputs"] == {"resize_type": "pixels", "resize_type.width": 512, "method": "area"}
+
+
+def test_columns_of_a_dynamic_combo() -> None:
+    workflow = Workflow(resize("pixels", 48, "area"), RESIZE)
+    assert workflow.apply({"2.resize_type.width": "64"})["2"]["inputs"]["resize_type.width"] == 64
+    changed = workflow.apply({"Resize.resize_type.by": "0.5", "2.resize_type": "factor"})["2"]["inputs"]
+    assert changed == {"resize_type": "factor", "resize_type.by": 0.5, "method": "area"}
+    assert workflow.apply({"2.resize_type": "factor"})["2"]["inputs"]["resize_type.by"] == 2.0
+    for column, value, reason in (
+        ("2.resize_type.by", "0.5", "resize_type is 'pixels', which has no such input"),
+        ("2.resize_type.width", "4.5", "'4.5' is no INT"),
+        ("2.resize_type", "size", "'size' is not one of pixels, factor"),
+    ):
+        with pytest.raises(TableError, match=reason):
+            workflow.apply({column: value})
+
+
+def test_primitive_sets_the_widget_it_is_connected_to() -> None:
+    primitive = {"id": 4, "type": "PrimitiveNode", "widgets_values": [7, "fixed"]}
+    node = sampler(None, inputs=[{"name": "seed", "type": "INT", "link": 1, "widget": {"name": "seed"}}])
+    assert ui_to_api(graph([primitive, node], (1, 4, 0, 9, 0, "INT")), INFO)["9"]["inputs"]["seed"] == 7
+
+
+def test_bypassed_node_of_any_type_passes_its_input_on() -> None:
+    """An input of type * fits every output, as in the preview of a text."""
+    inputs = [{"name": "source", "type": "*", "link": 1}]
+    bypassed = {"id": 2, "type": "Show", "mode": 4, "inputs": inputs, "outputs": [{"type": "IMAGE"}]}
+    links = [(1, 1, 0, 2, 0, "IMAGE"), (2, 2, 0, 9, 0, "IMAGE")]
+    assert ui_to_api(graph([source(), bypassed, sampler(2)], *links), INFO)["9"]["inputs"]["image"] == ["1", 0]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"nodes": [{}], "links": []}, {"nodes": 3, "links": []}, {"nodes": [], "links": [1]}]
+)
+def test_damaged_file_is_one_sentence(damage: dict[str, Any]) -> None:
+    with pytest.raises(WorkflowFormatError, match="The file is damaged"):
+        ui_to_api(damage, INFO)

@@ -219,6 +219,79 @@ def test_computed_picture_shows_after_a_preview_beside_it(frontend: Frontend) ->
     assert near(points(frontend.widget(ids["mask"], POSITIVE)), [EYES[0]])
 
 
+def test_a_loader_that_resizes_is_not_taken_for_its_file(frontend: Frontend) -> None:
+    """Its picture shows once a preview or a run tells what it really is."""
+    loader = frontend.evaluate(
+        """() => {
+            const { app, LiteGraph } = window;
+            class Resizing extends LiteGraph.LGraphNode {
+                static nodeData = { inputs: { image: { name: "image", type: "COMBO", image_upload: true } } };
+                constructor() {
+                    super("Load and Resize");
+                    this.addOutput("IMAGE", "IMAGE");
+                    this.addWidget("combo", "image", "photo.jpg", () => {}, { values: ["photo.jpg", "narrow.png"] });
+                }
+            }
+            LiteGraph.registerNodeType("LoadAndResize", Resizing);
+            const node = LiteGraph.createNode("LoadAndResize");
+            node.pos = [40, 100];
+            app.graph.add(node);
+            // As the frontend does with the file of every node that has such a widget.
+            app.nodeOutputs[node.id] = { images: [{ filename: "photo.jpg", subfolder: "", type: "input" }] };
+            return node.id;
+        }"""
+    )
+    ids = frontend.add({"mask": NODES["mask"]}, [[loader, 0, "mask", "image"]])
+    frontend.page.wait_for_timeout(600)
+    editor = frontend.editor()
+    assert editor.root.locator(".stage.without-picture").count() == 1
+    editor.click(*EYES[0])
+    assert frontend.widget(ids["mask"], POSITIVE) == "[]"
+    preview = frontend.add({"preview": ["PreviewImage", 900, 60, {}, None]}, [[loader, 0, "preview", "images"]])
+    shown = "(id) => { window.app.nodeOutputs[id] = { images: [{ filename: 'narrow.png', type: 'input' }] }; }"
+    frontend.evaluate(shown, preview["preview"])
+    frontend.editor(size=(100, 300)).wait_ready().click(50, 200)
+    assert near(points(frontend.widget(ids["mask"], POSITIVE)), [(50, 200)])
+
+
+def test_the_file_on_the_outside_of_a_subgraph_is_shown_inside(scene: Scene) -> None:
+    frontend = scene.frontend
+    outside = frontend.evaluate(
+        """(ids) => {
+            const { canvas } = window.app;
+            canvas.deselectAll();
+            for (const id of ids) canvas.select(canvas.graph.getNodeById(id));
+            const { node } = canvas.graph.convertToSubgraph(canvas.selectedItems);
+            const inner = node.subgraph.nodes.find((each) => each.type === "LoadImage");
+            const slot = inner.inputs.find((input) => input.widget?.name === "image");
+            if (slot.link == null) node.subgraph.addInput("image", "COMBO").connect(slot, inner);
+            return node.id;
+        }""",
+        [scene.ids["load"], scene.node],
+    )
+    frontend.page.wait_for_timeout(300)
+    frontend.set_widget(outside, "image", "narrow.png")
+    frontend.evaluate(
+        """(id) => {
+            const { canvas } = window.app;
+            canvas.setGraph(canvas.graph.getNodeById(id).subgraph);
+            canvas.ds.scale = 1;
+            canvas.ds.offset = [100, 100];
+        }""",
+        outside,
+    )
+    editor = frontend.editor(size=(100, 300)).wait_ready()
+    editor.root.get_by_text("100 \u00d7 300").wait_for()
+    frontend.page.wait_for_timeout(300)
+    editor.click(50, 200)
+    (prompt,) = (node for node in frontend.prompt().values() if node["class_type"] == "PointMask")
+    assert near(points(prompt["inputs"][POSITIVE]), [(50, 200)])
+    (loader,) = (node for node in frontend.prompt().values() if node["class_type"] == "LoadImage")
+    assert loader["inputs"]["image"] == "narrow.png"
+    frontend.screenshot(ROOT / "out" / "web" / f"promoted_{frontend.renderer}.png")
+    frontend.evaluate("() => window.app.canvas.setGraph(window.app.rootGraph)")
+
+
 def test_editor_works_inside_a_subgraph(with_eyes: Scene) -> None:
     frontend = with_eyes.frontend
     frontend.evaluate(

@@ -179,6 +179,40 @@ def test_pan_moves_the_picture_and_not_the_graph(scene: Scene, way: str) -> None
     assert near(scene.positive, [middle])
 
 
+def touch(scene: Scene, *steps: tuple[str, list[tuple[float, float]]]) -> None:
+    """Fingers on the screen: "Start", "Move" or "End", and where all of them are then."""
+    page = scene.frontend.page
+    session = page.context.new_cdp_session(page)
+    for kind, places in steps:
+        fingers = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": fingers})
+    session.detach()
+    page.wait_for_timeout(100)
+
+
+def test_a_finger_places_a_point_and_moves_it(scene: Scene) -> None:
+    eye, nose = scene.editor.place(*EYES[0]), scene.editor.place(*NOSE)
+    touch(scene, ("Start", [eye]), ("Move", [nose]), ("End", []))
+    assert near(scene.positive, [NOSE])
+
+
+@pytest.mark.parametrize("second", ["on the stage", "beside it"])
+def test_pinching_leaves_no_point(scene: Scene, second: str) -> None:
+    eye, nose = scene.editor.place(*EYES[0]), scene.editor.place(*NOSE)
+    beside = scene.frontend.title_place(scene.ids["load"])
+    other = nose if second == "on the stage" else beside
+    farther = (other[0] + 30, other[1] + 10)
+    for _ in range(2):
+        touch(scene, ("Start", [eye]), ("Start", [eye, other]), ("Move", [eye, farther]), ("End", [eye]), ("End", []))
+    assert (scene.positive, scene.negative) == ([], [])
+    scene.editor.click(*EYES[0])
+    assert near(scene.positive, [EYES[0]])
+    # With the first finger on a point that is there already, it stays where it is.
+    for _ in range(2):
+        touch(scene, ("Start", [eye]), ("Move", [nose]), ("Start", [nose, other]), ("End", []))
+    assert near(scene.positive, [EYES[0]])
+
+
 def test_text_written_elsewhere_is_taken_over(scene: Scene) -> None:
     scene.frontend.set_widget(scene.node, POSITIVE, '[{"x": 30, "y": 40}, {"x": 5, "y": 6, "name": "ear"}]')
     scene.editor.wait_status("2 positive, 0 negative")

@@ -56,6 +56,8 @@ def test_any_text_gives_points_or_a_problem(page: Page, text: str) -> None:
         (" \n", [], ""),
         ("[]", [], ""),
         ('[{"x": 1.5, "y": 2}]', [{"x": 1.5, "y": 2}], ""),
+        ('[{"x": 0.5, "y": 1}]', [{"x": 0.5, "y": 1}], "holds shares of the picture from 0 to 1 in place of pixels"),
+        ('[{"x": 0, "y": 1}]', [{"x": 0, "y": 1}], ""),
         ("[1", [], "is not valid JSON"),
         ("3", [], "is not a list of points"),
         ("[[]]", [], "holds one list for each of 1 frames, the first is shown"),

@@ -95,7 +95,8 @@ class Client:
         """The history entry of a workflow that has ended."""
         history = await self.get(f"/history/{prompt_id}")
         with understood("a workflow that ended"):
-            return dict(history[prompt_id]) if prompt_id in history else None
+            entry = history.get(prompt_id)
+            return None if entry is None else dict(entry)
 
     async def is_queued(self, prompt_id: str) -> bool:
         """Whether a workflow runs or waits."""
@@ -172,6 +173,10 @@ class Client:
                 parts = [part for part in (stored.get("subfolder"), stored["name"]) if part]
                 self._uploaded[sha256] = "/".join(parts)
         return self._uploaded[sha256]
+
+    def has_sent(self, sha256: str) -> bool:
+        """Whether the host has a file of this content from us."""
+        return sha256 in self._uploaded
 
     def forget_uploads(self) -> None:
         """Makes it send files again: the host may be another one now."""

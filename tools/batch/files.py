@@ -76,14 +76,17 @@ def _file_digest(file: Any) -> str:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Any]:
+def new_file(path: Path, workshop: Path | None = None) -> Iterator[Any]:
     """A file to write bytes to that appears under its name when it is complete, or not at all.
+
+    Args:
+        workshop: folder on the same disk where it lies until then; beside its place by default.
 
     Raises: FileExistsError when there is something of that name, a dangling link too.
     """
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists already; choose another name.")
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    part = (workshop or path.parent) / f".{uuid.uuid4().hex}.part"
     try:
         with open(part, "xb") as file:
             yield file

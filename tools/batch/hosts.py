@@ -6,15 +6,18 @@ import asyncio
 import json
 import os
 import shlex
-import signal
 import sys
 import time
 import urllib.error
 from pathlib import Path
 
+import psutil
 from host_process import HostProcess, free_port
 
 from batch.client import Client
+from batch.files import parse_json
+
+NOTE = ".host.json"
 
 
 class HostMissing(RuntimeError):
@@ -38,10 +41,10 @@ class OwnHost:
 
     Args:
         folder: holds its main.py; it runs with the Python that runs this.
-        results: where its log goes.
+        results: where its log goes, and the note by which it is found again.
         arguments: more of its command line, quoted as in a shell.
 
-    Raises: HostMissing when the folder holds no ComfyUI.
+    Raises: HostMissing when the folder holds no ComfyUI, or the note is not one of ours.
     """
 
     def __init__(self, folder: Path, results: Path, arguments: str) -> None:
@@ -49,11 +52,11 @@ class OwnHost:
         if not self._main.is_file():
             raise HostMissing(f"There is no ComfyUI main.py in {folder}.")
         self._results = results.resolve()
-        self._note = self._results / ".host.json"
+        self._note = self._results / NOTE
         self._arguments = shlex.split(arguments)
         left = self._left_behind()
-        self._pid = left["pid"] if left else None
-        self._host = HostProcess(self._results / "host.log", left["port"] if left else free_port())
+        self._pid = left[0] if left else None
+        self._host = HostProcess(self._results / "host.log", left[1] if left else free_port())
 
     @property
     def url(self) -> str:
@@ -65,40 +68,68 @@ class OwnHost:
 
         Raises: HostError with the end of its log when it does not start.
         """
-        running = self._answers(self._host) if self._pid else self._runs()
-        if running:
+        if self._answers(self._pid, self._host) if self._pid else self._runs():
             return
         self._pid = None
         self._host.stop()
+        self._host.log_file = self._new_log()
         port = str(self._host.port)
         command = [sys.executable, str(self._main), "--listen", "127.0.0.1", "--port", port, "--disable-auto-launch"]
         # In a session of its own: Ctrl-C stops the runner, which then stops the host.
-        self._host.launch([*command, *self._arguments], self._main.parent, os.environ, new_session=True)
-        if self._host.process:
-            self._note.write_text(json.dumps({"pid": self._host.process.pid, "port": self._host.port}))
+        self._host.launch(
+            [*command, *self._arguments], self._main.parent, os.environ, new_session=True, started=self._write_note
+        )
 
     def stop(self) -> None:
         """Ends it."""
-        if self._pid and self._answers(self._host):
-            os.kill(self._pid, signal.SIGTERM)
+        if self._pid and self._answers(self._pid, self._host):
+            psutil.Process(self._pid).terminate()
         self._host.stop()
         self._note.unlink(missing_ok=True)
 
     def _runs(self) -> bool:
         return self._host.process is not None and self._host.process.poll() is None
 
-    def _left_behind(self) -> dict[str, int] | None:
-        try:
-            left: dict[str, int] = json.loads(self._note.read_text())
-            host = HostProcess(self._results / "host.log", left["port"])
-        except (OSError, ValueError, KeyError):
-            return None
-        return left if self._answers(host) else None
+    def _new_log(self) -> Path:
+        """An empty file of its own for each start: the log of a host that died says why."""
+        number, path = 1, self._results / "host.log"
+        while True:
+            try:
+                path.open("x").close()
+                return path
+            except FileExistsError:
+                number += 1
+                path = self._results / f"host_{number}.log"
 
-    def _answers(self, host: HostProcess) -> bool:
-        """Whether a host is there and is the one we started: the port may be someone else's by now."""
+    def _write_note(self, pid: int) -> None:
+        self._note.unlink(missing_ok=True)
+        with open(self._note, "x", encoding="utf-8") as file:
+            json.dump({"pid": pid, "port": self._host.port}, file)
+
+    def _left_behind(self) -> tuple[int, int] | None:
+        """Process and port of the host of a runner that was killed, if it still runs."""
+        if not os.path.lexists(self._note):
+            return None
         try:
+            if self._note.is_symlink():
+                raise ValueError("it is a link")
+            note = parse_json(self._note.read_bytes())
+            pid, port = note["pid"], note["port"]
+            if not (type(pid) is type(port) is int and pid > 0 and 0 < port < 65536):
+                raise ValueError("no process and port")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise HostMissing(f"{self._note} was not made by this command ({error}); remove it.") from error
+        return (pid, port) if self._answers(pid, HostProcess(self._results / "host.log", port)) else None
+
+    def _answers(self, pid: int, host: HostProcess) -> bool:
+        """Whether a host is there and is the one we started.
+
+        Its port may be someone else's by now, and so may the number of its process: both are asked who they are.
+        """
+        ours = [str(self._main), "--port", str(host.port)]
+        try:
+            command = psutil.Process(pid).cmdline()
             arguments = host.get("/system_stats")["system"]["argv"]
-        except (urllib.error.URLError, OSError, ValueError, KeyError):
+            return all(word in command for word in ours) and all(word in arguments for word in ours)
+        except (psutil.Error, urllib.error.URLError, OSError, ValueError, KeyError, TypeError):
             return False
-        return arguments[:1] == [str(self._main)] and str(host.port) in arguments

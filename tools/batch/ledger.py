@@ -39,6 +39,7 @@ class Ledger:
         about: the first line's content. A folder that holds results of another workflow is refused.
 
     Attributes:
+        resumed: whether the folder held results of an earlier start.
         last: key -> the last line about a row, without what would need much memory for many rows (lists and objects).
 
     Raises: LedgerError when the folder is in use, belongs to another workflow, or is not a ledger's.
@@ -47,6 +48,7 @@ class Ledger:
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.folder = folder
         self.about: Record = dict(about)
+        self.resumed = False
         self.last: dict[str, Record] = {}
         self._folders: set[str] = set()
         self._numbers: dict[str, int] = {}
@@ -147,25 +149,41 @@ class Ledger:
         if self._file.exists():
             self._append(self.about)
             return
-        with new_file(self._file) as file:
+        self._partials.mkdir(exist_ok=True)
+        with new_file(self._file, self._partials) as file:
             file.write(_line(self.about))
+
+    def look(self) -> Ledger:
+        """Reads what is done, without the lock, and writes nothing."""
+        self._refuse_foreign()
+        self.about = {"run": str(uuid.uuid4()), **self.about}
+        if self._file.exists() and self._file.stat().st_size:
+            for _ in self._lines():
+                pass
+        return self
 
     def _read(self) -> None:
         kept, last = 0, b"\n"
-        with open(self._file, "rb") as file:
-            self.about = self._check_owner(last := file.readline())
-            kept += len(last)
-            for number, line in enumerate(file, 2):
-                record = self._parsed(line, number)
-                if record is None:
-                    break
-                self._remember(record)
-                kept, last = kept + len(line), line
+        for line in self._lines():
+            kept, last = kept + len(line), line
         # All of it is known to be ours now.
         if kept < self._file.stat().st_size:
             os.truncate(self._file, kept)
         if not last.endswith(b"\n"):
             self._write(b"\n")
+        self.resumed = True
+
+    def _lines(self) -> Iterator[bytes]:
+        """The lines that are whole; what they say is remembered."""
+        with open(self._file, "rb") as file:
+            first = file.readline()
+            self.about = self._check_owner(first)
+            yield first
+            for number, line in enumerate(file, 2):
+                if (record := self._parsed(line, number)) is None:
+                    return
+                self._remember(record)
+                yield line
 
     def _parsed(self, line: bytes, number: int) -> Record | None:
         """The record of a line, or None for the last one if it was cut short."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from node_specs import DYNAMIC_COMBO, Spec, live_specs
+from node_specs import DYNAMIC_COMBO, Spec, default_of, live_specs
 
 from batch.table import TableError
 
@@ -108,15 +108,6 @@ class Workflow:
         for name, spec in live.items():
             if name.startswith(inside) and name not in inputs and (default := default_of(spec)) is not None:
                 inputs[name] = default
-
-
-def default_of(spec: Spec) -> Any:
-    """The value that a new node has there, or None."""
-    if "default" in spec.options:
-        return spec.options["default"]
-    options = spec.options.get("options") or ()
-    first = next(iter(options), None)
-    return first.get("key") if isinstance(first, dict) else first
 
 
 def seeds(prompt: Prompt) -> dict[str, int]:

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from cluster.places import Record, Taken, place_of
 
 DONE, FAILED, LOST, TAKEN = "done", "failed", "lost", "taken"
 GUARD_SECONDS = 0.6
+# Rows whose files a host keeps: what it has cached for equal rows names them.
+KEPT = 20
 
 
 class Gone(RuntimeError):
@@ -64,6 +67,7 @@ class Worker:
         self._client: Client | None = None
         self._output_nodes: set[str] = set()
         self._versions: Record = {}
+        self._begun: deque[float] = deque(maxlen=KEPT)
 
     def start(self) -> Record:
         """Sees to it that the host runs, and tells who this is.
@@ -93,7 +97,7 @@ class Worker:
 
     def run(self, job: Job, number: int) -> Record:
         """One attempt at a row: its outcome, by `state`. Files and record of one that is done are in their place."""
-        told = {"attempts": number, "started": round(time.time(), 3), "worker": self._name}
+        told: Record = {"attempt": number, "started": round(time.time(), 3), "worker": self._name}
         told |= {"node": socket.gethostname(), "versions": self._versions}
         begun = time.monotonic()
         try:
@@ -101,6 +105,8 @@ class Worker:
             folder, made = self._loop.run_until_complete(limited)
             outcome = {"state": DONE, **made, **told, "seconds": round(time.monotonic() - begun, 3)}
             self._place.finish(f"{job.key}~{number}", folder, outcome)
+            self._begun.append(told["started"])
+            self._host.sweep(before=self._begun[0])
             return outcome
         except asyncio.TimeoutError:
             self._host.stop()

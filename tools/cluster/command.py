@@ -39,7 +39,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--workers", default="auto", metavar="N", help="how many ComfyUIs; auto: as GPUs allow")
     group.add_argument("--gpus-per-worker", type=float, default=1, metavar="N", help="0: on the CPU (%(default)s)")
     group.add_argument("--accelerator-type", metavar="NAME", help="only on such GPUs, as Ray names them: A100")
-    group.add_argument("--row-timeout", type=float, metavar="S", help="seconds after which a row counts as hung")
     group.add_argument("--losses", type=int, default=3, help="how many workers may die under a row (%(default)s)")
     group.add_argument("--insecure", action="store_true", help="take a cluster that lets in everybody")
 
@@ -91,8 +90,7 @@ async def _work(
     workers = [RayWorker(f"worker-{each}", settings, actor) for each in range(1, number + 1)]
     try:
         fleet = Fleet(workers, options.wait, lambda text: tqdm.write(text, file=sys.stderr))
-        first = await fleet.first()
-        checked = plan(await first.object_info())
+        checked = plan(await fleet.object_info())
         names: set[str] = set()
         total = checked.check(_noted(rows(), names))
         nodes = checked.workflow.prompt.values()

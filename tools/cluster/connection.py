@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 OBJECT_STORE = 80 << 20  # only records pass through it
-SECONDS = 25.0
+SECONDS = 20.0
 # What workers import; Ray sends it to them.
 TOOLS = Path(__file__).resolve().parent.parent
 LOCAL, AUTO = "local", "auto"

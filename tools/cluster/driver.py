@@ -15,11 +15,9 @@ from tqdm import tqdm
 
 from cluster.actor import DONE, LOST, TAKEN
 from cluster.connection import ClusterError
-from cluster.fleet import Fleet, Handle, WorkerLost
+from cluster.fleet import STILL_SECONDS, Fleet, Handle, WorkerLost
 from cluster.places import Record
 from cluster.results import Results, Tally
-
-STILL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ class Driver:
             await asyncio.to_thread(self._results.prepare, job) if job.uploads else None
             outcome = await worker.run(job, number)
         except WorkerLost as error:
-            outcome = {"state": LOST, "error": str(error), "attempts": number, "worker": worker.name}
+            outcome = {"state": LOST, "error": str(error), "attempt": number, "worker": worker.name}
         self._settle(job, outcome, tally)
         return outcome["state"] != LOST
 
@@ -150,13 +148,13 @@ class Driver:
         if outcome["state"] == DONE:
             self._commit(job, outcome, tally)
         elif outcome["state"] == TAKEN:
-            self._results.skip(job.key, outcome["attempts"])
+            self._results.skip(job.key, outcome["attempt"])
             self._again.append(job)
         else:
             tally.add(outcome)
             self._record(job, outcome, tally, self._results.note)
-            number, what = tally.attempts, outcome["worker"]
-            self._bar.write(f"Row {job.row.number} ({job.row.name}), attempt {number} on {what}: {tally.error}")
+            which = f"attempt {outcome['attempt']} on {outcome['worker']}"
+            self._bar.write(f"Row {job.row.number} ({job.row.name}), {which}: {tally.error}")
             if self._budget.spent(tally):
                 self._set_aside(job, tally)
             else:

@@ -71,10 +71,8 @@ def agreed(found: Mapping[int, Fingerprint], nearest: set[int]) -> Fingerprint:
 def without_files(inputs: Mapping[str, Any]) -> Any:
     """A node's inputs, by section and name, without what there is to choose: that is a matter of files."""
     return {
-        section: {name: _without_choices(*description) for name, description in listed.items()}
-        if isinstance(listed, Mapping)
-        else listed
-        for section, listed in inputs.items()
+        section: {name: _without_choices(*description) for name, description in (inputs.get(section) or {}).items()}
+        for section in ("required", "optional")
     }
 
 

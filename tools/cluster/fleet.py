@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -14,9 +15,10 @@ from cluster.fingerprint import Fingerprint, agreed, differences
 from cluster.places import Record
 
 STARTS = 3
+STILL_SECONDS = 60.0
 
 
-class WorkerLost(RuntimeError):
+class WorkerLost(ClusterError):
     """The worker died, or is not to be reached."""
 
 
@@ -62,19 +64,30 @@ class Fleet:
         self._what: tuple[Iterable[str], Iterable[str]] = ((), ())
         self._lost: Counter[str] = Counter()
 
-    async def first(self) -> Handle:
-        """A worker that has started.
+    async def object_info(self) -> dict[str, Any]:
+        """What the first worker that starts knows about its node classes.
 
-        Raises: ClusterError when none can.
+        Raises: ClusterError when none can start.
         """
-        tasks = [asyncio.create_task(self._started(worker)) for worker in self.workers]
+        for _ in range(STARTS - 1):
+            with contextlib.suppress(WorkerLost):
+                return await (await self._first()).object_info()
+        return await (await self._first()).object_info()
+
+    async def _first(self) -> Handle:
+        tasks = {asyncio.create_task(self._started(worker)) for worker in self.workers}
+        waiting = set(tasks)
         try:
-            for task in asyncio.as_completed(tasks):
-                if worker := await task:
-                    return worker
+            while waiting:
+                ended, waiting = await asyncio.wait(waiting, timeout=STILL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    if worker := task.result():
+                        return worker
+                if not ended:
+                    self._tell("No worker has started yet; the cluster may have no machine free that is asked for.")
         finally:
-            for waiting in tasks:
-                waiting.cancel()
+            for task in tasks:
+                task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         reasons = "\n".join(f"{name}: {reason}" for name, reason in self.left_out.items())
         raise ClusterError(f"No worker could start.\n{reasons}")
@@ -95,8 +108,13 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         found: dict[int, Fingerprint] = {}
+        troubles = []
         for number, task in enumerate(tasks):
-            if not task.cancelled() and not task.exception() and (own := task.result()):
+            if task.cancelled():
+                continue
+            if error := task.exception():
+                troubles.append(f"{self.workers[number].name}: {type(error).__name__}: {error}")
+            elif own := task.result():
                 found[number] = own
         near = {
             number
@@ -104,7 +122,7 @@ class Fleet:
             if self.about.get(worker.name, {}).get("node_id") == here
         }
         if not found:
-            raise ClusterError("No worker could be compared with the others.")
+            raise ClusterError("\n".join(["No worker could be compared with the others.", *troubles[:3]]))
         self._agreed = agreed(found, near)
         for number, own in found.items():
             self._judge(self.workers[number], own)

@@ -46,7 +46,8 @@ def main(scratch: str, command: list[str]) -> int:
             # Readable means that the pipe was closed: nobody writes to it.
             if select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
                 break
-        return child.poll() or 0
+        status = child.poll() or 0
+        return status if status >= 0 else 128 - status  # as shells name the signal that ended it
     finally:
         # What the command has started is in its group.
         try:

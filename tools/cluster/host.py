@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -80,6 +81,13 @@ class WorkerHost(HostProcess):
         if self.scratch:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
+    def sweep(self, before: float) -> None:
+        """Removes what it made before a time: results have been fetched, and a long run would fill the disk."""
+        for path in Path(self.scratch).rglob("*"):
+            with contextlib.suppress(OSError):
+                if path.is_file() and path.stat().st_mtime < before:
+                    path.unlink()
+
     def _argv(self) -> list[str]:
         return list(self.get("/system_stats")["system"]["argv"])
 
@@ -87,7 +95,7 @@ class WorkerHost(HostProcess):
         arguments = ["--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch"]
         arguments += ["--output-directory", str(Path(self.scratch, "output")), "--temp-directory", self.scratch]
         for name, value in PRIVATE.items():
-            if name not in self.arguments:
+            if not any(each.partition("=")[0] == name for each in self.arguments):
                 arguments += [name, value]
         python = python_of(self.folder)
         guard = [sys.executable, "-I", str(GUARD), self.scratch]

@@ -163,7 +163,7 @@ class ObjectResults:
                 self._sent.add(each.name)
 
     def commit(self, job: Job, about: Record) -> None:
-        folder = f"rows/{job.key}~{about['attempts']}"
+        folder = f"rows/{job.key}~{about['attempt']}"
         # When it exists, another driver was faster, and its attempt counts.
         with contextlib.suppress(FileExistsError):
             self._objects.put_new(f"manifest/{job.key}.json", {"key": job.key, **about, "folder": folder})
@@ -172,7 +172,7 @@ class ObjectResults:
     def note(self, job: Job, about: Record) -> None:
         self._tallies.setdefault(job.key, Tally()).add(about)
         with contextlib.suppress(FileExistsError):
-            self._objects.put_new(f"attempts/{job.key}~{about['attempts']}.json", about)
+            self._objects.put_new(f"attempts/{job.key}~{about['attempt']}.json", about)
 
     def skip(self, key: str, number: int) -> None:
         self._left.setdefault(key, []).append(number)

@@ -23,7 +23,8 @@ class Tally:
     """How often a row was started, failed by itself, and lost the worker under it.
 
     Attributes:
-        final: it would fail again, so it is not tried.
+        attempts: the highest number that an attempt had.
+        final: it would fail again, so this command does not try it any more; another may, once a host was mended.
         error: the last reason.
     """
 
@@ -35,7 +36,7 @@ class Tally:
 
     def add(self, outcome: Record) -> None:
         """Counts an attempt that ended."""
-        self.attempts = max(self.attempts, outcome.get("attempts", 0))
+        self.attempts = max(self.attempts, outcome["attempt"])
         self.failures += outcome["state"] == FAILED
         self.losses += outcome["state"] == "lost"
         self.final = bool(outcome.get("final"))
@@ -43,7 +44,7 @@ class Tally:
 
     def as_record(self) -> Record:
         """For the manifest."""
-        return {"attempts": self.attempts, "failures": self.failures, "losses": self.losses, "final": self.final}
+        return {"attempts": self.attempts, "failures": self.failures, "losses": self.losses}
 
 
 class Results(Protocol):
@@ -62,7 +63,7 @@ class Results(Protocol):
         """Puts a row's input files where workers can read them."""
 
     def commit(self, job: Job, about: Record) -> None:
-        """Makes an attempt the row's result: once and for all."""
+        """Makes the attempt with the number `attempt` the row's result: once and for all."""
 
     def note(self, job: Job, about: Record) -> None:
         """Keeps that an attempt failed or was lost."""
@@ -91,7 +92,7 @@ class FolderResults:
     def tally(self, key: str) -> Tally:
         last = self._ledger.last.get(key, {})
         attempts, failures, losses = (int(last.get(name, 0)) for name in COUNTS)
-        tally = Tally(attempts, failures, losses, bool(last.get("final")), str(last.get("error", "")))
+        tally = Tally(attempts, failures, losses, error=str(last.get("error", "")))
         # What a driver that was killed had started.
         tally.attempts = max(tally.attempts, *self._left.get(key, [0]))
         return tally
@@ -105,7 +106,7 @@ class FolderResults:
         """The table's folder is a shared one, too."""
 
     def commit(self, job: Job, about: Record) -> None:
-        source = self._partial / f"{job.key}~{about['attempts']}"
+        source = self._partial / f"{job.key}~{about['attempt']}"
         if source.exists():
             os.rename(source, self._ledger.partial(job.key))
         record = self._ledger.add(job.key, job.row.name, about)

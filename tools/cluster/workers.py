@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,7 +29,7 @@ class Actor:
     overlap if there were any; so this holds a worker and is none."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        self._worker = Worker(name, settings)
+        self._told = name, settings
 
     def start(self) -> Record:
         return {**self._worker.start(), "node_id": ray.get_runtime_context().get_node_id()}
@@ -44,6 +45,11 @@ class Actor:
 
     def stop(self) -> None:
         self._worker.stop()
+
+    @functools.cached_property
+    def _worker(self) -> Worker:
+        """Made when it is asked for: why an actor could not be made, Ray does not say."""
+        return Worker(*self._told)
 
 
 class RayWorker:
@@ -66,7 +72,7 @@ class RayWorker:
                 about: Record = await self._actor.start.remote()
                 return about
             except RayTaskError as error:
-                raise cause_of(error) from None
+                raise RuntimeError(f"{type(error.cause).__name__}: {error.cause}") from error
             except RuntimeEnvSetupError as error:
                 raise ClusterError(f"Ray cannot send this command's files to {self.name}: {error}") from error
             except RayActorError:
@@ -96,7 +102,7 @@ class RayWorker:
         try:
             return await asyncio.wait_for(getattr(self._actor, method).remote(*arguments), limit)
         except RayTaskError as error:
-            raise cause_of(error) from None
+            raise WorkerLost(f"Its worker failed: {type(error.cause).__name__}: {error.cause}") from error
         except ActorDiedError as error:
             raise WorkerLost("Its worker died.") from error
         except RayError as error:  # its node is gone, or out of memory
@@ -104,11 +110,6 @@ class RayWorker:
         except asyncio.TimeoutError as error:
             ray.kill(self._actor, no_restart=False)
             raise WorkerLost(f"Its worker did not answer within {limit:.0f} s.") from error
-
-
-def cause_of(error: RayTaskError) -> Exception:
-    """What a worker raised, without Ray's words around it."""
-    return error.cause if isinstance(error.cause, Exception) else error
 
 
 def actor_options(gpus: float, accelerator: str | None) -> dict[str, Any]:

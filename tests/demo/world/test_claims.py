@@ -40,10 +40,15 @@ def test_slopes_are_those_of_a_fitted_line() -> None:
 
 def test_the_table_keeps_rows_that_fail_or_were_not_measured(tmp_path: Path) -> None:
     curve = Curve("own", [0.0, 0.4], [rows.estimate([0.1, 0.2]), rows.estimate([0.3, 0.5])])
-    kept = [rows.above("RefDrop", "fails", "m", [-1.0, -2.0]), Row("RefDrop", "open", "", None, None, "no model")]
+    kept = [
+        rows.above("RefDrop", "fails", "m", [-1.5] * 32),
+        rows.above("RefDrop", "few", "m", [1.0, 2.0]),
+        Row("RefDrop", "open", "", None, None, "no model"),
+    ]
     path = report.write(tmp_path, [Findings("RefDrop", kept, [Plot("c", "identity", [curve])])], {"species": 0.9})
     text = path.read_text(encoding="utf-8")
-    assert "| RefDrop | fails | m | 2 | -1.5 [-2, -1] | no |" in text
+    assert "| RefDrop | fails | m | 32 | -1.5 [-1.5, -1.5] | no |" in text
+    assert "not measured; too few cases" in text
     assert "not measured; no model" in text and "species 90 %" in text
     with Image.open(tmp_path / "claims" / "refdrop.png") as picture:
         assert picture.size == plots.PANEL and len(np.unique(np.asarray(picture))) > 3

@@ -28,6 +28,7 @@ options = parser.parse_args()
 
 CHECKPOINTS = options.base_directory / "models" / "checkpoints"
 INPUT = options.base_directory / "input"
+OUTPUT = options.output_directory or options.base_directory / "output"
 history: dict[str, Any] = {}
 queued: dict[str, Any] = {}
 
@@ -69,12 +70,12 @@ async def work(prompt_id: str, inputs: dict[str, Any]) -> None:
         failure = {"node_id": "1", "node_type": "Stub", "exception_message": "told to fail"}
         history[prompt_id] = {"status": {"status_str": "error", "messages": [["execution_error", failure]]}}
     else:
-        options.output_directory.mkdir(parents=True, exist_ok=True)
+        OUTPUT.mkdir(parents=True, exist_ok=True)
         name = f"stub_{uuid.uuid4().hex[:8]}.txt"
         shown = dict(inputs)
         if (INPUT / inputs["image"]).is_file():
             shown["image"] = (INPUT / inputs["image"]).read_text()
-        (options.output_directory / name).write_text(json.dumps(shown))
+        (OUTPUT / name).write_text(json.dumps(shown))
         made = {"1": {"texts": [{"filename": name, "subfolder": "", "type": "output"}]}}
         history[prompt_id] = {"status": {"status_str": "success", "messages": []}, "outputs": made}
     del queued[prompt_id]
@@ -130,7 +131,7 @@ async def past(request: web.Request) -> web.Response:
 
 @routes.get("/view")
 async def view(request: web.Request) -> web.FileResponse:
-    return web.FileResponse(options.output_directory / request.query["filename"])
+    return web.FileResponse(OUTPUT / request.query["filename"])
 
 
 @routes.post("/upload/image")

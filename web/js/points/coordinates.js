@@ -17,6 +17,12 @@ export const MOST_POINTS = 1000;
 const isPoint = (/** @type {any} */ item) =>
   item !== null && typeof item === "object" && Number.isFinite(item.x) && Number.isFinite(item.y);
 
+/** Whether the numbers cannot be pixels; the node refuses them. @param {Point[]} points */
+function areShares(points) {
+  const numbers = points.flatMap(({ x, y }) => [x, y]);
+  return numbers.every((each) => each >= 0 && each <= 1) && !numbers.every(Number.isInteger);
+}
+
 /**
  * Reads the text of an input. Text that is not one plain list of points gives what can be shown of it and a problem,
  * so that nobody overwrites what was not understood.
@@ -39,6 +45,7 @@ export function parsePoints(text) {
     return { points: value[0].filter(isPoint), problem };
   }
   const points = value.filter(isPoint);
+  if (areShares(points)) return { points, problem: "holds shares of the picture from 0 to 1 in place of pixels" };
   return { points, problem: points.length < value.length ? "holds something that is not a point" : "" };
 }
 

@@ -53,6 +53,7 @@ export class Gestures {
     const first = { signal, capture: true, passive: false };
     window.addEventListener("wheel", (event) => this.#onWheel(event), first);
     window.addEventListener("pointerdown", (event) => event.button === 1 && this.#onDown(event), first);
+    window.addEventListener("pointerdown", (event) => isFurtherFinger(event) && this.#giveUp(), first);
     window.addEventListener("pointermove", (event) => this.#onDrag(event), first);
     window.addEventListener("pointerup", (event) => this.#onUp(event), first);
     this.stage.addEventListener("pointerdown", (event) => event.button !== 1 && this.#onDown(event), own);
@@ -79,6 +80,12 @@ export class Gestures {
     return gesture !== null;
   }
 
+  /** What one finger has begun is undone when a second one comes: together they pinch, wherever each of them is. */
+  #giveUp() {
+    this.#lastPress = null;
+    this.cancel();
+  }
+
   /** @param {Entry} entry @returns {Place} the stage position of a point's marker */
   markerPlace(entry) {
     const { x, y } = this.editor.point(entry);
@@ -100,7 +107,7 @@ export class Gestures {
     if (!event.composedPath().includes(this.stage)) return;
     event.stopPropagation();
     this.stage.focus({ preventScroll: true });
-    if (this.#gesture || event.button > 2) return;
+    if (this.#gesture || event.button > 2 || isFurtherFinger(event)) return;
     this.#pointer = event.pointerId;
     this.stage.setPointerCapture(this.#pointer);
     const place = placeOn(this.stage, event);
@@ -229,6 +236,11 @@ export class Gestures {
     this.view.zoomAt(placeOn(this.stage, event), WHEEL_STEP ** (-event.deltaY * lines));
     this.changed();
   }
+}
+
+/** @param {PointerEvent} event */
+function isFurtherFinger(event) {
+  return event.pointerType === "touch" && !event.isPrimary;
 }
 
 /** @param {{ time: number } | null} press */

@@ -10,6 +10,8 @@
 import { api } from "../../../../scripts/api.js";
 import { app } from "../../../../scripts/app.js";
 
+/** Nodes that give the file they are set to as it is. Others with such a setting may resize or crop it. */
+const LOADERS = ["LoadImage", "LoadImageOutput"];
 /** Nodes whose preview is the picture at their input, unchanged. */
 const SHOWING_NODES = ["PreviewImage", "SaveImage"];
 const NEVER = 2;
@@ -73,10 +75,14 @@ export function connectedPicture(node, name = "image") {
   const slot = node.inputs?.find((/** @type {any} */ input) => input.name === name);
   const origin = slot?.link == null ? null : follow(node.graph, slot.link, "IMAGE");
   if (!origin || origin.promoted) return { file: null, exact: false, key: "" };
-  const chosen = chosenFile(origin.node);
-  if (chosen) return { file: chosen, exact: true, key: JSON.stringify(chosen) };
-  const file = outputsOf(origin.node)?.images?.[0] ?? previewBeside(origin.node, origin.slot);
-  return { file: file ?? null, exact: false, key: `${origin.node.graph.id} ${origin.node.id} ${origin.slot}` };
+  const widget = fileWidget(origin.node);
+  const chosen = widget && fileOf(origin.node, widget);
+  const key = JSON.stringify(chosen);
+  if (LOADERS.includes(origin.node.type)) return { file: chosen, exact: chosen !== null, key };
+  // What the frontend shows on a node with such a setting is the file, not what the node makes of it.
+  const own = widget ? null : outputsOf(origin.node)?.images?.[0];
+  const file = own ?? previewBeside(origin.node, origin.slot);
+  return { file, exact: false, key: `${origin.node.graph.id} ${origin.node.id} ${origin.slot} ${key}` };
 }
 
 /** What a preview or save node shows that is connected to the same output. @param {any} node @param {number} slot */
@@ -104,16 +110,44 @@ export function lastRun(node, key) {
   return outputsOf(node)?.[key]?.[0] ?? null;
 }
 
-/** The file that a node like Load Image is set to. @param {any} node @returns {HostFile | null} */
-function chosenFile(node) {
+/** The widget by which a node like Load Image is set to a file. @param {any} node @returns {any} null for others */
+function fileWidget(node) {
   const inputs = node.constructor?.nodeData?.inputs ?? {};
-  const widget = node.widgets?.find((/** @type {any} */ each) => inputs[each.name]?.image_upload);
-  const value = Array.isArray(widget?.value) ? widget.value[0] : widget?.value;
+  return node.widgets?.find((/** @type {any} */ each) => inputs[each.name]?.image_upload) ?? null;
+}
+
+/**
+ * The file that a widget is set to, or that it is linked to.
+ *
+ * @param {any} node
+ * @param {any} widget
+ * @returns {HostFile | null}
+ */
+function fileOf(node, widget) {
+  const inputs = node.constructor.nodeData.inputs;
+  const set = settingOf(node, widget)?.value;
+  const value = Array.isArray(set) ? set[0] : set;
   if (typeof value !== "string" || !value) return null;
   const [, path, type] = /** @type {RegExpMatchArray} */ (value.match(/^(.*?)(?: \[(input|output|temp)\])?$/s));
   const cut = path.lastIndexOf("/");
   const folder = type ?? inputs[widget.name].image_folder ?? "input";
   return { filename: path.slice(cut + 1), subfolder: path.slice(0, Math.max(0, cut)), type: folder };
+}
+
+/**
+ * The widget that tells the value of a widget, which may be that of a subgraph's outside.
+ *
+ * @param {any} node
+ * @param {any} widget
+ * @returns {any} null if only a run tells it
+ */
+function settingOf(node, widget) {
+  const slot = node.inputs?.find((/** @type {any} */ input) => input.widget?.name === widget.name);
+  if (slot?.link == null) return widget;
+  const origin = follow(node.graph, slot.link, slot.type);
+  // Several outsides may be set to different files.
+  if (origin?.promoted) return origin.shared ? null : origin.promoted;
+  return origin?.node.isVirtualNode ? origin.node.widgets?.[0] : null;
 }
 
 /** @param {any} node @returns {any} what the node's last run gave the frontend */

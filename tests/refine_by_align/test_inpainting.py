@@ -1,0 +1,60 @@
+"""Without an adapter, an inpainting U-Net is shown the picture with what is under the mask hidden."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from refattention.nodes.refine_by_align import RefineByAlign
+from refine_support import Codec, base, example, prompt
+from torch import Tensor
+
+WIDGETS = {
+    **{"timesteps": "261", "layers": "", "threshold": 0.0, "margin": 0.1, "minimum_contrast": 0.0},
+    **{"context": 0.3, "working_size": 128, "feather": 4, "areas": "one by one"},
+    **{"strength": 0.5, "seed": 3, "steps": 2, "cfg": 3.0, "denoise": 1.0},
+    **{"sampler_name": "euler", "scheduler": "normal"},
+}
+
+
+def shown(artifact: float) -> tuple[list[Tensor], Tensor]:
+    """What the U-Net is given beside the latent in each pass while it paints, and the picture that comes out."""
+    one, patcher = example(5), base(inpainting=True)
+    picture = torch.where(one.mask[None, ..., None] > 0, artifact, one.picture)
+    seen: list[Tensor] = []
+
+    def watch(executor: Any, x: Tensor, t: Tensor, concat: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if concat[:, 0].mean() < 1:  # neither the search for the place nor the reference, which have no mask
+            seen.append(concat.clone())
+        return executor(x, t, concat, *args, **kwargs)
+
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "refattention.watch", watch)
+    with torch.inference_mode():
+        out = RefineByAlign.execute(
+            patcher, Codec(), prompt(1), prompt(2), picture, one.mask[None], one.reference, **WIDGETS
+        )
+    return seen, out[0]
+
+
+def test_the_artifact_does_not_reach_the_unet_as_its_masked_picture() -> None:
+    (seen, _), (others, _) = shown(0.0), shown(1.0)
+    assert len(seen) == len(others) == 2
+    for one, other in zip(seen, others, strict=True):
+        assert torch.equal(one, other)
+        mask, picture = one[:, :1], one[:, 1:]
+        grey = Codec().encode(torch.full((1, 128, 128, 3), 0.5)) * 0.18215
+        hidden = (mask == 1).expand_as(picture)
+        assert hidden.any() and torch.allclose(picture[hidden], grey.mean() * torch.ones(1), atol=1e-5)
+        assert not torch.allclose(picture[~hidden], grey.mean() * torch.ones(1), atol=1e-2)
+
+
+@pytest.mark.parametrize("inpainting", [False, True])
+def test_both_kinds_of_unet_paint(inpainting: bool) -> None:
+    one = example(5)
+    with torch.inference_mode():
+        out = RefineByAlign.execute(
+            base(inpainting), Codec(), prompt(1), prompt(2), one.picture, one.mask[None], one.reference, **WIDGETS
+        )
+    assert out[0].shape == one.picture.shape and out[0].isfinite().all() and not torch.equal(out[0], one.picture)

@@ -1,0 +1,295 @@
+"""The whole command against stub hosts: hostile ones, gone ones, slow ones, several of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import run_workflow
+from aiohttp import web
+from batch import client
+from batch.hosts import HostMissing, OwnHost
+from stub_host import INFO, PROMPT, StubHost, image
+
+
+class Folder:
+    """A workflow, its table and its results."""
+
+    def __init__(self, path: Path, *texts: str, rows: str = "", name: str = "t.csv") -> None:
+        self.path, self.results = path, path / "results"
+        (path / "workflow.json").write_text(json.dumps(PROMPT), encoding="utf-8")
+        lines = ["name,1.text", *(f"{text},{text}" for text in texts)]
+        (path / name).write_text(rows or "\n".join(lines), encoding="utf-8")
+        self.table = path / name
+
+    def run(self, *hosts: StubHost, more: tuple[str, ...] = ("--retries", "0")) -> int:
+        addresses = [word for host in hosts for word in ("--host", host.url)]
+        files = [str(self.path / "workflow.json"), "--table", str(self.table), "--output", str(self.results)]
+        return run_workflow.main([*files, *addresses, "--wait", "0", *more])
+
+    def records(self) -> list[dict[str, Any]]:
+        lines = (self.results / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines[1:]]
+
+    def states(self) -> dict[str, str]:
+        return {record["inputs"]["1.text"]: record["state"] for record in self.records()}
+
+
+@pytest.fixture
+def host() -> Iterator[StubHost]:
+    with StubHost() as stub:
+        yield stub
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        *(image(name) for name in ("..", "", "a\0b", "x" * 300, 7, None, "a/..", "\ud800")),
+        *(image("a.png", subfolder=5), image("a.png", type=["output"]), None, 7, "text"),
+    ],
+    ids=str,
+)
+def test_row_with_an_answer_that_no_host_gives_fails_and_the_others_go_on(
+    host: StubHost, tmp_path: Path, outputs: Any
+) -> None:
+    host.outputs = lambda text: outputs if text == "bad" else image("fine.png")
+    folder = Folder(tmp_path, "bad", "good")
+    assert folder.run(host) == 1
+    assert folder.states() == {"bad": "failed", "good": "done"}
+    assert "cannot be used" in folder.records()[0]["error"]
+    kept = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert [path for path in kept if path.startswith("results/good/")] == [
+        f"results/good/{name}" for name in ("fine.png", "outputs.json", "prompt.json")
+    ]
+    assert not [path for path in kept if not path.startswith(("results/", "t.csv", "workflow.json"))]
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/history/", web.Response(text="[" * 200_000, content_type="application/json")),
+        ("/history/", web.Response(text="nonsense", content_type="application/json")),
+        ("/history/", web.Response(text="[]")),
+        ("/queue", web.Response(text='{"queue_running": null}')),
+        ("/prompt", web.Response(text='{"node_errors": 3}', status=400)),
+        ("/prompt", web.Response(status=500)),
+        ("/view", web.Response(status=302, headers={"Location": "/elsewhere"})),
+    ],
+)
+def test_malformed_answer_fails_one_row(host: StubHost, tmp_path: Path, path: str, answer: web.Response) -> None:
+    """Of the first row alone."""
+    done = threading.Event()
+
+    async def once(request: web.Request) -> web.Response | None:
+        if done.is_set():
+            return None
+        done.set()
+        return web.Response(text=answer.text, body=None, status=answer.status, headers=answer.headers)
+
+    host.routes[path] = once
+    folder = Folder(tmp_path, "bad", "good")
+    assert folder.run(host) == 1
+    assert folder.states() == {"bad": "failed", "good": "done"}
+
+
+def test_malformed_messages_of_progress_are_passed_over(host: StubHost, tmp_path: Path) -> None:
+    for number, text in enumerate(("{", "[" * 200_000, '{"type": "progress", "data": {"value": "x"}}', "7")):
+        host.socket_text = text
+        (tmp_path / str(number)).mkdir()
+        assert Folder(tmp_path / str(number), "good").run(host) == 0
+
+
+@pytest.mark.parametrize("path", ["/system_stats", "/object_info", "/queue", "/prompt", "/history/"])
+def test_redirect_is_not_followed(host: StubHost, tmp_path: Path, path: str) -> None:
+    with StubHost() as other:
+
+        async def redirect(_: web.Request) -> web.Response:
+            return web.Response(status=307, headers={"Location": other.url + path})
+
+        host.routes[path] = redirect
+        assert Folder(tmp_path, "a").run(host) != 0
+        assert other.queued == []
+
+
+def test_answers_without_an_end_are_refused(
+    host: StubHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(client, "MOST_JSON", 1 << 20)
+    monkeypatch.setattr(client, "MOST_FILE", 1 << 20)
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        for _ in range(300):
+            await answer.write(b" " * (1 << 20))
+        return answer
+
+    host.routes["/view"] = endless
+    folder = Folder(tmp_path, "a")
+    assert folder.run(host) == 1 and "is longer than" in folder.records()[0]["error"]
+    host.routes["/object_info"] = endless
+    assert folder.run(host) == 2 and "/object_info is longer than 1 MiB" in capsys.readouterr().err
+
+
+def test_all_that_a_run_wrote_is_in_the_manifest(host: StubHost, tmp_path: Path) -> None:
+    """Files deep in a node's output, under names of our own, in folders of models; nodes that name none."""
+    deep = {"2": {"panel": [{"maps": {"filename": "maps.png", "type": "temp"}, "size": {"width": 5}}]}}
+    names = [{"filename": name, "type": "output"} for name in ("prompt.json", "Prompt.json", "a.png")]
+    model = {"filename": "subject_00001.safetensors", "subfolder": "p3s", "type": "model_patches"}
+    host.outputs = lambda text: {"deep": deep, "names": {"2": {"any": names}}, "model": {"2": {"files": [model]}}}.get(
+        text, {}
+    )
+    folder = Folder(tmp_path, "deep", "names", "model", "quiet")
+    assert folder.run(host) == 0
+    of_maps, of_names, of_model, quiet = folder.records()
+    assert of_maps["files"].keys() == {"maps.png"}
+    assert of_names["files"].keys() == {"prompt_2.json", "Prompt_3.json", "a.png"}
+    assert json.loads((folder.results / "names" / "prompt.json").read_text())["1"]["inputs"]["text"] == "names"
+    assert of_model["left_on_host"] == ["model_patches/p3s/subject_00001.safetensors"]
+    assert quiet["named_no_files"] == {"2": "Save"} and "named_no_files" not in of_maps
+
+
+def test_dry_run_prints_and_writes_nothing(host: StubHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Folder(tmp_path, "a", "b")
+    assert folder.run(host, more=("--dry-run",)) == 0
+    assert not folder.results.exists() and host.queued == []
+    assert "1 a: would run: 1.text='a'" in (out := capsys.readouterr().out) and "0 done, 2 would run" in out
+    assert folder.run(host) == 0
+    assert folder.run(host, more=("--dry-run",)) == 0
+    assert "2 done, 0 would run" in capsys.readouterr().out
+
+
+def test_no_more_rows_after_so_many_failures(
+    host: StubHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.outputs = lambda text: None
+    folder = Folder(tmp_path, *"abcd")
+    assert folder.run(host, more=("--retries", "0", "--max-failures", "2")) == 1
+    assert len(folder.records()) == 2 and "Stopped after 2 failed rows" in capsys.readouterr().out
+    host.outputs = lambda text: image("a.png")
+    assert folder.run(host) == 0 and list(folder.states().values()) == ["done"] * 4
+
+
+def test_row_that_takes_too_long_is_cancelled_and_the_next_begins(host: StubHost, tmp_path: Path) -> None:
+    host.hold = lambda text: text == "slow"
+    folder = Folder(tmp_path, "slow", "quick")
+    assert folder.run(host, more=("--retries", "1", "--row-timeout", "1")) == 1
+    assert folder.states() == {"slow": "failed", "quick": "done"}
+    slow = folder.records()[0]
+    assert slow["error"] == "It took longer than 1 s." and slow["attempts"] == 2 and len(host.cancelled) == 2
+
+
+def test_rows_are_shared_among_hosts_and_go_on_without_one_that_is_gone(tmp_path: Path) -> None:
+    with StubHost() as first, StubHost() as second:
+        folder = Folder(tmp_path, *"abcdefgh")
+        assert folder.run(first, second) == 0
+        assert len(first.queued) + len(second.queued) == 8 and first.queued and second.queued
+
+        async def gone(request: web.Request) -> None:
+            assert request.transport is not None
+            request.transport.close()
+
+        (tmp_path / "other").mkdir()
+        again = Folder(tmp_path / "other", *"abcd")
+
+        async def gone_later(request: web.Request) -> None:
+            if request.path == "/prompt":
+                first.routes["/"] = gone
+                await gone(request)
+
+        first.routes["/prompt"] = gone_later
+        assert again.run(first, second) == 0
+        assert again.states() == dict.fromkeys("abcd", "done")
+        assert {record["host"] for record in again.records()} == {second.url}
+
+
+def test_unequal_hosts_share_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with StubHost() as first, StubHost() as second:
+        second.info = {**INFO, "More": INFO["Save"]}
+        assert Folder(tmp_path, "a").run(first, second) == 2
+        assert f"{second.url} has another ComfyUI" in capsys.readouterr().err and not first.queued
+
+
+def test_file_is_sent_once_a_host_and_said(host: StubHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(b"picture")
+    folder = Folder(tmp_path, rows="3.image,1.text\na.png,x\na.png,y\n")
+    workflow = {**PROMPT, "3": {"class_type": "Load", "inputs": {"image": "x.png"}}}
+    (tmp_path / "workflow.json").write_text(json.dumps(workflow))
+    assert folder.run(host) == 0
+    assert len(host.uploads) == 1 and host.uploads[0].endswith("-a.png")
+    assert [each["3"]["inputs"]["image"] for each in host.queued] == host.uploads * 2
+    assert capsys.readouterr().out.count(f"sends {tmp_path / 'a.png'} to {host.url}") == 1
+    # Started anew on a host that calls the file something else, nothing is run again.
+    with StubHost() as other:
+        assert folder.run(other) == 0 and other.queued == []
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("t.csv", "\ufeffname;1.text;\r\na;x,y;\r\n;;\r\n"),
+        ("t.csv", "sep=;\r\nname;1.text\r\na;x,y\r\n"),
+        ("t.tsv", "name\t1.text\na\tx,y\n"),
+        ("t.txt", '1.text\tname\n"x,y"\ta\n'),
+    ],
+)
+def test_tables_as_excel_saves_them(host: StubHost, tmp_path: Path, name: str, rows: str) -> None:
+    folder = Folder(tmp_path, rows=rows, name=name)
+    assert folder.run(host) == 0
+    assert [each["1"]["inputs"]["text"] for each in host.queued] == ["x,y"]
+    folder.table.write_bytes(rows.lstrip("\ufeff").encode("utf-16"))
+    assert folder.run(host) == 0 and len(host.queued) == 1
+
+
+def comfy(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "main.py").write_text("import time; time.sleep(60)")
+    return folder
+
+
+def test_planted_note_kills_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note names a process of someone else, and what listens on the port claims to be our host."""
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    folder = comfy(tmp_path / "comfy")
+    with StubHost() as host:
+        port = int(host.url.rpartition(":")[2])
+
+        async def claims(_: web.Request) -> web.Response:
+            return web.json_response({"system": {"argv": [str(folder / "main.py"), "--port", str(port)]}})
+
+        host.routes["/system_stats"] = claims
+        (tmp_path / ".host.json").write_text(json.dumps({"pid": bystander.pid, "port": port}))
+        own = OwnHost(folder, tmp_path, "")
+        assert not own.url.endswith(f":{port}")
+        own.stop()
+        time.sleep(0.3)
+        assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+
+
+@pytest.mark.parametrize("text", ["mine", '{"pid": -1, "port": 5}', '{"pid": "1", "port": 5}', "[" * 200_000])
+def test_note_of_someone_else_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".host.json").write_text(text)
+    with pytest.raises(HostMissing, match="was not made by this command"):
+        OwnHost(comfy(tmp_path / "comfy"), tmp_path, "")
+    assert (tmp_path / ".host.json").read_text() == text
+
+
+def test_log_of_someone_else_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "host.log").write_text("mine")
+    own = OwnHost(comfy(tmp_path / "comfy"), tmp_path, "")
+    monkeypatch.setattr(own._host, "_await_answer", lambda: None)
+    own.revive()
+    assert (tmp_path / "host.log").read_text() == "mine" and (tmp_path / "host_2.log").exists()
+    note = json.loads((tmp_path / ".host.json").read_text())
+    assert own._host.process is not None and note["pid"] == own._host.process.pid
+    own.stop()
+    assert not (tmp_path / ".host.json").exists()
