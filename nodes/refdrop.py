@@ -26,7 +26,7 @@ class RefDropApply(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="RefDropApply",
             display_name="RefDrop Apply",
@@ -124,7 +124,7 @@ class RefDropVideo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="RefDropVideo",
             display_name="RefDrop Video",

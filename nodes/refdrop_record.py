@@ -24,7 +24,7 @@ class RefDropRecord(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="RefDropRecord",
             display_name="RefDrop Record",

@@ -108,7 +108,7 @@ class DEADiffEvaluation(Evaluation):
         self._prompts = prompts
 
     def prompt(self, chunk: Chunk) -> Prompt:
-        """What is known about a chunk; one that no sampler announced is judged by its place."""
+        """What is known about a chunk; one that no sampler announced is told by its place."""
         return self._prompts.get(chunk, Prompt(chunk[0] > 0, None, False))
 
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

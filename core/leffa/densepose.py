@@ -38,7 +38,7 @@ def load(path: str | Path) -> comfy.model_patcher.ModelPatcher:
     """Loads a TorchScript file. Its code is run from here on.
 
     Raises:
-        RuntimeError: it is none.
+        RuntimeError: it is no TorchScript file.
     """
     import torchvision  # noqa: F401  it registers operators that the file calls, and is slow to import
 

@@ -49,7 +49,7 @@ class LeffaRun(Run):
         return [one.latent.unsqueeze(0) for one in self._references]
 
     def evaluation(self, asked: Asked) -> LeffaEvaluation:
-        """Every one looks at the references."""
+        """In every evaluation the references are looked at."""
         return LeffaEvaluation(self, asked.options.get(OBSERVER))
 
     def look(self, model: BaseModel, references: Sequence[Reference], sigma: Tensor, schedule: Tensor) -> Looks:

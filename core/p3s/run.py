@@ -140,7 +140,7 @@ class P3SEvaluation(Evaluation):
         hidden: where they come from.
         epsilon: weight of the injection.
         value_strength: lambda.
-        run: is told of the effect; None in training.
+        run: its `has_acted` is set; None in training.
     """
 
     def __init__(

@@ -79,13 +79,13 @@ class Run:
         raise NotImplementedError
 
     def served(self, asked: Asked, evaluation: Any) -> None:
-        """Is told that an evaluation is done."""
+        """Called after an evaluation."""
 
     def finish(self) -> None:
-        """Is told that the run came to its end, and may raise where its result cannot be right."""
+        """Called when the run came to its end; raises where its result cannot be right."""
 
     def close(self) -> None:
-        """Lets go of what is held outside of the run, however it ended."""
+        """Called last, however the run ended: frees what is held outside of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +213,7 @@ class Binding:
 
 
 class _Opened:
-    """A run, with what tells whether it had any effect."""
+    """A run, with the counts that show whether it had any effect."""
 
     def __init__(self, run: Run) -> None:
         run.acted = set()
@@ -243,7 +243,7 @@ class _Opened:
 
     def require_effect(self, name: str) -> None:
         """Raises:
-        RuntimeError: the method was to act and did not.
+        RuntimeError: there were evaluations to act in, but no attention was changed.
         """
         if self.run.acted or not self._evaluations:
             return

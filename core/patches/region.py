@@ -16,7 +16,7 @@ def check_mask_batch(mask: Tensor | None, batch: int, method: str) -> None:
     """Checks that there is one mask (B, H, W) for all samples of a batch, or one for each.
 
     Raises:
-        ValueError: another number of masks.
+        ValueError: neither one mask nor one for each sample.
     """
     if mask is not None and len(mask) not in (1, batch):
         raise ValueError(

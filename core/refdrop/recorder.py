@@ -34,7 +34,7 @@ def apply_recorder(model: ModelPatcher, recorded: RecordedRun, given: Reference 
     """Returns a clone of the model whose next sampling run is recorded.
 
     Args:
-        given: finished latents to be seen at each noise level in place of what the sampler has got to.
+        given: finished latents that the model sees at each noise level, in place of the sampler's own.
     """
     recording = BINDING.attached(model, (recorded, given))
     # Outside of all others: some leave out whole steps here (LazyCache).
@@ -113,7 +113,7 @@ class RecorderRun(Run):
             self._recorded.put(level, evaluation.bank, roles, self._conditionings, self._levels)
 
     def finish(self) -> None:
-        """Reports.
+        """Reports how much was recorded.
 
         Raises:
             RuntimeError: another node skipped steps or layers, so that something is missing.

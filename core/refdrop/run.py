@@ -98,7 +98,7 @@ class RefDropRun(Run):
         require_all_pictures(asked, self._pictures, METHOD, why)
 
     def close(self) -> None:
-        """Lets go of what the references' own conditioning holds, and reports."""
+        """Frees what the references' own conditioning holds, and reports."""
         for reader in self._readers.values():
             reader.close()
 

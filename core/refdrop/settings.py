@@ -30,7 +30,7 @@ class RefDropSettings:
         reference_mask: (1 or R, H, W), what of the references may be attended to; None is all.
         concat: attend to [K_j; K] instead of K_j.
         start_percent, end_percent: part of the sampling schedule, both ends included.
-        reference_every: for how many steps one look at the reference is used.
+        reference_every: how many steps use what one pass of the reference gave.
         share_conditional: the unconditional half follows the conditional pass of the reference too, unlike the paper.
         cache: keeps what is seen of the reference for the next run. All clones of a model share it.
         recorded: an earlier run whose pictures are the references.
@@ -77,7 +77,7 @@ def check_total_strength(guides: Sequence[RefDropSettings]) -> None:
     """Checks that wherever guides meet (same step, same block, same pixel) their strengths sum up to [-1, 1].
 
     Raises:
-        ValueError: they do not.
+        ValueError: somewhere the sum leaves [-1, 1].
     """
     for at in {guide.start_percent for guide in guides}:
         running = [guide for guide in guides if guide.start_percent <= at <= guide.end_percent]

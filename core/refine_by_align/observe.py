@@ -114,9 +114,9 @@ def attention_maps(
     """Maps over the reference of what groups of queries attend to, one for each timestep and layer.
 
     Args:
-        groups: gives the weights (P, h * w) of the queries for a grid (h, w); `kernels.align` has some.
+        groups: gives the weights (P, h * w) of the queries for a grid (h, w), such as `kernel.group_of_mask`.
         reference_mask: (H, W), the keys that may be attended to; None is all.
-        The others: as of `observe`.
+        The others: as for `observe`.
 
     Returns:
         (P, h', w') float32 on the CPU, by timestep and layer. 1 is what even attention gives every key.

@@ -59,7 +59,7 @@ def token_maps(
         model: an image U-Net; stays as it is.
         conditioning: one entry whose text is the tokens of the reference.
         reference_grid: (h, w) of the tokens over the reference.
-        The others: as of `attention_maps`.
+        The others: as for `attention_maps`.
 
     Returns:
         As `attention_maps`.
