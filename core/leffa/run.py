@@ -54,7 +54,7 @@ class LeffaRun(Run):
     def evaluation(self, asked: Asked) -> LeffaEvaluation:
         """In every evaluation the references are looked at."""
         if self._differ:
-            why = "and each of them has a reference of its own. Give one for all, or remove that node."
+            why = "and each of them has a reference of its own. Give one for all"
             require_all_pictures(asked, self._pictures, "Leffa", why)
         return LeffaEvaluation(self, asked.options.get(OBSERVER))
 
