@@ -101,7 +101,8 @@ def logo(record: Record, figure: int = 0, size: int = SIZE) -> Mask:
     """(H, W): the square around the logo, as far as the shirt is in front there."""
     flat = on_flat_shirt(record, figure, size)
     with np.errstate(invalid="ignore"):
-        return np.all(np.abs(flat - LOGO_CENTRE) <= 1.1 * LOGO_RADIUS, axis=-1)
+        inside: Mask = np.all(np.abs(flat - LOGO_CENTRE) <= 1.1 * LOGO_RADIUS, axis=-1)
+    return inside
 
 
 def parsing(record: Record, figure: int = 0, size: int = SIZE) -> Labels:
@@ -143,7 +144,7 @@ def _frame(record: Record, figure: int, name: str, shape: Shape) -> Map:
     )
     start, end = (np.array(joints[f"{side} {joint}"]) for joint in ends)
     angle = float(np.degrees(np.arctan2(*(end - start)[::-1])))
-    along = similarity(1 / 0.3, -angle, start, (0.25, 0.5))
+    along = similarity(1 / 0.3, -angle, start.tolist(), (0.25, 0.5))
     return along.after(figures.placed(record.figures[figure]).inverse())
 
 
