@@ -52,10 +52,10 @@ bench: setup ## measure speed, results go to bench/results
 	$(BIN)/python bench/run.py
 
 world-train: setup ## train the demo world's models in the background of the machine; goes on where it was stopped
-	@nice -n 19 $(BIN)/python -m dev.world.train
+	@cd dev && nice -n 19 ../$(BIN)/python -m world.train
 
 claims: setup ## measure what the papers claim on the trained world, results go to docs/CLAIMS.md
-	OMP_NUM_THREADS=1 $(BIN)/python -m dev.claims
+	@cd dev && OMP_NUM_THREADS=1 ../$(BIN)/python -m claims
 
 serve: setup ## start ComfyUI with the pack and the demo models for a look in the browser
 	@$(BIN)/python dev/serve.py

@@ -33,6 +33,7 @@ TITLES = {
     "pointmask.vs_encoder": "Point Mask, CLIP ViT-L/14",
     "p3s.step.512": "P3S Inject with an adapter, 512 x 512",
     "p3s.train.rss.512": "P3S Train, one step, memory",
+    "train.step.leffa": "`tools/train.py`, a step of Leffa's training against the same in plain torch",
     "deadiff.step.256": "DEADiff Style, 256 x 256",
     "deadiff.step.512": "the same, 512 x 512",
     "deadiff.tokens": "DEADiff, reading a reference",

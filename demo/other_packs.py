@@ -15,8 +15,10 @@ from torch import Tensor
 
 from . import tryon
 
-LABELS = ("background", "hat", "hair", "sunglasses", "upper_clothes", "skirt", "pants", "dress", "belt", "left_shoe")
-LABELS += ("right_shoe", "face", "left_leg", "right_leg", "left_arm", "right_arm", "bag", "scarf")
+LABELS = (
+    *("background", "hat", "hair", "sunglasses", "upper_clothes", "skirt", "pants", "dress", "belt", "left_shoe"),
+    *("right_shoe", "face", "left_leg", "right_leg", "left_arm", "right_arm", "bag", "scarf"),
+)
 SWITCH = ["enable", "disable"]
 # Shoulder, elbow and wrist of both arms of the demo's person, in pixels of its picture
 ARMS = {2: (100, 215), 3: (50, 320), 4: (60, 480), 5: (290, 215), 6: (330, 300), 7: (300, 380), 0: (215, 140)}

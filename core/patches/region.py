@@ -68,7 +68,7 @@ def require_all_pictures(asked: Asked, pictures: Sequence[int], method: str, why
 
     Args:
         pictures: shape of what is sampled without height and width, (B, C, ...).
-        why: they are needed, and what to do: the end of the message.
+        why: they are needed, and what to do about it, for the message.
 
     Raises:
         RuntimeError: it is of a part of them, as with ComfyUI's context windows.
@@ -76,7 +76,8 @@ def require_all_pictures(asked: Asked, pictures: Sequence[int], method: str, why
     # A window of all pictures but one, with one that ComfyUI puts before it, is as long as the whole.
     if tuple(asked.x.shape[:-2]) != tuple(pictures) or "context_window" in asked.options:
         raise RuntimeError(
-            f"{method}: another node (Context Windows) has the model see a part of the batch or video at a time, {why}"
+            f"{method}: another node (Context Windows) has the model see a part of the batch or video at a time, {why}, "
+            "or remove that node."
         )
 
 

@@ -53,11 +53,11 @@ def object_on_white(pixels: Pixels, alpha: Pixels, size: tuple[int, int]) -> Pix
         raise ValueError("The mask says that the whole image is transparent. Connect a garment that is cut out.")
     (left, top, right, bottom), (height, width) = box, size
     side = max(right - left, bottom - top)
-    corner = [
+    x, y = (
         _inside(start + (end - start) // 2 - side // 2, side, limit)
         for start, end, limit in ((left, right, picture.width), (top, bottom, picture.height))
-    ]
-    square = picture.crop((*corner, corner[0] + side, corner[1] + side))
+    )
+    square = picture.crop((x, y, x + side, y + side))
     scaled = square.resize((width, width), Image.Resampling.LANCZOS)
     canvas = Image.new("RGBA", (width, height), (WHITE, WHITE, WHITE, WHITE))
     canvas.paste(scaled, (0, (height - width) // 2), scaled)

@@ -100,7 +100,7 @@ class RecorderRun(Run):
         known = [role for role in roles if role is not None]
         if len(known) < len(roles) or self._recorded.has(asked.sigma.item(), known):
             return None
-        why = "which cannot be recorded. Remove that node from the model that records."
+        why = "which cannot be recorded. Record without it"
         require_all_pictures(asked, self._pictures, NODE, why)
         return RecorderEvaluation(self, asked, self._recorded, self._attentions, self._frames, self._size)
 

@@ -88,11 +88,11 @@ class RefDropRun(Run):
     def _require_all_pictures(self, settings: RefDropSettings, asked: Asked) -> None:
         reader = self._readers.get(settings)
         if settings.is_from_batch:
-            why = "so the first of them is another one each time. Connect reference_latent, or remove that node."
+            why = "so the first of them is another one each time. Connect reference_latent"
         elif settings.mask is not None and len(settings.mask) > 1:
-            why = "and there is a mask for each picture. Give one mask for all, or remove that node."
+            why = "and there is a mask for each picture. Give one mask for all"
         elif reader is not None and reader.prompts_each > 1:
-            why = "and each picture has a prompt of its own. Give one prompt for all, or remove that node."
+            why = "and each picture has a prompt of its own. Give one prompt for all"
         else:
             return
         require_all_pictures(asked, self._pictures, METHOD, why)
@@ -140,7 +140,7 @@ class RefDropEvaluation(Evaluation):
             raise RuntimeError(
                 f"{METHOD}: another node of this model ({rearranger(self._asked.model_options) or 'tiled sampling'}) "
                 "cuts the pictures into tiles, so the rest of the batch sees only one tile of the reference. Connect "
-                "reference_latent, or remove that node."
+                "reference_latent"
             )
         *inputs, options = args
         return executor(x, *inputs, self._run.attentions.route(x, kwargs, options, self._guide), **kwargs)

@@ -99,7 +99,7 @@ def _fixed(points: Points, size: int) -> NDArray[np.int32]:
 
 def _washed(canvas: Picture, seed: int) -> Picture:
     soft = cv2.GaussianBlur(canvas, (0, 0), len(canvas) / 100)
-    return cv2.multiply(soft, _paper(seed % 16, len(canvas)), scale=1 / 255)
+    return cv2.multiply(soft, _paper(seed % 16, len(canvas)), scale=1 / 255).astype(np.uint8)
 
 
 @lru_cache(maxsize=64)

@@ -91,9 +91,10 @@ def _arms(figure: Figure) -> list[Shape]:
     return parts
 
 
-def _beyond(elbow: tuple[float, float], wrist: tuple[float, float], distance: float) -> Points:
-    direction = np.subtract(wrist, elbow)
-    return wrist + distance * direction / np.linalg.norm(direction)
+def _beyond(start: tuple[float, float], end: tuple[float, float], distance: float) -> tuple[float, float]:
+    """The point that lies so far beyond the end of a line."""
+    length = math.dist(start, end)
+    return end[0] + distance * (end[0] - start[0]) / length, end[1] + distance * (end[1] - start[1]) / length
 
 
 def _head(character: Character) -> list[Shape]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Points = NDArray[np.float64]  # (N, 2), x and y
 Colour = tuple[int, int, int]
+Place = Sequence[float] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Map:
 
     def inverse(self) -> Map:
         """The map back."""
-        matrix = np.linalg.inv(self.matrix)
+        matrix = np.linalg.inv(self.matrix).astype(np.float64)
         return Map(matrix, -matrix @ self.offset)
 
     def affine(self) -> NDArray[np.float64]:
@@ -38,7 +39,7 @@ class Map:
         return np.concatenate([self.matrix, self.offset[:, None]], 1)
 
 
-def similarity(scale: float, degrees: float, pivot: Sequence[float], target: Sequence[float]) -> Map:
+def similarity(scale: float, degrees: float, pivot: Place, target: Place) -> Map:
     """Scales and turns around `pivot`, then brings the pivot to `target`; positive angles turn clockwise on screen."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix = scale * np.array([[cos, -sin], [sin, cos]])

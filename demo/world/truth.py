@@ -101,7 +101,7 @@ def logo(record: Record, figure: int = 0, size: int = SIZE) -> Mask:
     """(H, W): the square around the logo, as far as the shirt is in front there."""
     flat = on_flat_shirt(record, figure, size)
     with np.errstate(invalid="ignore"):
-        return (np.abs(flat - LOGO_CENTRE) <= 1.1 * LOGO_RADIUS).all(-1)
+        return np.all(np.abs(flat - LOGO_CENTRE) <= 1.1 * LOGO_RADIUS, axis=-1)
 
 
 def parsing(record: Record, figure: int = 0, size: int = SIZE) -> Labels:

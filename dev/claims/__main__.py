@@ -1,4 +1,4 @@
-"""Measures all claims and writes the table: `python -m dev.claims [FOLDER OF THE COMPACT WEIGHTS] [--count N]`."""
+"""Measures all claims and writes the table: `python -m claims [FOLDER OF THE COMPACT WEIGHTS] [--count N]`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from world import classifier, measure
+from world.config import HELD_OUT, STATE
 
-from dev.host import ROOT
-from dev.world import classifier, measure
-from dev.world.config import HELD_OUT, STATE
+from host import ROOT
 
 from . import point_mask, refdrop, report
 from .world_host import WorldHost, inputs, node_id, to_batch

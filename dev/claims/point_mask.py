@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from demo.world import record, truth
-from demo.world.record import Record
-from dev.world.config import HELD_OUT
+from refattention_demo.world import record, truth
+from refattention_demo.world.record import Record
+from world.config import HELD_OUT
 
 from .rows import Findings, Row, above
 from .world_host import WorldHost, inputs, node_id, template

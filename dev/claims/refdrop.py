@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-from demo.world import captions, draw, record
-from demo.world.record import Record
-from dev.world import attributes, classifier
-from dev.world.config import HELD_OUT
+from refattention_demo.world import captions, draw, record
+from refattention_demo.world.record import Record
+from world import attributes, classifier
+from world.config import HELD_OUT
 
 from .rows import Curve, Findings, Plot, Row, above, estimate, slopes
 from .world_host import GUIDANCE, MEGAPIXELS, STEPS, WorldHost, inputs, node_id, template, to_batch
@@ -171,18 +170,16 @@ def _obedience(own: Table) -> Plot:
 
 
 def _diversity(host: WorldHost, chosen: list[Case], files: list[str]) -> NDArray[np.float64]:
-    """How much more a batch's pictures differ in colour at c = -0.3 than at 0; its first is the reference."""
-    return np.array([_spread(host, case, files[number], number, -0.3) - _spread(host, case, files[number], number, 0.0)
-                     for number, case in enumerate(chosen)])  # fmt: skip
+    """How much further apart in colour a batch's two pictures are at c = -0.3 than at 0; the first is the reference."""
 
+    def apart(number: int, strength: float) -> float:
+        graph = workflow(chosen[number], number, strength, files[number], batch=2)
+        apply = inputs(graph, "RefDropApply")
+        del apply["reference_latent"], apply["reference_positive"]
+        first, second = host.pictures(graph, node_id(graph, "SaveImage"))
+        return (distance(first, second, SHIRT_BOX) + distance(first, second, FACE_BOX)) / 2
 
-def _spread(host: WorldHost, case: Case, file: str, seed: int, strength: float) -> float:
-    graph = workflow(case, seed, strength, file, batch=4)
-    apply = inputs(graph, "RefDropApply")
-    del apply["reference_latent"], apply["reference_positive"]
-    pictures = host.pictures(graph, node_id(graph, "SaveImage"))
-    pairs = [(a, b) for a in range(4) for b in range(a)]
-    return float(np.mean([distance(pictures[a], pictures[b], box) for a, b in pairs for box in (SHIRT_BOX, FACE_BOX)]))
+    return np.array([apart(number, -0.3) - apart(number, 0.0) for number in range(len(chosen))])
 
 
 def unmeasured() -> list[Row]:

@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from refattention_demo.families import SD15
+from refattention_demo.world import draw, expand
+from refattention_demo.world.record import Record
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from demo.families import SD15
-from demo.world import draw, expand
-from demo.world.record import Record
-from dev.host import PACK_NAME, ROOT, HeadlessHost
+from host import PACK_NAME, ROOT, HeadlessHost
 
 BASE_FILE, VISION_FILE = "world-sd15.safetensors", "world-vision.safetensors"
 VISION_NAME = "clip-vit-large-patch14.safetensors"
 # ImageScaleToTotalPixels counts in 1024 x 1024
 MEGAPIXELS = draw.SIZE**2 / 1024**2
-STEPS, GUIDANCE = 14, 4.0
+STEPS, GUIDANCE = 10, 4.0
 
 
 class WorldHost(HeadlessHost):
@@ -39,6 +39,10 @@ class WorldHost(HeadlessHost):
         self._write("checkpoints", SD15.file_name, expand.checkpoint(load_file(weights / BASE_FILE)))
         if self.has_vision:
             self._write("clip_vision", VISION_NAME, expand.vision(load_file(weights / VISION_FILE)))
+
+    def __enter__(self) -> WorldHost:
+        super().__enter__()
+        return self
 
     def _write(self, folder: str, name: str, tensors: dict[str, Tensor]) -> None:
         target = self.base / "models" / folder / name

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from demo.world import record
-from demo.world.record import Figure, Record
+from refattention_demo.world import record
+from refattention_demo.world.record import Figure, Record
 
 FIGURE: dict[str, tuple[str, ...]] = {
     "species": record.SPECIES,

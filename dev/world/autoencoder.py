@@ -42,6 +42,9 @@ class Autoencoder(nn.Module):
     Layers that TAESD has and these lists leave out are blocks, which pass non-negative features on if they are zeros.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, widths: tuple[int, int, int, int] = VAE.widths) -> None:
         super().__init__()
         full, half, quarter, eighth = widths

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.random import Generator
+from refattention_demo.world import record
+from refattention_demo.world.draw import picture
 from torch import Tensor, nn
-
-from demo.world import record
-from demo.world.draw import picture
 
 from . import attributes, loop, state
 from .autoencoder import Autoencoder
 from .config import CLASSIFIER, HELD_OUT
+from .device import placed
 from .encode import autoencoder
 from .pictures import tensor
 from .workers import Worker
@@ -68,7 +68,7 @@ def main() -> None:
     """Trains until the budget is spent, on pictures as drawn and as the autoencoder gives them back."""
     worker = Worker("classifier")
     torch.manual_seed(0)
-    model, codec = Classifier().to(memory_format=torch.channels_last), autoencoder()
+    model, codec = placed(Classifier()), autoencoder()
     rng = np.random.default_rng([worker.rank, int(time.time())])
 
     def loss() -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from . import loop
 from .autoencoder import Autoencoder
 from .config import LATENTS, STATE
-from .device import DEVICE, half, pixels_last
+from .device import half, pixels_last, placed
 from .pictures import drawn
 from .workers import Worker
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 def autoencoder() -> Autoencoder:
     """The trained one, fast to run."""
-    model = Autoencoder().to(DEVICE, memory_format=torch.channels_last).eval()
+    model = placed(Autoencoder()).eval()
     model.load_state_dict(loop.trained("vae"))
     return model
 

@@ -1,4 +1,4 @@
-"""Writes the compact weights of what is trained so far: `python -m dev.world.export [FOLDER]`."""
+"""Writes the compact weights of what is trained so far: `python -m world.export [FOLDER]`."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def with_fast_norms(model: nn.Module) -> nn.Module:
             fast.weight, fast.bias = norm.weight, norm.bias
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, fast)
-    return model.to(memory_format=torch.channels_last)
+    return model
 
 
 def attention(

@@ -1,6 +1,6 @@
 """Autoencoder, text encoder and U-Net in ten minutes of a GPU.
 
-`REFATTENTION_WORLD_DEVICE=cuda python -m dev.world.gpu`: everything is drawn, captioned and moved to the GPU first, so
+`REFATTENTION_WORLD_DEVICE=cuda python -m world.gpu`: everything is drawn, captioned and moved to the GPU first, so
 that no step waits for the CPU. It begins with what the state folder holds and leaves checkpoints there in the same
 form, so that `make world-train` goes on from them.
 """
@@ -15,15 +15,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from refattention_demo.world.captions import caption
+from refattention_demo.world.draw import SIZE, picture
 from torch import Tensor, nn
-
-from demo.world.captions import caption
-from demo.world.draw import SIZE, picture
 
 from . import encode, loop, state, train_base, train_vae
 from .autoencoder import Autoencoder
 from .config import BASE, STATE, VAE
-from .device import DEVICE, half
+from .device import DEVICE, half, placed
 from .pictures import numbered, write_sheet
 from .text import tokens
 from .workers import falling
@@ -89,7 +88,7 @@ def _steps(weights: list[nn.Parameter], seconds: float, rate: float, hold: float
 
 
 def _autoencoder(pictures: Tensor, seconds: float, batch: int) -> Autoencoder:
-    model = Autoencoder().to(DEVICE, memory_format=torch.channels_last)
+    model = placed(Autoencoder())
     if loop.checkpoint("vae").exists():
         model.load_state_dict(loop.trained("vae"))
 

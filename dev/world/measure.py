@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from refattention_demo.world import captions, record
+from refattention_demo.world.record import Record
 from torch import Tensor
-
-from demo.world import captions, record
-from demo.world.record import Record
 
 from . import attributes
 from .classifier import Classifier, read

@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 import torch
 from numpy.random import Generator
+from refattention_demo.world import record
+from refattention_demo.world.draw import Picture, picture
+from refattention_demo.world.record import Record
 from torch import Tensor
-
-from demo.world import record
-from demo.world.draw import Picture, picture
-from demo.world.record import Record
 
 cv2.setNumThreads(1)
 TWINS, STRANGERS = 0.15, 0.07

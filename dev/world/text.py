@@ -6,11 +6,10 @@ import re
 from functools import lru_cache
 
 import torch
+from refattention_demo.families import SD15
+from refattention_demo.world import captions, record, scenes
+from refattention_demo.world.styles import STYLES
 from torch import Tensor, nn
-
-from demo.families import SD15
-from demo.world import captions, record, scenes
-from demo.world.styles import STYLES
 
 from .host import TOKENIZER
 

@@ -54,8 +54,8 @@ def _start(stage: str, rank: int, count: int) -> subprocess.Popen[bytes]:
     shared = {"RANK": str(rank), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     log = (STATE / f"{stage.replace(' ', '-')}.{rank}.log").open("ab")
     module, *arguments = stage.split()
-    command = ["nice", "-n", "19", sys.executable, "-m", f"dev.world.{module}", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **MEMORY, **shared}, stdout=log, stderr=log)
+    command = ["nice", "-n", "19", sys.executable, "-m", f"world.{module}", *arguments]
+    return subprocess.Popen(command, cwd=ROOT / "dev", env={**os.environ, **MEMORY, **shared}, stdout=log, stderr=log)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.random import Generator
+from refattention_demo.world.captions import caption
 from torch import Tensor, nn
-
-from demo.world.captions import caption
 
 from . import loop, measure, state
 from .autoencoder import Autoencoder
@@ -54,7 +53,7 @@ class Models:
     text: TextEncoder
     smooth: dict[str, Tensor]
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, nn.Parameter]:
         """All weights by name."""
         both = (("unet", self.unet), ("text", self.text))
         return {f"{name}.{key}": weight for name, model in both for key, weight in model.named_parameters()}

@@ -12,10 +12,9 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.random import Generator
+from refattention_demo.world.captions import caption, spoken
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from demo.world.captions import caption, spoken
 
 from . import attributes, loop, state
 from .config import HELD_OUT, TEXT

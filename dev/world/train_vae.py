@@ -14,7 +14,7 @@ from torch import Tensor
 from . import loop, state
 from .autoencoder import Autoencoder
 from .config import HELD_OUT, STATE, VAE
-from .device import half, pixels_last
+from .device import half, pixels_last, placed
 from .pictures import crops, drawn, numbered, write_sheet
 from .workers import Worker
 
@@ -28,9 +28,9 @@ def main() -> None:
     phase = sys.argv[1]
     worker = Worker(f"train_vae-{phase}")
     torch.manual_seed(worker.rank)
-    model = Autoencoder().to(memory_format=torch.channels_last)
-    if START.exists():
-        model.load_state_dict(state.load(START)["model"])
+    model = placed(Autoencoder())
+    if start := state.load(START):
+        model.load_state_dict(start["model"])
     is_joint = phase == "joint"
     schedule, trained = (VAE.joint, model) if is_joint else (VAE.decoder, model.decoder)
     rng = np.random.default_rng([worker.rank, int(time.time())])

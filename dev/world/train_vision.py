@@ -12,12 +12,11 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.random import Generator
+from refattention_demo.world import record, truth
+from refattention_demo.world.draw import picture
+from refattention_demo.world.record import Record
 from torch import Tensor
 from torch.nn import functional as F
-
-from demo.world import record, truth
-from demo.world.draw import picture
-from demo.world.record import Record
 
 from . import loop, state
 from .config import HELD_OUT, VISION

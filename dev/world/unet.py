@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from refattention_demo.families import SD15
 from torch import Tensor, nn
 
-from demo.families import SD15
-
 from . import host  # noqa: F401 - makes comfy importable
-from .device import DEVICE, IS_CPU, half, pixels_last
+from .device import DEVICE, IS_CPU, half, pixels_last, placed
 from .fast import OPTIONS, with_fast_norms
 
 STEPS = 1000
@@ -43,7 +42,7 @@ def build() -> nn.Module:
     )
     for name, module in model.named_modules():
         _initialise(name, module)
-    return with_fast_norms(model) if IS_CPU else model.to(DEVICE, memory_format=torch.channels_last)
+    return placed(with_fast_norms(model) if IS_CPU else model)
 
 
 @torch.no_grad()

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from claims import plots, point_mask, refdrop, report, rows
+from claims.rows import Curve, Findings, Plot, Row
+from claims.world_host import inputs, template
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[3]))
-
-from dev.claims import plots, point_mask, refdrop, report, rows
-from dev.claims.rows import Curve, Findings, Plot, Row
-from dev.claims.world_host import inputs, template
 
 
 def test_intervals_cover_the_mean_as_often_as_they_say() -> None:

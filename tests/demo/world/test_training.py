@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from refattention_demo.world import expand
-
-sys.path.insert(0, str(Path(__file__).parents[3]))
-
-from dev.world import export, fast, state, text, train_base, unet
-from dev.world.autoencoder import Autoencoder
-from dev.world.config import Schedule
-from dev.world.vision import VisionEncoder
-from dev.world.workers import Clock, Worker
+from world import export, fast, state, text, train_base, unet
+from world.autoencoder import Autoencoder
+from world.config import Schedule
+from world.vision import VisionEncoder
+from world.workers import Clock, Worker
 
 
 def test_fast_group_norm_is_group_norm_and_so_are_its_gradients() -> None:
