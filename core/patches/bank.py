@@ -47,7 +47,7 @@ class KeyValueBank:
     def __init__(self, node: str, share_conditional: bool = False) -> None:
         self.dropped: frozenset[Block] = frozenset()
         self._node = node
-        self._is_shared = share_conditional
+        self._share_conditional = share_conditional
         self._records: dict[Layer, list[Record]] = {}
 
     def store(self, layer: Layer, record: Record) -> None:
@@ -104,7 +104,7 @@ class KeyValueBank:
 
     def copied(self, rename: Rename, move: Callable[[Tensor], Tensor] = lambda part: part) -> KeyValueBank:
         """The bank with each tensor put through `move` and each chunk through `rename`."""
-        bank = KeyValueBank(self._node, self._is_shared)
+        bank = KeyValueBank(self._node, self._share_conditional)
         bank.add(self, rename, move)
         bank.dropped = self.dropped
         return bank
@@ -130,7 +130,7 @@ class KeyValueBank:
         # conditioning that ComfyUI makes for an area, does not: then the half it belongs to decides.
         places = [(record, row) for record in self._records.get(layer, []) for row in range(len(record.chunks))]
         half = [place for place in places if place[0].chunks[place[1]][0] == chunk[0]]
-        if self._is_shared:
+        if self._share_conditional:
             half = half or places
         same = [place for place in half if place[0].chunks[place[1]] == chunk]
         if not half:

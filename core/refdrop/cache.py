@@ -15,7 +15,7 @@ from torch import Tensor
 from ..patches.bank import KeyValueBank, Rename
 from ..patches.blocks import Block, Layer
 from ..patches.conditionings import Cond
-from ..patches.status import Show, nowhere
+from ..patches.node_text import Show, nowhere
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

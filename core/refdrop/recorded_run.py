@@ -12,7 +12,7 @@ from ..patches.attention import Chunk
 from ..patches.bank import KeyValueBank
 from ..patches.blocks import Block
 from ..patches.conditionings import Cond, Conditionings
-from ..patches.status import Show, nowhere
+from ..patches.node_text import Show, nowhere
 from ..patches.unet import family
 from .cache import MIB, Identity
 

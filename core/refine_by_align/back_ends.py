@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from ..patches.attention import Options
 from ..patches.blocks import SKIP_FIRST_OUTPUT, select
-from ..patches.evaluation import other_seed
 from ..patches.reference_pass import Reference
+from ..patches.single_evaluation import other_seed
 from ..patches.unet import family, require_image_unet, self_attention_blocks
 from ..refdrop.settings import RefDropSettings
 from ..refdrop.wrappers import apply_refdrop

@@ -15,9 +15,9 @@ from ..kernels.attention import AttentionLayer
 from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, Handler, Options, route_self_attention
 from ..patches.blocks import Block, Layer, select_layers
-from ..patches.evaluation import evaluate_once, other_seed
 from ..patches.passes import IS_REFERENCE_PASS, ours
 from ..patches.reference_pass import PICTURE_KEYS, ReferenceRecorded, until_recorded
+from ..patches.single_evaluation import evaluate_once, other_seed
 from ..patches.unet import family, require_image_unet, self_attention_layers
 from .kernel import attention_to_reference
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..kernels.attention import AttentionLayer
 from ..patches.attention import AttentionCall, Chunk, route_cross_attention
 from ..patches.blocks import Layer
-from ..patches.evaluation import evaluate_once
 from ..patches.reference_pass import ReferenceRecorded
+from ..patches.single_evaluation import evaluate_once
 from ..patches.unet import require_image_unet, self_attention_layers
 from .observe import Groups, Look, Maps, map_of, require_whole, watched
 
