@@ -77,8 +77,8 @@ def require_all_pictures(asked: Asked, pictures: Sequence[int], method: str, why
     # A window of all pictures but one, with one that ComfyUI puts before it, is as long as the whole.
     if tuple(asked.x.shape[:-2]) != tuple(pictures) or "context_window" in asked.options:
         raise RuntimeError(
-            f"{method}: another node (Context Windows) has the model see a part of the batch or video at a time, {why}. "
-            f"{cure}, or remove that node."
+            f"{method}: another node (Context Windows) has the model see a part of the batch or video at a time, "
+            f"{why}. {cure}, or remove that node."
         )
 
 
