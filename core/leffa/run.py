@@ -54,8 +54,8 @@ class LeffaRun(Run):
     def evaluation(self, asked: Asked) -> LeffaEvaluation:
         """In every evaluation the references are looked at."""
         if self._differ:
-            why = "and each of them has a reference of its own. Give one for all"
-            require_all_pictures(asked, self._pictures, "Leffa", why)
+            why, cure = "and each of them has a reference of its own", "Give one for all"
+            require_all_pictures(asked, self._pictures, "Leffa", why, cure)
         return LeffaEvaluation(self, asked.options.get(OBSERVER))
 
     def look(self, model: BaseModel, references: Sequence[Reference], sigma: Tensor, schedule: Tensor) -> Looks:

@@ -65,8 +65,8 @@ class P3SRun(Run):
             (network,) = asked.model.current_patcher.get_additional_models_with_key(KEY)
             return AdapterEvaluation(self, asked.model, self.settings.adapter, network.model, epsilon)
         if self.prompts_each > 1:
-            why = "and each picture has a prompt of its own. Give one prompt for all"
-            require_all_pictures(asked, self._pictures, NODE, why)
+            why, cure = "and each picture has a prompt of its own", "Give one prompt for all"
+            require_all_pictures(asked, self._pictures, NODE, why, cure)
         recording = Recording(self._reference, self.blocks, self._attentions, NODE)
         self._reference.run(asked, recording)
         return self.injecting(ReadByModel(recording.bank), epsilon)
@@ -140,7 +140,7 @@ class P3SEvaluation(Evaluation):
         hidden: where they come from.
         epsilon: weight of the injection.
         value_strength: lambda.
-        run: its `has_acted` is set; None in training.
+        run: is told of the effect; None in training.
     """
 
     def __init__(

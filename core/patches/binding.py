@@ -176,6 +176,8 @@ class Binding:
         asked = Asked(executor, model, conds, x, timestep[:1], model_options)
         evaluation, x = opened.run.evaluation(asked), opened.run.seen(asked)
         if evaluation is None:
+            if evaluation_key(self.key) in options:  # of the picture, around this pass of references
+                model_options = with_state(model_options, {evaluation_key(self.key): None})
             return executor(model, conds, x, timestep, model_options)
         evaluation.pictures = len(x)
         state = {evaluation_key(self.key): evaluation}

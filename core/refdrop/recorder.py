@@ -13,8 +13,7 @@ from ..patches.bank import KeysValues, KeyValueBank, Record, select_tokens
 from ..patches.binding import Binding, Evaluation, Run
 from ..patches.blocks import Block
 from ..patches.conditionings import Conditionings
-from ..patches.families.attentions import Attentions
-from ..patches.families.table import attentions_of
+from ..patches.families import Attentions, attentions_of
 from ..patches.passes import Asked
 from ..patches.reference_pass import Reference, ReferencePass
 from ..patches.region import require_all_pictures, what_cuts
@@ -34,7 +33,7 @@ def apply_recorder(model: ModelPatcher, recorded: RecordedRun, given: Reference 
     """Returns a clone of the model whose next sampling run is recorded.
 
     Args:
-        given: finished latents that the model sees at each noise level, in place of the sampler's own.
+        given: finished latents to be seen at each noise level in place of what the sampler has got to.
     """
     recording = BINDING.attached(model, (recorded, given))
     # Outside of all others: some leave out whole steps here (LazyCache).
@@ -100,8 +99,8 @@ class RecorderRun(Run):
         known = [role for role in roles if role is not None]
         if len(known) < len(roles) or self._recorded.has(asked.sigma.item(), known):
             return None
-        why = "which cannot be recorded. Record without it"
-        require_all_pictures(asked, self._pictures, NODE, why)
+        why, cure = "which cannot be recorded", "Sample no more than a window holds"
+        require_all_pictures(asked, self._pictures, NODE, why, cure)
         return RecorderEvaluation(self, asked, self._recorded, self._attentions, self._frames, self._size)
 
     def served(self, asked: Asked, evaluation: RecorderEvaluation) -> None:
@@ -113,7 +112,7 @@ class RecorderRun(Run):
             self._recorded.put(level, evaluation.bank, roles, self._conditionings, self._levels)
 
     def finish(self) -> None:
-        """Reports how much was recorded.
+        """Reports.
 
         Raises:
             RuntimeError: another node skipped steps or layers, so that something is missing.

@@ -12,7 +12,7 @@ from ..patches.attention import AttentionCall
 from ..patches.bank import KeyValueBank, of_each_picture, select_tokens
 from ..patches.binding import Evaluation, Run
 from ..patches.conditionings import Conditionings
-from ..patches.families.table import attentions_of
+from ..patches.families import attentions_of
 from ..patches.passes import Asked, rearranger
 from ..patches.region import (
     check_mask_batch,
@@ -88,17 +88,17 @@ class RefDropRun(Run):
     def _require_all_pictures(self, settings: RefDropSettings, asked: Asked) -> None:
         reader = self._readers.get(settings)
         if settings.is_from_batch:
-            why = "so the first of them is another one each time. Connect reference_latent"
+            why, cure = "so the first of them is another one each time", "Connect reference_latent"
         elif settings.mask is not None and len(settings.mask) > 1:
-            why = "and there is a mask for each picture. Give one mask for all"
+            why, cure = "and there is a mask for each picture", "Give one mask for all"
         elif reader is not None and reader.prompts_each > 1:
-            why = "and each picture has a prompt of its own. Give one prompt for all"
+            why, cure = "and each picture has a prompt of its own", "Give one prompt for all"
         else:
             return
-        require_all_pictures(asked, self._pictures, METHOD, why)
+        require_all_pictures(asked, self._pictures, METHOD, why, cure)
 
     def close(self) -> None:
-        """Frees what the references' own conditioning holds, and reports."""
+        """Lets go of what the references' own conditioning holds, and reports."""
         for reader in self._readers.values():
             reader.close()
 
@@ -140,7 +140,7 @@ class RefDropEvaluation(Evaluation):
             raise RuntimeError(
                 f"{METHOD}: another node of this model ({rearranger(self._asked.model_options) or 'tiled sampling'}) "
                 "cuts the pictures into tiles, so the rest of the batch sees only one tile of the reference. Connect "
-                "reference_latent"
+                "reference_latent, or remove that node."
             )
         *inputs, options = args
         return executor(x, *inputs, self._run.attentions.route(x, kwargs, options, self._guide), **kwargs)

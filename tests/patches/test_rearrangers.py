@@ -283,6 +283,18 @@ def test_context_windows_and_the_other_methods() -> None:
         assert distance(run("sd15", context_windows(method(patcher), 3), noise=noise, steps=2), want) < 1e-4
 
 
+def test_a_style_that_is_limited_to_a_place_stays_out_of_the_reference() -> None:
+    """Without a mask it belongs to the model, and the reference has it too."""
+    patcher, mask = tiny_model("sd15"), torch.eye(9)[None]
+    replayed = RefDropSettings(0.5, blocks_of(patcher), recorded=recorded("sd15", OTHER_SIZE))
+    want = run("sd15", styled(apply_refdrop(patcher, replayed), mask=mask))
+    for both in (
+        styled(refdrop(patcher, "sd15", OTHER_SIZE), mask=mask),
+        refdrop(styled(patcher, mask=mask), "sd15", OTHER_SIZE),
+    ):
+        assert torch.equal(run("sd15", both), want)
+
+
 def test_context_windows_and_leffa() -> None:
     """One garment serves every window; of several, a window could not tell its own."""
     persons, garments = tryon.picture(4, 64, 48, seed=1), tryon.picture(4, 48, 48, seed=2)
