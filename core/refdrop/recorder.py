@@ -13,7 +13,8 @@ from ..patches.bank import KeysValues, KeyValueBank, Record, select_tokens
 from ..patches.binding import Binding, Evaluation, Run
 from ..patches.blocks import Block
 from ..patches.conditionings import Conditionings
-from ..patches.families import Attentions, attentions_of
+from ..patches.families.attentions import Attentions
+from ..patches.families.table import attentions_of
 from ..patches.passes import Asked
 from ..patches.reference_pass import Reference, ReferencePass
 from ..patches.region import require_all_pictures, what_cuts

@@ -12,7 +12,7 @@ from ..patches.attention import AttentionCall
 from ..patches.bank import KeyValueBank, of_each_picture, select_tokens
 from ..patches.binding import Evaluation, Run
 from ..patches.conditionings import Conditionings
-from ..patches.families import attentions_of
+from ..patches.families.table import attentions_of
 from ..patches.passes import Asked, rearranger
 from ..patches.region import (
     check_mask_batch,
