@@ -229,6 +229,10 @@ class _Opened:
 
         Later ones may lack attentions for a good reason (perturbed guidance, a cached step), the first may not.
         """
+        if is_reference_pass(model_options["transformer_options"]):  # which ends early
+            if not self._evaluations:
+                self.run.acted.clear()
+            return
         self._evaluations += 1
         self._passes += served.passes
         self._rearranger = rearranger(model_options)
