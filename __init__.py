@@ -11,7 +11,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint() -> ComfyExtension:
-    """Called by ComfyUI; the import stays inside so that the package itself loads without the host."""
+    """Called by ComfyUI; the import stays inside so that the package itself loads without ComfyUI."""
     from .nodes import RefAttentionExtension
 
     return RefAttentionExtension()

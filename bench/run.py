@@ -51,6 +51,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
     import refdrop_story
     import scale
     import torch
+    import train_step
 
     torch.set_num_threads(2)
     return {
@@ -65,8 +66,10 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
         "p3s_training": p3s.memory,
         "leffa": lambda: leffa_speed.rows(repeats),
         "align": lambda: align.rows(repeats),
+        "train": lambda: train_step.rows(repeats),
         "import": imports.rows,
-        "scale": scale.rows,
+        "scale": lambda: scale.measured(scale.hosts),
+        "scale_virtual": lambda: scale.measured(scale.virtual),
     }
 
 

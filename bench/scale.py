@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,11 @@ SLEEPERS = 4
 MEASURED = 1000  # rows of a measurement of the driver
 
 
-def rows() -> Rows:
-    """All of them, from some ten minutes that are mostly waited through."""
+def measured(rows: Callable[[Path], Rows]) -> Rows:
+    """What one of the two parts below measures, in some minutes that are mostly waited through."""
     folder = Path(tempfile.mkdtemp(prefix="scale-", dir="/tmp"))
     try:
-        return {**hosts(folder), **virtual(folder)}
+        return rows(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -58,23 +60,30 @@ def hosts(folder: Path) -> Rows:
     """A row's cost with one worker, and the time two of them take."""
     base = Base(folder / "base")
     os.environ.update(STUB_BASE=str(base.folder), XDG_CACHE_HOME=str(folder / "cache"))
-    alone, cluster = (seconds(folder / name, 100, 0.0, more) for name, more in (("alone", []), ("one", ["1"])))
-    one, two = (seconds(folder / f"two-{number}", 12, 10.1, [number]) for number in ("1", "2"))
+    before, cluster, after = (
+        1000 * statistics.median(later - each for each, later in itertools.pairwise(starts))
+        for starts in (times(folder / name, 100, 0.0, name[1:]) for name in ("a", "b1", "c"))
+    )
+    one, two = (
+        ended - starts[0]
+        for *starts, ended in (times(folder / f"two-{workers}", 12, 10.1, workers) for workers in "12")
+    )
+    alone = (before + after) / 2
     return {
-        "scale.overhead": row((cluster - alone) / 100 * 1000, "ms a row more", 20.0, alone=alone, cluster=cluster),
+        "scale.overhead": row(cluster - alone, "ms a row more", 20.0, alone=[before, after], cluster=cluster),
         "scale.workers.2": row(two / (one / 2), "times half of one worker's time", 1 / 0.9, one=one, two=two),
     }
 
 
-def seconds(folder: Path, number: int, length: float, workers: list[str]) -> float:
-    """From the start of the first row to the end of the last."""
+def times(folder: Path, number: int, length: float, workers: str) -> list[float]:
+    """When each row was started, and when the last one ended; without workers, on one host alone."""
     rows = [{"seed": each, "seconds": length} for each in range(number)]
     base = os.environ["STUB_BASE"]
     run = Run(folder, rows, host_args=f"--base-directory {base} --journal JOURNAL")
-    options = ["--ray", "local", "--gpus-per-worker", "0", "--workers", *workers] if workers else []
+    options = ["--ray", "local", "--gpus-per-worker", "0", "--workers", workers] if workers else []
     run.finish(run.launch(dict(os.environ), *options), seconds=600)
-    first = min(record["started"] for record in run.done())
-    return (run.results / "manifest.jsonl").stat().st_mtime - first
+    ended = (run.results / "manifest.jsonl").stat().st_mtime
+    return [*sorted(record["started"] for record in run.done()), ended]
 
 
 # --- virtual workers ---
@@ -127,12 +136,12 @@ def virtual(folder: Path) -> Rows:
     """How near many workers come to the ideal, and what the driver can do at most."""
     with connected("local", insecure=False):
         many = {number: wave(folder / str(number), number, *rest) for number, *rest in ((256, 5.0, 6), (1000, 60.0, 3))}
-        few = driven(folder / "few", 0)
-        late = driven(folder / "late", 99_000)
+        before, late, after = (driven(folder / f"driver-{each}", each) for each in (0, 99_000, 1))
+    few = (before + after) / 2
     return {
         "scale.virtual.256": row(many[256], "times the ideal time, rows of 5 s", 1 / 0.95),
         "scale.virtual.1000": row(many[1000], "times the ideal time, rows of 60 s", 1 / 0.95),
-        "scale.driver": row(few * 1000, "ms a row at most", 1000 / 150, rows_per_second=1 / few),
+        "scale.driver": row(few * 1000, "ms a row at most", 1000 / 150, rows_per_second=[1 / before, 1 / after]),
         "scale.driver.100000": row(late / few, "times a row's cost among 1,000", 1.1, rows_per_second=1 / late),
     }
 

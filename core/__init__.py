@@ -1,1 +1,1 @@
-"""Methods without their nodes: `kernels` pure torch, `patches` their binding to the host, `models` side networks."""
+"""Methods without their nodes: `kernels` pure torch, `patches` their binding to ComfyUI, `models` side networks."""

@@ -24,7 +24,7 @@ from .refine_by_align_stages import RefineAlign, RefineRegion
 
 
 class RefAttentionExtension(ComfyExtension):
-    """Lists the nodes for the host."""
+    """Lists the nodes for ComfyUI."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""

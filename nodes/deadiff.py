@@ -20,11 +20,11 @@ STYLE, CONTENT, BOTH = MODES
 
 
 class DEADiffStyle(io.ComfyNode):
-    """DEADiffSettings, or content, of reference pictures in the cross-attention of an SD1.5 U-Net."""
+    """The style, or the content, of reference pictures in the cross-attention of an SD1.5 U-Net."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="DEADiffStyle",
             display_name="DEADiff Style",

@@ -22,7 +22,7 @@ class DEADiffLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="DEADiffLoader",
             display_name="DEADiff Loader",
@@ -55,7 +55,7 @@ class DEADiffExtract(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="DEADiffExtract",
             display_name="DEADiff Extract",

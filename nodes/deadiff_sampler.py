@@ -20,7 +20,7 @@ class DEADiffSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="DEADiffSampler",
             display_name="DEADiff Sampler",

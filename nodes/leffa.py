@@ -25,7 +25,7 @@ class LeffaLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="LeffaLoader",
             display_name="Leffa Loader",
@@ -83,7 +83,7 @@ class LeffaTryOn(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="LeffaTryOn",
             display_name="Leffa Try-On",
@@ -146,7 +146,7 @@ class LeffaPoseTransfer(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="LeffaPoseTransfer",
             display_name="Leffa Pose Transfer",
@@ -243,7 +243,7 @@ def require_batch(**pictures: Tensor) -> None:
     """Two batches go together when they are equal, or one of them is a single picture.
 
     Raises:
-        ValueError: they do not.
+        ValueError: two batches of different sizes.
     """
     (one, other), (count, others) = zip(*((name, len(batch)) for name, batch in pictures.items()), strict=True)
     if count != others and 1 not in (count, others):

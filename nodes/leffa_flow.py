@@ -20,7 +20,7 @@ class LeffaFlow(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="LeffaFlow",
             display_name="Leffa Flow",

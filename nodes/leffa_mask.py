@@ -23,7 +23,7 @@ class LeffaMask(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="LeffaMask",
             display_name="Leffa Mask",
@@ -97,7 +97,7 @@ class LeffaRepaint(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="LeffaRepaint",
             display_name="Leffa Repaint",

@@ -24,7 +24,7 @@ class P3SInject(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id=NODE,
             display_name="P3S Inject",
@@ -82,7 +82,7 @@ class P3SInject(io.ComfyNode):
 
 
 def _samples(model: Any, image: torch.Tensor | None, vae: Any | None, latent: dict[str, Any] | None) -> torch.Tensor:
-    """(B, C, h, w) of the reference on the CPU, from whichever of picture and latent is connected."""
+    """(B, C, h, w) of the reference on the CPU, from the picture or the latent, whichever is connected."""
     if image is not None and latent is not None:
         raise ValueError(f"{NODE} got both reference_image and reference_latent, but needs only one of them.")
     name = "The latent of the reference"

@@ -24,7 +24,7 @@ class P3SSave(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="P3SSave",
             display_name="P3S Save",
@@ -70,7 +70,7 @@ class P3SLoad(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="P3SLoad",
             display_name="P3S Load",

@@ -25,7 +25,7 @@ class P3STrain(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id=NODE,
             display_name="P3S Train",

@@ -17,11 +17,11 @@ POSITIVE, NEGATIVE = coordinates.POSITIVE, coordinates.NEGATIVE
 
 
 class PointMask(io.ComfyNode):
-    """A mask of the subject that points select, against the points on what looks like it."""
+    """A mask of the subject under the positive points, without what looks like it under the negative ones."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="PointMask",
             display_name="Point Mask",

@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..core.patches import blocks as block_choice
 from ..core.patches.families.table import NAMES, attentions_of
+from ..core.patches.node_text import text_on_node
 from ..core.patches.reference_pass import Reference
-from ..core.patches.status import text_on_node
 from ..core.patches.unet import family
 from ..core.pictures import gate
 from ..core.refdrop.cache import ReferenceCache
@@ -26,7 +26,7 @@ class RefDropApply(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="RefDropApply",
             display_name="RefDrop Apply",
@@ -124,7 +124,7 @@ class RefDropVideo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="RefDropVideo",
             display_name="RefDrop Video",

@@ -23,7 +23,7 @@ def output() -> io.Output:
 
 
 def strength_input(default: float, values: str) -> io.Input:
-    """`strength`; `values` is the advice."""
+    """`strength`; `values` is the advice in its tooltip."""
     return io.Float.Input(
         "strength",
         default=default,
@@ -125,7 +125,7 @@ def economy_inputs() -> list[io.Input]:
     return [
         *cache_inputs(
             "Main memory, in MiB, for what the model sees in reference_latent, so that the next picture need not pass "
-            "it through the model again. What does not fit is passed again; the log tells the fill. 0 keeps nothing."
+            "it through the model again. What does not fit is passed again; the log says how much is kept. 0: nothing."
         ),
         io.Int.Input(
             "reference_every",
@@ -135,7 +135,7 @@ def economy_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip="Pass reference_latent through the model only every so many steps and use it for those in between. "
-            "1, every step, is the paper's way.",
+            "The paper passes it at every step, 1.",
         ),
         io.Boolean.Input(
             "share_conditional",

@@ -9,9 +9,9 @@ from comfy_api.latest import io
 
 from ..core.patches import blocks as block_choice
 from ..core.patches.families.table import NAMES, attentions_of
+from ..core.patches.node_text import text_on_node
 from ..core.patches.reference_pass import Reference
 from ..core.patches.sampling import Sampling, sampled_latent
-from ..core.patches.status import text_on_node
 from ..core.patches.unet import family
 from ..core.refdrop.recorded_run import RecordedRun
 from ..core.refdrop.recorder import apply_recorder
@@ -24,7 +24,7 @@ class RefDropRecord(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="RefDropRecord",
             display_name="RefDrop Record",

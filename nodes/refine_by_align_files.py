@@ -19,7 +19,7 @@ class RefineAlignLoad(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id="RefineAlignLoad",
             display_name="Refine Align Load",

@@ -172,7 +172,7 @@ def sampling_inputs() -> list[io.Input]:
 
 
 def alignment_outputs() -> list[io.Output]:
-    """What both aligning nodes tell about the match."""
+    """The outputs about the match that both aligning nodes have."""
     return [
         io.Image.Output(
             display_name="heat_map", tooltip="How much each place of the reference is looked at, dark to bright."

@@ -26,7 +26,7 @@ class AttentionProbe(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id=NODE,
             display_name="Attention Probe",

@@ -26,7 +26,7 @@ class RefineAlign(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id=ALIGN,
             display_name="Refine Align",
@@ -97,7 +97,7 @@ class RefineRegion(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describes the node to the host."""
+        """Describes the node to ComfyUI."""
         return io.Schema(
             node_id=REGION,
             display_name="Refine Region",

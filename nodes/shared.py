@@ -26,7 +26,7 @@ def range_inputs() -> list[io.Input]:
 def number_input(
     name: str, default: float, high: float, tooltip: str, low: float = 0.0, step: float = 0.01
 ) -> io.Input:
-    """A folded number."""
+    """A number among the advanced inputs, which the editor folds away."""
     return io.Float.Input(name, default=default, min=low, max=high, step=step, advanced=True, tooltip=tooltip)
 
 
@@ -74,7 +74,7 @@ def encoder(model: Any, vae: Any, name: str) -> Callable[[torch.Tensor], torch.T
     """The model's latents (B, C, h, w) of pictures (B, H, W, 3), on the CPU; refuses a VAE of another model.
 
     Args:
-        name: of what comes out, for the message.
+        name: of the latents, for the message.
     """
 
     def encode(picture: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ def require_latent_of(model: Any, samples: torch.Tensor, name: str) -> torch.Ten
     """Returns a reference's latent, on the CPU.
 
     Raises:
-        ValueError: it has not the channels of the model's latents.
+        ValueError: its channels are not those of the model's latents.
     """
     channels, dimensions = model.model.latent_format.latent_channels, model.model.latent_format.latent_dimensions
     if dimensions == 3 and samples.ndim == 4 and samples.shape[1] == channels:

@@ -18,10 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from batch.files import new_file
 
 Line = dict[str, Any]
 Scores = dict[str, list[float]]
@@ -379,6 +382,8 @@ def main(command_line: Sequence[str]) -> int:
     """0 when scored, 2 when there is nothing to score."""
     options = arguments_of(command_line)
     try:
+        if options.output and os.path.lexists(options.output):
+            raise EvaluationError(f"{options.output} exists already; choose another --output.")
         lines = (
             read_list(options.list) if options.list else read_results(options.results, options.columns, options.files)
         )
@@ -395,7 +400,8 @@ def main(command_line: Sequence[str]) -> int:
             print(f"{what} left out: --{name} names no network.")
     if options.output:
         entry = {"kind": options.kind, "pictures": len(lines), "scores": table}
-        options.output.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+        with new_file(options.output) as file:
+            file.write((json.dumps(entry, indent=1) + "\n").encode())
     return DONE
 
 

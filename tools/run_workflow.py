@@ -109,7 +109,7 @@ def read_workflow(path: Path) -> dict[str, Any]:
         graph = parse_json(path.read_bytes())
     except ValueError as error:
         raise WorkflowFormatError(f"{path} is no workflow: {error}.") from error
-    if not isinstance(graph, dict) or not graph:
+    if not isinstance(graph, dict):
         raise WorkflowFormatError(f"{path} is no workflow.")
     return graph
 
@@ -184,7 +184,7 @@ async def _connected(address: str, ledger: Ledger, seconds: float, own: OwnHost 
             await await_host(client, seconds)
 
         await revive()
-        yield Host(client, revive)
+        yield Host(client, revive, own.stop if own else None)
 
 
 async def _node_descriptions(clients: Sequence[Client]) -> dict[str, Any]:

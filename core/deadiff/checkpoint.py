@@ -13,7 +13,7 @@ from .network import WORD_TOKENS, Sizes
 
 Weights = Mapping[str, Tensor]
 
-# What other files hold, by a part of a name that only they have; the first that fits is told.
+# What other files hold, by a part of a name that only they have; messages name the first that fits.
 OTHER_KINDS = {
     "image_proj.": "an IP-Adapter",
     "ip_adapter.": "an IP-Adapter",
@@ -37,7 +37,7 @@ OTHER_KINDS = {
 
 @contextmanager
 def reading(part: str) -> Iterator[None]:
-    """Turns what goes wrong when weights of impossible shapes are put together into one sentence.
+    """Turns the errors that weights of impossible shapes cause into one sentence.
 
     Args:
         part: of the file, for the sentence.
@@ -78,7 +78,7 @@ def sizes_of(weights: Weights, heads: int | None) -> Sizes:
         heads: number of attention heads; None: one for each 64 channels, as in BERT.
 
     Raises:
-        KeyError, ValueError: a tensor that tells a size is missing or of another kind.
+        KeyError, ValueError: a tensor whose shape gives a size is missing or of another kind.
     """
     layer = "style_blip.Qformer.bert.encoder.layer."
     _, queries, hidden = weights["style_blip.query_tokens"].shape

@@ -49,5 +49,5 @@ def write_file(weights: Mapping[str, Tensor], path: str) -> None:
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
     stored = (tensor.to(torch.float16) if half and tensor.ndim > 1 else tensor).contiguous()
-    # The format knows no views into something larger.
+    # safetensors cannot store views into a larger tensor.
     return stored if stored.untyped_storage().nbytes() == stored.nbytes else stored.clone()

@@ -25,7 +25,7 @@ def encoder_input(images: Tensor, size: int, fit: str) -> Tensor:
         (S, 3, size, size) float32.
 
     Note:
-        The host's own CLIP preprocessing resizes by another filter and is off by up to 0.24.
+        ComfyUI's own CLIP preprocessing resizes by another filter and is off by up to 0.24.
     """
     bytes_ = (images[..., :3] * 255).round().to(torch.uint8).numpy()
     pictures = [resize(Image.fromarray(one), size, fit) for one in bytes_]

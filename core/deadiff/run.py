@@ -59,8 +59,8 @@ class DEADiffRun(Run):
         if self.settings.mask is not None and is_reference_pass(asked.options):
             return None  # the mask limits the style to a region of the picture, in which the reference does not lie
         if self.settings.mask is not None and len(self.settings.mask) > 1:
-            why = "and there is a mask for each picture. Give one mask for all, or remove that node."
-            require_all_pictures(asked, self._pictures, NODE, why)
+            why, cure = "and there is a mask for each picture", "Give one mask for all"
+            require_all_pictures(asked, self._pictures, NODE, why, cure)
         return DEADiffEvaluation(self, asked, self._prompts(asked))
 
     def _prompts(self, asked: Asked) -> dict[Chunk, Prompt]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class OfficialDDIM(comfy.samplers.KSAMPLER):
     """DDIM with eta 0 that starts and ends where the official loop does.
 
-    The host's ddim is the same but for two things: it takes a schedule that begins below the highest noise level for
+    ComfyUI's ddim is the same but for two things: it takes a schedule that begins below the highest noise level for
     the middle of a longer one, and scales the first noise down; and it goes on to noise level 0.
     """
 
@@ -35,7 +35,7 @@ class OfficialDDIM(comfy.samplers.KSAMPLER):
 def _euler_to_last_level(
     model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: bool
 ) -> Tensor:
-    """DDIM is Euler's method in the variables of the host; the last step leaves the noise scaled to unit variance."""
+    """DDIM is Euler's method in the variables of ComfyUI; the last step leaves the noise scaled to unit variance."""
     x = sample_euler(model, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
     return x / (1 + sigmas[-1] ** 2).sqrt()
 

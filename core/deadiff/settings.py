@@ -67,7 +67,7 @@ def require_sd15(model: ModelPatcher) -> UNetModel:
     """Returns the U-Net of an SD1.5 model.
 
     Raises:
-        RuntimeError: any other family; names it.
+        RuntimeError: the model is of another family; names it.
     """
     if not isinstance(getattr(model.model, "model_config", None), comfy.supported_models.SD15):
         raise RuntimeError(
@@ -102,7 +102,7 @@ def check_no_replacement(options: Options, image: Mapping[Layer, tuple[Tensor, T
     """Checks that no other node replaces the cross-attentions that the style needs.
 
     Raises:
-        RuntimeError: one does; names the block.
+        RuntimeError: another node replaces one of them; names the block.
     """
     blocks = {block for block, _ in image}
     for place in options.get("patches_replace", {}).get("attn2", {}):

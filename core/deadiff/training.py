@@ -100,7 +100,7 @@ class Stylising(nn.Module):
         self._sampling = [model.get_model_object("model_sampling")]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """What a batch costs, "loss"."""
+        """The loss of a batch, "loss"."""
         noised = Noised(self._sampling[0], batch.target, batch.noise, batch.timesteps, torch.float32)
         out = self._predict(noised.entering, noised.timesteps, batch)
         return {"loss": F.mse_loss(noised.predicted(out), batch.noise)}
@@ -180,13 +180,13 @@ def new_readers(sizes: Sizes, seed: int) -> Readers:
 
 
 def new_attentions(model: ModelPatcher, hidden: int) -> ImageAttentions:
-    """The added projections before any training: copies of the text's, so that image tokens speak its language.
+    """The added projections before any training: copies of the text's, so that image tokens start as text tokens would.
 
     Args:
         hidden: width of the tokens; has to be that of the text.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the two widths differ.
     """
     layers = self_attention_layers(model.model.diffusion_model).values()
     width = next(iter(layers)).attn2.to_k.weight.shape[1]

@@ -1,4 +1,4 @@
-"""The visual encoder: the host's CLIP ViT up to the block whose tokens DEADiff reads."""
+"""The visual encoder: ComfyUI's CLIP ViT up to the block whose tokens DEADiff reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCKS = 23
 
 
 class VisionTower:
-    """A ViT under the host's memory management, cut off after some blocks.
+    """A ViT under ComfyUI's memory management, cut off after some blocks.
 
     Attributes:
         patcher: manages its memory.
@@ -54,7 +54,7 @@ class VisionTower:
         return x
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that take part, under the host's names."""
+        """The weights that take part, under ComfyUI's names."""
         unused = tuple(f"encoder.layers.{n}." for n in range(self._blocks, len(self._model.encoder.layers)))
         weights = self._model.state_dict()
         return {k: v for k, v in weights.items() if not k.startswith((*unused, "post_layernorm."))}
@@ -94,7 +94,7 @@ def tower_from_weights(weights: Mapping[str, Tensor], heads: int | None) -> Visi
 
 
 def tower_from_clip_vision(clip_vision: ClipVisionModel) -> VisionTower:
-    """The host's CLIP_VISION, cut off where DEADiff reads it."""
+    """ComfyUI's CLIP_VISION, cut off where DEADiff reads it."""
     return VisionTower(clip_vision.patcher, clip_vision.model.vision_model, BLOCKS)
 
 

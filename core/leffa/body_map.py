@@ -156,7 +156,7 @@ def check(densepose: Tensor, needed: str | None) -> None:
         needed: None if that is not known.
 
     Raises:
-        ValueError: they are not; says how to get them.
+        ValueError: they are of another kind; says how to get the right one.
     """
     if needed is None:
         return

@@ -38,7 +38,7 @@ def load(path: str | Path) -> comfy.model_patcher.ModelPatcher:
     """Loads a TorchScript file. Its code is run from here on.
 
     Raises:
-        RuntimeError: it is none.
+        RuntimeError: it is no TorchScript file.
     """
     import torchvision  # noqa: F401  it registers operators that the file calls, and is slow to import
 
@@ -88,9 +88,9 @@ def _detect(patcher: comfy.model_patcher.ModelPatcher, picture: Tensor) -> BodyM
     with torch.no_grad():
         results = patcher.model(small.to(patcher.load_device))
     _require_densepose(results)
-    boxes, body, parts, u, v = (result[:1].float().cpu() for result in results)
-    if len(boxes) == 0:
+    if len(results[0]) == 0:
         return None
+    boxes, body, parts, u, v = (result[:1].float().cpu() for result in results)
     box = boxes[0] * scale.flip(0).repeat(2)
     return body_of(box, body, parts, u, v, (picture.shape[0], picture.shape[1]))
 
@@ -111,8 +111,9 @@ def _detector_input(picture: Tensor) -> tuple[Tensor, Tensor]:
 
 def _require_densepose(results: tuple[Tensor, ...]) -> None:
     shapes = [tuple(result.shape) for result in results if isinstance(result, Tensor)]
+    is_shaped = len(shapes) == 5 and len(shapes[0]) == 2
     parts = [shape[1] for shape in shapes[2:] if len(shape) == 4]
-    if len(shapes) != 5 or len(shapes[0]) != 2 or parts != [NUMBER_OF_PARTS + 1] * 3:
+    if not is_shaped or (shapes[0][0] > 0 and parts != [NUMBER_OF_PARTS + 1] * 3):
         raise RuntimeError(
             f"The file gives {shapes} for a picture, which is no DensePose of the kind that comfyui_controlnet_aux "
             "uses. Choose densepose_r50_fpn_dl.torchscript or densepose_r101_fpn_dl.torchscript."

@@ -59,8 +59,8 @@ def leffa(patcher: ModelPatcher, vae: VAE | None, node: str) -> Leffa:
     """What a node got connected.
 
     Raises:
-        RuntimeError: another model.
-        ValueError: no VAE.
+        RuntimeError: the model is not Leffa's.
+        ValueError: no VAE is connected.
     """
     require_leffa(patcher, node)
     if vae is None:
@@ -128,5 +128,5 @@ def _outputs(
 
 
 def _conditioning(concat: Tensor, references: list[Reference]) -> list[Any]:
-    """In ComfyUI's form; there is no text, so its place holds a zero that nothing looks at."""
+    """In ComfyUI's form; there is no text, so a zero that nothing reads takes its place."""
     return [[torch.zeros(1, 1, 1), {"noise_concat": concat, REFERENCES: tuple(references)}]]

@@ -1,4 +1,4 @@
-"""Body points, as the pose nodes that people already have give them."""
+"""Body points, in the forms that common pose nodes give them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_SHARE = 2.0  # coordinates up to here are shares of the canvas: no body 
 
 
 def frames_of(keypoints: Frame | Sequence[Frame] | None) -> list[Frame | None]:
-    """One frame for each picture: a list as it comes, a single frame as a list of one, or a list of nothing.
+    """One frame for each picture: a list as it comes, a single frame as a list of one, [None] for none.
 
     Raises:
         ValueError: what is connected holds no frames.
@@ -44,7 +44,7 @@ def keypoints_of(frame: Frame, labels: Labels) -> Points:
         (points, 2) x and y in pixels of the map, (0, 0) where a point was not found.
 
     Raises:
-        ValueError: nobody in the frame, none of them on the map, not the points down to the wrists, or no canvas size.
+        ValueError: no person in the frame or on the map, no points as far as the wrists, or no canvas size.
     """
     people = [_points(person) for person in frame.get("people") or []]
     if not people:

@@ -24,7 +24,7 @@ def require_leffa_file(shapes: Shapes, name: str) -> None:
     """Checks that a checkpoint has Leffa's two U-Nets.
 
     Raises:
-        RuntimeError: it has not; names the input channels of what it has instead.
+        RuntimeError: one is missing; names the input channels of what is there instead.
     """
     found = {prefix: shapes.get(f"{prefix}conv_in.weight", (0, 0))[1] for prefix in CHANNELS}
     if found == CHANNELS:
@@ -40,13 +40,13 @@ def require_leffa_file(shapes: Shapes, name: str) -> None:
 
 
 def unet_config(shapes: Shapes) -> dict[str, Any]:
-    """The host's description of a U-Net in diffusers' naming, without the number of heads, which no shape tells.
+    """ComfyUI's description of a U-Net in diffusers' naming, without the number of heads, which shapes do not show.
 
     Args:
         shapes: names without prefix.
 
     Raises:
-        KeyError: a weight that tells the structure is missing.
+        KeyError: a weight that shows the structure is missing.
     """
     width, channels = shapes["conv_in.weight"][:2]
     levels = range(_count(shapes, r"down_blocks\.(\d+)\.resnets"))
@@ -76,7 +76,7 @@ def unet_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def to_host(config: dict[str, Any]) -> dict[str, str]:
-    """Names of a U-Net's weights: diffusers' -> the host's, by the host's own table, without what Leffa leaves out."""
+    """Names of a U-Net's weights: diffusers' -> ComfyUI's, by ComfyUI's own table, without what Leffa leaves out."""
     return {theirs: ours for theirs, ours in comfy.utils.unet_to_diffusers(config).items() if not UNUSED.search(theirs)}
 
 

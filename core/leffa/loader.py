@@ -1,4 +1,4 @@
-"""From a checkpoint's weights to models under the host's memory management."""
+"""From a checkpoint's weights to models under ComfyUI's memory management."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def from_state_dict(
         state_dict: the three parts under their prefixes.
         name: of the file, for messages.
         heads: `num_heads` and `num_head_channels`, where they are not those of the family.
-        disable_dynamic: as in the host's loaders.
+        disable_dynamic: as in ComfyUI's loaders.
 
     Raises:
         RuntimeError: it is no Leffa checkpoint, or not a complete one.
@@ -107,7 +107,7 @@ def _split(state_dict: Weights) -> dict[str, Weights]:
 def _unet(
     weights: Weights, name: str, heads: Mapping[str, int], disable_dynamic: bool
 ) -> comfy.model_patcher.ModelPatcher:
-    """The host's `load_diffusion_model_state_dict` for a U-Net that the host does not know."""
+    """ComfyUI's `load_diffusion_model_state_dict` for a U-Net that ComfyUI does not know."""
     shapes = checkpoint.shapes(weights)
     try:
         unet_config = layout.unet_config(shapes)

@@ -1,4 +1,4 @@
-"""Leffa's models as the host samples and manages them."""
+"""Leffa's models as ComfyUI samples and manages them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class LeffaSampling(ModelSamplingDiscrete, EPS):
-    """The host's, with the start of Leffa's sampler: unit noise at the first timestep, whichever that is."""
+    """ComfyUI's, with the start of Leffa's sampler: unit noise at the first timestep, whichever that is."""
 
     def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
-        """The host does so only when the first timestep is the model's last, which Leffa's schedule never visits."""
+        """ComfyUI does so only when the first timestep is the model's last, which Leffa's schedule never visits."""
         return super().noise_scaling(sigma, noise, latent_image, max_denoise or not latent_image.any())
 
 
@@ -38,7 +38,7 @@ class CONDReferences(CONDConstant):
         return isinstance(other, CONDReferences)
 
     def concat(self, others: list[CONDReferences]) -> list[Reference]:
-        """Row by row, as the host stacks the samples."""
+        """Row by row, as ComfyUI stacks the samples."""
         return [*self.cond, *(reference for other in others for reference in other.cond)]
 
 

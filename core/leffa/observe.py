@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..kernels.attention import AttentionLayer
 from ..patches.attention import AttentionCall
-from ..patches.evaluation import evaluate_once
+from ..patches.single_evaluation import evaluate_once
 from .kernel import attention_flow
 from .reference import REFERENCES
 from .run import OBSERVER

@@ -1,4 +1,4 @@
-"""Human-parsing maps, as the nodes that people already have give them."""
+"""Human-parsing maps, in the forms that common nodes give them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def labels_of(picture: Tensor, data_set: str) -> Labels:
         (H, W) ATR labels.
 
     Raises:
-        ValueError: a colour that stands for no label, labels of the other data set, or no telling which it is.
+        ValueError: a colour that stands for no label, labels of the other data set, or labels that fit both.
     """
     numbers, found = _numbers(to_bytes(picture))
     found = found or data_set_of(numbers)

@@ -1,4 +1,4 @@
-"""What Leffa's model, its patch and its nodes name in common."""
+"""Names that Leffa's model, its patch and its nodes share."""
 
 from __future__ import annotations
 

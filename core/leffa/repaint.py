@@ -43,7 +43,7 @@ def paste_official(picture: Tensor, painted: Tensor, mask: Tensor) -> Tensor:
 def paste_exact(picture: Tensor, painted: Tensor, mask: Tensor) -> Tensor:
     """Pasting with the soft edge inside the mask; every pixel outside is the picture's own, to the bit.
 
-    Arguments and result as of `paste_official`.
+    Arguments and result are those of `paste_official`.
     """
     binary = binary_mask(mask, (picture.shape[1], picture.shape[2]))
     weight = soft_edge(binary).unsqueeze(-1).float()

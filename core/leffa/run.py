@@ -14,6 +14,7 @@ from ..patches.attention import AttentionCall, route_self_attention
 from ..patches.binding import Evaluation, Run
 from ..patches.blocks import Layer
 from ..patches.passes import Asked
+from ..patches.region import require_all_pictures
 from ..patches.schedule import step_of
 from ..patches.unet import self_attention_layers
 from .equal_halves import share_equal_halves
@@ -40,6 +41,8 @@ class LeffaRun(Run):
         self._interval = settings.interval
         entries = [entry for prompts in guider.conds.values() for entry in prompts]
         self._references = {one for entry in entries for one in entry.get(REFERENCES, ())}
+        self._pictures = tuple(noise_shape[:-2])
+        self._differ = any(len(set(entry.get(REFERENCES, ()))) > 1 for entry in entries)
         # By device, because ComfyUI may run the halves side by side: the timestep, and what was seen at it
         self._seen: dict[torch.device, tuple[float, Looks]] = {}
 
@@ -49,7 +52,10 @@ class LeffaRun(Run):
         return [one.latent.unsqueeze(0) for one in self._references]
 
     def evaluation(self, asked: Asked) -> LeffaEvaluation:
-        """Every one looks at the references."""
+        """In every evaluation the references are looked at."""
+        if self._differ:
+            why, cure = "and each of them has a reference of its own", "Give one for all"
+            require_all_pictures(asked, self._pictures, "Leffa", why, cure)
         return LeffaEvaluation(self, asked.options.get(OBSERVER))
 
     def look(self, model: BaseModel, references: Sequence[Reference], sigma: Tensor, schedule: Tensor) -> Looks:

@@ -28,7 +28,7 @@ def official_sigmas(model: ModelPatcher, steps: int) -> Tensor:
     """(steps + 1,) noise levels at these timesteps, and the 0 at which the last step ends.
 
     Raises:
-        RuntimeError: no Leffa model.
+        RuntimeError: the model is not Leffa's.
     """
     require_leffa(model, "LeffaSigmas")
     sampling = model.get_model_object("model_sampling")

@@ -10,7 +10,7 @@ class LeffaSettings:
     """What one sampling node asks for.
 
     Attributes:
-        interval: for how many steps one look at the reference is used; 1 is every step, 0 once for all.
+        interval: how many steps use what one pass of the reference gave; 1 is every step, 0 once for all.
         rescale: whether guidance is rescaled as the published pipeline does it.
     """
 

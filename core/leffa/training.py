@@ -79,23 +79,23 @@ class Batch:
 
 
 class TryOn(nn.Module):
-    """Both U-Nets in float32, and what they cost.
+    """Both U-Nets in float32, with their losses.
 
     Args:
-        sampling: the host's `model_sampling` of Leffa's model.
-        config: the base U-Net's, in the host's form.
-        weights: what each starts from, by the prefixes of a Leffa file, under the host's names.
+        sampling: ComfyUI's `model_sampling` of Leffa's model.
+        config: the base U-Net's, in ComfyUI's form.
+        weights: what each starts from, by the prefixes of a Leffa file, under ComfyUI's names.
     """
 
     def __init__(self, sampling: Any, config: Mapping[str, Any], weights: Mapping[str, Weights]) -> None:
         super().__init__()
         self.settings = Settings()
-        self._sampling = [sampling]  # in a list: its buffers belong to the host's model
+        self._sampling = [sampling]  # in a list: its buffers belong to ComfyUI's model
         self.generative = trainable(GENERATIVE, config, weights[GENERATIVE])
         self.reference = trainable(REFERENCE, config, weights[REFERENCE])
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """What a batch costs: "loss", and what it is the sum of, "denoising" and, if chosen, "leffa"."""
+        """The losses of a batch: "loss", and its parts "denoising" and, if chosen, "leffa"."""
         noised = Noised(self._sampling[0], batch.target, batch.noise, batch.timesteps, torch.float32)
         layers: list[AttentionLayer] = []
         out = self._predict(noised.entering, noised.timesteps, batch, layers)
@@ -183,7 +183,7 @@ def trainable(part: str, config: Mapping[str, Any], weights: Weights) -> LeffaUN
 
     Args:
         part: GENERATIVE or REFERENCE.
-        config: of the base, in the host's form.
+        config: of the base, in ComfyUI's form.
         weights: of the base; what its first convolution has no inputs for starts from zeros, what it has too many of is
             left out.
     """
@@ -215,7 +215,7 @@ def official(module: TryOn, config: Mapping[str, Any]) -> Weights:
     """What was trained, by its names in the official layout.
 
     Args:
-        config: of the base U-Net, in the host's form.
+        config: of the base U-Net, in ComfyUI's form.
     """
     trained = {GENERATIVE: module.generative.state_dict(), REFERENCE: module.reference.state_dict()}
     return {
@@ -227,16 +227,16 @@ def official(module: TryOn, config: Mapping[str, Any]) -> Weights:
 
 
 def official_names(config: Mapping[str, Any]) -> dict[str, str]:
-    """Names of a U-Net's weights, diffusers' -> the host's, with those that Leffa carries without using them."""
-    # The host's table knows a second name for what is added to the timestep.
+    """Names of a U-Net's weights, diffusers' -> ComfyUI's, with those that Leffa carries without using them."""
+    # ComfyUI's table knows a second name for what is added to the timestep.
     names = comfy.utils.unet_to_diffusers(dict(config)).items()
     return {theirs: ours for theirs, ours in names if not theirs.startswith("class_embedding")}
 
 
 def vae_to_diffusers(weights: Weights) -> Weights:
-    """A VAE's weights by diffusers' names: the host's table the other way round.
+    """A VAE's weights by diffusers' names: ComfyUI's table the other way round.
 
-    A VAE that has not the four levels which that table knows keeps its names; the host reads both.
+    A VAE that has not the four levels which that table knows keeps its names; ComfyUI reads both.
     """
     from comfy.diffusers_convert import convert_vae_state_dict
 
@@ -245,7 +245,7 @@ def vae_to_diffusers(weights: Weights) -> Weights:
     candidates = _diffusers_names()
     renamed = convert_vae_state_dict({name: torch.empty(1, 1) for name in candidates})
     back = dict(zip(renamed, candidates, strict=True))
-    # The host's convolutions of 1 x 1 in the attention are linear layers there.
+    # ComfyUI's convolutions of 1 x 1 in the attention are linear layers there.
     return {
         back.get(name, name): weight[..., 0, 0] if ".attn_1." in name and weight.ndim == 4 else weight
         for name, weight in weights.items()
@@ -253,7 +253,7 @@ def vae_to_diffusers(weights: Weights) -> Weights:
 
 
 def _diffusers_names() -> list[str]:
-    """Names of a VAE of Stable Diffusion in diffusers' present naming, where they differ from the host's."""
+    """Names of a VAE of Stable Diffusion in diffusers' present naming, where they differ from ComfyUI's."""
     parts = ["norm1", "conv1", "norm2", "conv2", "conv_shortcut"]
     modules = [f"{side}.conv_norm_out" for side in ("encoder", "decoder")]
     for side, blocks, scale in (("encoder", "down", 2), ("decoder", "up", 3)):

@@ -1,4 +1,4 @@
-"""Leffa's U-Nets: the host's, less what Leffa does not have."""
+"""Leffa's U-Nets: ComfyUI's, less what Leffa does not have."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class LeffaUNet(UNetModel):
             layer.attn2 = PassThrough()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The host's forward pass, once it is sure that Leffa's conditioning has arrived.
+        """ComfyUI's forward pass, after a check that Leffa's conditioning has arrived.
 
         Raises:
-            RuntimeError: it has not.
+            RuntimeError: it has not arrived.
         """
         if x.shape[1] != self.in_channels:
             raise RuntimeError(

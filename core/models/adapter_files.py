@@ -12,7 +12,7 @@ from torch import Tensor
 from . import checkpoint
 
 OriginT = TypeVar("OriginT")
-WIDEST = 1 << 20  # of what an origin says in numbers
+WIDEST = 1 << 20  # the largest number that an origin may hold
 
 
 def save(weights: dict[str, Tensor], origin: Any, path: str | Path, key: str) -> None:

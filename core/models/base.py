@@ -41,7 +41,7 @@ def fingerprint(model: ModelPatcher) -> str:
     """Tells U-Nets apart by some numbers of each weight; neither the type they are held in nor a LoRA matters."""
     digest = hashlib.sha256()
     for name, weight in sorted(unet_weights(model).items()):
-        # What the host set aside while the model is loaded with a LoRA.
+        # ComfyUI keeps the weights without the LoRA there while the model is loaded with it.
         original = model.backup[PREFIX + name].weight if PREFIX + name in model.backup else weight
         flat = original.detach().flatten()
         chosen = flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].cpu().to(torch.bfloat16)
@@ -51,7 +51,7 @@ def fingerprint(model: ModelPatcher) -> str:
 
 
 def managed(model: ModelPatcher, network: nn.Module) -> ModelPatcher:
-    """A network that only infers, loaded and offloaded by the host as the model is."""
+    """A network that only infers, loaded and offloaded by ComfyUI as the model is."""
     network.eval().requires_grad_(False)
     return comfy.model_patcher.CoreModelPatcher(
         network, load_device=model.load_device, offload_device=model.offload_device
@@ -62,13 +62,13 @@ def require_base(model: ModelPatcher, family: str, trained_for: tuple[str, str],
     """Checks that an adapter is used with a model like the one it was trained for.
 
     Args:
-        family: the host's name of the model's.
+        family: ComfyUI's name of the model's family.
         trained_for: that name, and the fingerprint, of the model it was trained for.
-        adapter: of whom the messages speak, for example "The adapter of 'dog'".
+        adapter: the subject of the messages, for example "The adapter of 'dog'".
         doubt: what another model of the family may do, for the warning in the log.
 
     Raises:
-        RuntimeError: it was trained for another family.
+        RuntimeError: the adapter was trained for another family.
     """
     if trained_for[0] != family:
         raise RuntimeError(

@@ -37,7 +37,7 @@ def load(path: str | Path) -> dict[str, Tensor]:
         raise _unreadable(name) from error
     except (FileNotFoundError, PermissionError):
         raise
-    except (AttributeError, TypeError) as error:  # the host looked for names in something that has none
+    except (AttributeError, TypeError) as error:  # ComfyUI looked for names in something that has none
         raise _no_weights(name) from error
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         raise _unreadable(name) from error
@@ -117,10 +117,10 @@ def shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def require_floats(state_dict: Mapping[str, Tensor], what: str) -> None:
-    """Refuses whole numbers, truth values and complex numbers where weights are needed.
+    """Refuses integers, booleans and complex numbers where weights are needed.
 
     Raises:
-        RuntimeError: some tensor holds them; one sentence names the first.
+        RuntimeError: a tensor holds them; names the first.
     """
     for name, tensor in state_dict.items():
         if not tensor.is_floating_point():
@@ -134,7 +134,7 @@ def check(found: Shapes, expected: Shapes, what: str, is_optional: Callable[[str
     Args:
         found: what a file has.
         expected: what the network needs.
-        what: of whom the sentence speaks, for example "virtual_tryon.pth".
+        what: the subject of the sentence, for example "virtual_tryon.pth".
         is_optional: names that may be there although nothing needs them.
 
     Raises:

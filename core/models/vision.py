@@ -1,4 +1,4 @@
-"""Patch features of the host's vision encoders, from any layer and at any resolution."""
+"""Patch features of ComfyUI's vision encoders, from any layer and at any resolution."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torch.nn import functional as F
 
 from ..kernels import grid
 
-# How a picture that is not square meets the encoder's square.
+# How a picture that is not square is fitted to the encoder's square.
 FITS = grid.FITS
 RESOLUTIONS = {"native": 1.0, "1.5x": 1.5, "2x": 2.0, "3x": 3.0, "4x": 4.0}
-# Squares that go through the encoder at once, and between two looks at the cancel button.
+# Squares that go through the encoder at once; between them the cancel button is checked.
 CHUNK = 8
 
 
 class PatchEncoder:
-    """A CLIP_VISION of the host, read patch by patch."""
+    """A CLIP_VISION of ComfyUI, read patch by patch."""
 
     def __init__(self, clip_vision: Any, layer: int, fit: str = grid.STRETCH, resolution: str = "native") -> None:
         """Takes what CLIPVisionLoader gives.
@@ -36,7 +36,7 @@ class PatchEncoder:
             resolution: one of RESOLUTIONS, against the one the encoder was made for.
 
         Raises:
-            RuntimeError: an encoder of another kind.
+            RuntimeError: the encoder is of another kind.
             ValueError: the encoder has no such block.
         """
         kind = type(clip_vision.model)
@@ -113,7 +113,7 @@ def _read_clip(model: Any, pixels: Tensor, layer: int) -> Tensor:
 
 
 def _embed_clip(embed: Any, pixels: Tensor) -> Tensor:
-    """The host's CLIP and SigLIP embeddings, but for pictures of any size."""
+    """ComfyUI's CLIP and SigLIP embeddings, but for pictures of any size."""
     patches = embed.patch_embedding(pixels)
     positions = cast_to_input(embed.position_embedding.weight, patches)
     special = 0 if embed.class_embedding is None else 1

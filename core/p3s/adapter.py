@@ -1,4 +1,4 @@
-"""Adapters: a network under the host's management, and its weights with where they come from."""
+"""Adapters: a network under ComfyUI's management, and its weights with where they come from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Origin:
     """What an adapter was made for.
 
     Attributes:
-        family: the host's name of the base model's family.
+        family: ComfyUI's name of the base model's family.
         base: fingerprint of the base model.
         vision_width: of the vision encoder's tokens.
         identifier, class_word: how a prompt names the subject.
@@ -69,7 +69,7 @@ def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> Mode
     """The network of a trained adapter, to be used with a model; shares the adapter's tensors.
 
     Args:
-        family: the host's name of the model's.
+        family: ComfyUI's name of the model's family.
 
     Raises:
         RuntimeError: it was trained for another family, or its weights do not fit the model.

@@ -1,4 +1,4 @@
-"""What the trained part of P3S hands to the part that injects."""
+"""What the trained network of P3S gives to the injection."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from typing import Any
 from ..patches.blocks import Block
 from .features import Layer
 
-Config = dict[str, Any]  # of a U-Net, in the host's form
+Config = dict[str, Any]  # of a U-Net, in ComfyUI's form
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def simplified(config: Config) -> Config:
         **config,
         "num_res_blocks": [1] * len(residual),
         "transformer_depth": [depths[0] for depths in down],
-        # The host lists a level's blocks backwards.
+        # ComfyUI lists a level's blocks backwards.
         "transformer_depth_output": [depth for depths in up for depth in (depths[-1], depths[0])],
     }
 

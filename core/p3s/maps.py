@@ -27,7 +27,7 @@ class CrossMaps:
         self._entered: dict[Layer, tuple[Tensor, Tensor]] = {}
 
     def see(self, n: Tensor, context: Tensor, value: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-        """An `attn2_patch` of the host."""
+        """An `attn2_patch` of ComfyUI."""
         layer = options["block"], options["block_index"]
         if layer in self._wanted:
             self._entered[layer] = n, context

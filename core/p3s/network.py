@@ -23,7 +23,7 @@ class ReferenceEncoder(nn.Module):
     Args:
         channels: of the latent.
         vision_width: of the vision encoder's tokens.
-        operations: as in the host's modules.
+        operations: as in ComfyUI's modules.
         **placed: dtype and device.
     """
 
@@ -40,7 +40,7 @@ class ReferenceEncoder(nn.Module):
         Args:
             latent: I', (G, c, h, w).
             vision: c_s, (G, L, vision_width).
-            options: the host's transformer_options, for an override of its attention.
+            options: ComfyUI's transformer_options, for an override of its attention.
         """
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -56,9 +56,9 @@ class P3SNetwork(nn.Module):
     The zero convolutions are linear layers: on tokens, that is what a convolution of 1 x 1 is.
 
     Args:
-        config: of the frozen U-Net, in the host's form.
+        config: of the frozen U-Net, in ComfyUI's form.
         vision_width: of the vision encoder's tokens.
-        operations: as in the host's modules.
+        operations: as in ComfyUI's modules.
         **placed: dtype and device.
     """
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
+from comfy.patcher_extension import WrapperExecutor
+from torch import Tensor, nn
 
 from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, route_self_attention
@@ -19,10 +20,11 @@ from ..patches.reference_pass import Recording, ReferencePass
 from ..patches.region import require_all_pictures
 from ..patches.schedule import NoiseRange
 from .kernel import injected, on_grid
-from .settings import KEY, NODE, P3SSettings
-from .trained import AdapterEvaluation
+from .settings import KEY, NODE, Adapter, P3SSettings
+from .trained import ReadByAdapter, with_cross
 
 if TYPE_CHECKING:
+    from comfy.model_base import BaseModel
     from comfy.samplers import CFGGuider
 
 TIME_DIGITS = 6  # how finely a noise level is placed on the schedule
@@ -65,8 +67,8 @@ class P3SRun(Run):
             (network,) = asked.model.current_patcher.get_additional_models_with_key(KEY)
             return AdapterEvaluation(self, asked.model, self.settings.adapter, network.model, epsilon)
         if self.prompts_each > 1:
-            why = "and each picture has a prompt of its own. Give one prompt for all, or remove that node."
-            require_all_pictures(asked, self._pictures, NODE, why)
+            why, cure = "and each picture has a prompt of its own", "Give one prompt for all"
+            require_all_pictures(asked, self._pictures, NODE, why, cure)
         recording = Recording(self._reference, self.blocks, self._attentions, NODE)
         self._reference.run(asked, recording)
         return self.injecting(ReadByModel(recording.bank), epsilon)
@@ -184,6 +186,37 @@ class P3SEvaluation(Evaluation):
         if self._run is not None:
             self._run.acted.add(call.block)
         return call.attend(call.q, keys.flatten(0, 1), values.flatten(0, 1))
+
+
+class AdapterEvaluation(Evaluation):
+    """One evaluation of the sampler: before each forward pass, the adapter reads the reference for its halves.
+
+    Args:
+        adapter: with its network loaded.
+        epsilon: weight of the injection.
+    """
+
+    def __init__(self, run: P3SRun, model: BaseModel, adapter: Adapter, network: nn.Module, epsilon: float) -> None:
+        self._run = run
+        self.blocks = run.blocks
+        self._latent = model.process_latent_in(run.settings.reference.samples.float())
+        self._adapter = adapter
+        self._network = network
+        self._epsilon = epsilon
+
+    def forward(self, executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The U-Net's forward pass, with what the adapter reads for the same timestep and text."""
+        timesteps, context, y, control, options = args
+        halves = len(options["cond_or_uncond"])
+        # The pictures of a half have timestep and text in common, unless each has a prompt of its own.
+        read = slice(None, None, len(x) // halves if self._run.prompts_each == 1 else 1)
+        timestep, text, label = timesteps[read], context[read], None if y is None else y[read]
+        latent, vision = (t.to(x).expand(len(timestep), *t.shape[1:]) for t in (self._latent, self._adapter.vision))
+        features = self._network(latent, vision, timestep, text, label)
+        hidden = ReadByAdapter(features, executor.class_obj, self._adapter.identity_at_zero)
+        injecting = self._run.injecting(hidden, self._epsilon)
+        options = with_cross(options, features, self._epsilon)
+        return injecting.forward(executor, x, timesteps, context, y, control, options, **kwargs)
 
 
 def _check_tokens(call: AttentionCall) -> None:

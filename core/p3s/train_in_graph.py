@@ -1,4 +1,4 @@
-"""A training as a node runs it: from pictures to adapter and losses, with previews, and kept if it ends early."""
+"""A training as a node runs it: pictures in, adapter and losses out; what was learnt is kept if it ends early."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Counted(Watch):
     done: list[int] = field(default_factory=list)
 
     def picture(self, step: int) -> Any:
-        """Is asked after each step."""
+        """Called after each step."""
         self.done.append(step)
         return super().picture(step)
 
@@ -116,7 +116,7 @@ def train_in_graph(
 
 
 def _keep(adapter: TrainedAdapter, steps: int, keep: Callable[[TrainedAdapter], str], error: BaseException) -> None:
-    """Keeps what a training has learnt that ends early, and says where in the log and in the error's own message."""
+    """Keeps what a training that ends early has learnt, and says where in the log and in the error's own message."""
     if not steps or not all(weight.isfinite().all() for weight in adapter.weights.values()):
         return
     said = keep(adapter)

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from comfy.patcher_extension import WrapperExecutor
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..patches.attention import AttentionCall, Options
-from ..patches.binding import Evaluation
 from ..patches.unet import self_attention_layers
 from .features import FeaturesOf
 from .kernel import nonzero_tokens, on_grid
-from .settings import Adapter
-
-if TYPE_CHECKING:
-    from comfy.model_base import BaseModel
-
-    from .run import P3SRun
 
 
 class ReadByAdapter:
@@ -45,37 +35,6 @@ class ReadByAdapter:
     def used(self, call: AttentionCall) -> Tensor | None:
         """Those that are not zero, if so chosen."""
         return nonzero_tokens(self._features[call.block, call.depth].hidden) if self._identity_at_zero else None
-
-
-class AdapterEvaluation(Evaluation):
-    """One evaluation of the sampler: before each forward pass, the adapter reads the reference for its halves.
-
-    Args:
-        adapter: with its network loaded.
-        epsilon: weight of the injection.
-    """
-
-    def __init__(self, run: P3SRun, model: BaseModel, adapter: Adapter, network: nn.Module, epsilon: float) -> None:
-        self._run = run
-        self.blocks = run.blocks
-        self._latent = model.process_latent_in(run.settings.reference.samples.float())
-        self._adapter = adapter
-        self._network = network
-        self._epsilon = epsilon
-
-    def forward(self, executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The U-Net's forward pass, with what the adapter reads for the same timestep and text."""
-        timesteps, context, y, control, options = args
-        halves = len(options["cond_or_uncond"])
-        # The pictures of a half have timestep and text in common, unless each has a prompt of its own.
-        read = slice(None, None, len(x) // halves if self._run.prompts_each == 1 else 1)
-        timestep, text, label = timesteps[read], context[read], None if y is None else y[read]
-        latent, vision = (t.to(x).expand(len(timestep), *t.shape[1:]) for t in (self._latent, self._adapter.vision))
-        features = self._network(latent, vision, timestep, text, label)
-        hidden = ReadByAdapter(features, executor.class_obj, self._adapter.identity_at_zero)
-        injecting = self._run.injecting(hidden, self._epsilon)
-        options = with_cross(options, features, self._epsilon)
-        return injecting.forward(executor, x, timesteps, context, y, control, options, **kwargs)
 
 
 def with_cross(options: Options, features: FeaturesOf, epsilon: float) -> Options:

@@ -133,7 +133,7 @@ class Inputs:
 
 
 class Objective(nn.Module):
-    """An adapter's network around the frozen U-Net, and what it costs; outside of the host's inference mode.
+    """An adapter's network around the frozen U-Net, with its losses; outside of ComfyUI's inference mode.
 
     Injection is Eq. 7 with tokens of zeros among the keys and eps_t = 1: the schedule belongs to inference.
 
@@ -161,7 +161,7 @@ class Objective(nn.Module):
         self._unet = [frozen_copy(model, torch.bfloat16 if mixed else torch.float32)]
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
-        """What a batch costs: "loss", the sum of "denoising", L_LDM, and gamma times "consistency", L_ac."""
+        """The losses of a batch: "loss", the sum of "denoising", L_LDM, and gamma times "consistency", L_ac."""
         noised = Noised(self._sampling[0], inputs.targets, inputs.noise, inputs.timesteps, self.dtype)
         # From the end: with "last" only the frozen U-Net's last layer and the one of the copy that feeds it.
         pairs = list(self.network.feeds.items())
@@ -210,7 +210,7 @@ class Objective(nn.Module):
 
 
 class Trainer:
-    """Trains an adapter's network on pictures of one size; must be made and used outside of the host's inference mode.
+    """Trains an adapter's network on pictures of one size; must be made and used outside of ComfyUI's inference mode.
 
     Args:
         model: the base model; it is not touched.
@@ -250,7 +250,7 @@ class Trainer:
         return losses
 
     def losses(self, batch: Batch) -> Losses:
-        """What a batch costs."""
+        """The losses of a batch."""
         pictures, one = self._pictures, slice(batch.reference, batch.reference + 1)
         prompts = [pictures.empty if drop else pictures.prompt for drop in batch.dropped.tolist()]
         ys = [prompt.y for prompt in prompts if prompt.y is not None]
@@ -274,9 +274,9 @@ class Watch:
     """What is done while a training runs.
 
     Attributes:
-        preview: makes a picture for the host's progress bar, in the host's form; None shows none.
+        preview: makes a picture for ComfyUI's progress bar, in ComfyUI's form; None shows none.
         every: steps from one preview to the next.
-        interrupted: called when the training is cancelled, before the host is told.
+        interrupted: called when the training is cancelled, before ComfyUI learns of it.
     """
 
     preview: Callable[[], Any] | None = None
@@ -300,7 +300,7 @@ def train(trainer: Trainer, watch: Watch) -> list[tuple[float, float]]:
         L_LDM and L_ac of each step.
 
     Raises:
-        RuntimeError: a loss is not a number any more.
+        RuntimeError: a loss became infinite or not a number.
     """
     settings, history = trainer.settings, list[tuple[float, float]]()
     generator = torch.Generator().manual_seed(settings.seed)

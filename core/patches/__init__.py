@@ -1,1 +1,1 @@
-"""The thin layer between the kernels and ComfyUI's ModelPatcher."""
+"""What binds the methods to ComfyUI's ModelPatcher and sampling, written once for all of them."""

@@ -38,20 +38,20 @@ class KeyValueBank:
 
     Args:
         node: for messages.
-        share_conditional: whether a half without a recording of its own uses that of another.
+        share_conditional: whether a half of the guidance without a recording of its own uses that of the other.
 
     Attributes:
-        dropped: blocks that were there and gave way to others.
+        dropped: blocks that were recorded and then dropped to make room.
     """
 
     def __init__(self, node: str, share_conditional: bool = False) -> None:
         self.dropped: frozenset[Block] = frozenset()
         self._node = node
-        self._is_shared = share_conditional
+        self._share_conditional = share_conditional
         self._records: dict[Layer, list[Record]] = {}
 
     def store(self, layer: Layer, record: Record) -> None:
-        """Keeps a record; the host may need several forward passes for all chunks."""
+        """Keeps a record; ComfyUI may need several forward passes for all chunks."""
         self._records.setdefault(layer, []).append(record)
 
     def grid(self, layer: Layer) -> tuple[int, int]:
@@ -82,12 +82,12 @@ class KeyValueBank:
 
     @property
     def blocks(self) -> set[Block]:
-        """The blocks of which there is anything."""
+        """The blocks that are recorded."""
         return {block for block, _ in self._records}
 
     @property
     def halves(self) -> set[int]:
-        """The halves that are there: the first number of the chunks."""
+        """The recorded halves of the guidance: the first number of the chunks."""
         return {half for records in self._records.values() for record in records for half, _ in record.chunks}
 
     def add(self, other: KeyValueBank, rename: Rename, move: Callable[[Tensor], Tensor] = lambda part: part) -> None:
@@ -98,13 +98,13 @@ class KeyValueBank:
                 self.store(layer, Record(chunks, record.grid, [(move(k), move(v)) for k, v in record.pairs]))
 
     def drop(self, blocks: frozenset[Block]) -> None:
-        """Lets go of some blocks."""
+        """Drops what is recorded of some blocks."""
         self._records = {layer: records for layer, records in self._records.items() if layer[0] not in blocks}
         self.dropped |= blocks
 
     def copied(self, rename: Rename, move: Callable[[Tensor], Tensor] = lambda part: part) -> KeyValueBank:
         """The bank with each tensor put through `move` and each chunk through `rename`."""
-        bank = KeyValueBank(self._node, self._is_shared)
+        bank = KeyValueBank(self._node, self._share_conditional)
         bank.add(self, rename, move)
         bank.dropped = self.dropped
         return bank
@@ -127,10 +127,10 @@ class KeyValueBank:
 
     def _find(self, layer: Layer, chunk: Chunk) -> tuple[Record, int]:
         # The same prompt has the same uuid in both passes. A prompt of the reference's own, or the copy of a
-        # conditioning that the host makes for an area, does not: then the half it belongs to decides.
+        # conditioning that ComfyUI makes for an area, does not: then the half it belongs to decides.
         places = [(record, row) for record in self._records.get(layer, []) for row in range(len(record.chunks))]
         half = [place for place in places if place[0].chunks[place[1]][0] == chunk[0]]
-        if self._is_shared:
+        if self._share_conditional:
             half = half or places
         same = [place for place in half if place[0].chunks[place[1]] == chunk]
         if not half:

@@ -79,13 +79,13 @@ class Run:
         raise NotImplementedError
 
     def served(self, asked: Asked, evaluation: Any) -> None:
-        """Is told that an evaluation is done."""
+        """Called after an evaluation."""
 
     def finish(self) -> None:
-        """Is told that the run came to its end, and may raise where its result cannot be right."""
+        """Called when the run came to its end; raises where its result cannot be right."""
 
     def close(self) -> None:
-        """Lets go of what is held outside of the run, however it ended."""
+        """Called last, however the run ended: frees what is held outside of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +176,8 @@ class Binding:
         asked = Asked(executor, model, conds, x, timestep[:1], model_options)
         evaluation, x = opened.run.evaluation(asked), opened.run.seen(asked)
         if evaluation is None:
+            if evaluation_key(self.key) in options:  # of the picture, around this pass of references
+                model_options = with_state(model_options, {evaluation_key(self.key): None})
             return executor(model, conds, x, timestep, model_options)
         evaluation.pictures = len(x)
         state = {evaluation_key(self.key): evaluation}
@@ -213,7 +215,7 @@ class Binding:
 
 
 class _Opened:
-    """A run, with what tells whether it had any effect."""
+    """A run, with the counts that show whether it had any effect."""
 
     def __init__(self, run: Run) -> None:
         run.acted = set()
@@ -227,6 +229,10 @@ class _Opened:
 
         Later ones may lack attentions for a good reason (perturbed guidance, a cached step), the first may not.
         """
+        if is_reference_pass(model_options["transformer_options"]):  # which ends early
+            if not self._evaluations:
+                self.run.acted.clear()
+            return
         self._evaluations += 1
         self._passes += served.passes
         self._rearranger = rearranger(model_options)
@@ -243,7 +249,7 @@ class _Opened:
 
     def require_effect(self, name: str) -> None:
         """Raises:
-        RuntimeError: the method was to act and did not.
+        RuntimeError: there were evaluations to act in, but no attention was changed.
         """
         if self.run.acted or not self._evaluations:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# (kind, number) as the host labels them: "input", "middle", "output" in a U-Net, "double", "single" in a transformer
+# (kind, number) as ComfyUI labels them: "input", "middle", "output" in a U-Net, "double", "single" in a transformer
 Block = tuple[str, int]
 Layer = tuple[Block, int]  # block and number of the transformer layer inside it
 

@@ -1,4 +1,4 @@
-"""What the conditionings of a sampling run are called in every run."""
+"""Names for the conditionings of a sampling run that are the same in every run."""
 
 from __future__ import annotations
 

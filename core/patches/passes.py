@@ -1,4 +1,4 @@
-"""The options of a pass through the model: what it carries, and what it must not meet."""
+"""The options of a pass through the model: what it carries, and which wrappers it must not go through."""
 
 from __future__ import annotations
 

@@ -48,11 +48,11 @@ class Reference:
 
 
 class ReferenceRecorded(Exception):
-    """Ends a pass of references: every key that is needed has been seen."""
+    """Ends a pass of references early: every key that is needed has been recorded."""
 
 
 def until_recorded(executor: Callable[..., Tensor], x: Tensor, *args: Any, channels: int, **kwargs: Any) -> Tensor:
-    """A forward pass that may end early; its prediction is of no use then, so zeros stand for it.
+    """A forward pass that may end early; nobody uses its prediction, so zeros take its place.
 
     Args:
         channels: of the prediction; what enters the model may have more.
@@ -161,7 +161,7 @@ class ReferencePass:
         return self._prompts
 
     def close(self) -> None:
-        """Lets go of what the references' own conditioning holds on the device; ComfyUI does so for the sampler's."""
+        """Frees what the references' own conditioning holds on the device; ComfyUI does so for the sampler's."""
         comfy.sampler_helpers.cleanup_models({"positive": self.own_prompts}, [])
 
     @property

@@ -63,12 +63,13 @@ def _areas(asked: Asked) -> list[Cond]:
     return [entry for entries in asked.conds for entry in entries or () if "area" in entry]
 
 
-def require_all_pictures(asked: Asked, pictures: Sequence[int], method: str, why: str) -> None:
+def require_all_pictures(asked: Asked, pictures: Sequence[int], method: str, why: str, cure: str) -> None:
     """Checks that an evaluation is of all pictures of the batch, or of all frames of the video.
 
     Args:
         pictures: shape of what is sampled without height and width, (B, C, ...).
-        why: they are needed, and what to do: the end of the message.
+        why: they are needed, for the message.
+        cure: what to do about it, for the message.
 
     Raises:
         RuntimeError: it is of a part of them, as with ComfyUI's context windows.
@@ -76,7 +77,8 @@ def require_all_pictures(asked: Asked, pictures: Sequence[int], method: str, why
     # A window of all pictures but one, with one that ComfyUI puts before it, is as long as the whole.
     if tuple(asked.x.shape[:-2]) != tuple(pictures) or "context_window" in asked.options:
         raise RuntimeError(
-            f"{method}: another node (Context Windows) has the model see a part of the batch or video at a time, {why}"
+            f"{method}: another node (Context Windows) has the model see a part of the batch or video at a time, "
+            f"{why}. {cure}, or remove that node."
         )
 
 

@@ -1,4 +1,4 @@
-"""What KSampler does, for nodes that sample inside."""
+"""What KSampler does, for nodes that sample by themselves."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sampled(
     Args:
         latent: (B, C, h, w).
         mask: (1, 1, h, w); None is everywhere.
-        progress: is told of each step.
+        progress: called after each step.
         noise_numbers: which of the seed's noises each sample gets; None is one after the other.
     """
 
@@ -64,7 +64,7 @@ def sampled(
 def sampled_latent(
     model: ModelPatcher, positive: list[Any], negative: list[Any], latent: Mapping[str, Any], sampling: Sampling
 ) -> dict[str, Any]:
-    """KSampler's output for a latent in the host's form: empty ones get the shape that the model needs."""
+    """KSampler's output for a latent in ComfyUI's form: empty ones get the shape that the model needs."""
     ratios = ("downscale_ratio_spacial", "downscale_ratio_temporal")
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *(latent.get(each) for each in ratios))
     mask, numbers = latent.get("noise_mask"), latent.get("batch_index")

@@ -12,7 +12,7 @@ def check_range(start_percent: float, end_percent: float) -> None:
     """Checks that a part of the schedule does not end before it begins.
 
     Raises:
-        ValueError: its end lies before its start.
+        ValueError: the end lies before the start.
     """
     if start_percent > end_percent:
         raise ValueError(f"start_percent ({start_percent:g}) must not be larger than end_percent ({end_percent:g}).")

@@ -1,4 +1,4 @@
-"""What the patches need to know about a U-Net: which family it is and where its self-attentions are."""
+"""A model's family, and where the self-attentions of a U-Net are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def family(model: ModelPatcher) -> str:
-    """The host's name of a model's family, for example "SDXL" or "Flux"."""
+    """ComfyUI's name of a model's family, for example "SDXL" or "Flux"."""
     config = getattr(model.model, "model_config", None)
     return type(config or model.model).__name__
 

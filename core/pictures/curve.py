@@ -1,4 +1,4 @@
-"""Curves of a training as a picture."""
+"""The loss curves of a training, drawn as a picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINES = 4  # of the grid
 
 
 def curves(series: dict[str, list[float]]) -> Tensor:
-    """Draws one panel for each named series, with its smoothed course over the single values.
+    """Draws one panel for each named series, with a smoothed curve over the single values.
 
     Args:
         series: values step by step, at least one each.

@@ -1,7 +1,7 @@
 """The gate for pictures and masks of other nodes: all methods get one form of them, or a sentence says why not.
 
 Other nodes hand over any floating-point type (`--fp16-intermediates` gives float16), bytes, one to four channels, masks
-without a batch, numbers outside of 0 … 1 (resizing by a bicubic filter does that) and numbers that are none.
+without a batch, numbers outside of 0 … 1 (resizing by a bicubic filter does that) and values that are not numbers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def picture(image: Any, name: str) -> Tensor:
             f"{name} is a picture whose numbers go from {low:.3g} to {high:.3g}, but they must lie between 0 and 1. "
             "Scale them to that range."
         )
-    # In one piece, because libraries add up in another order where it is not.
+    # Contiguous, because in another memory layout libraries add up in another order.
     return _clamped(values, low, high).expand(-1, -1, -1, 3).contiguous()
 
 
@@ -52,7 +52,7 @@ def masks(mask: Any, name: str) -> Tensor:
     """A MASK as every method takes it; one that is in this form already comes back as it is.
 
     Args:
-        mask: (B, H, W), (H, W), (B, 1, H, W) or (B, H, W, 1); truth values, floats, or whole numbers up to 1 or 255.
+        mask: (B, H, W), (H, W), (B, 1, H, W) or (B, H, W, 1); booleans, floats, or integers up to 1 or 255.
         name: of the input, for messages.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Conversions between the host's pictures and masks, Pillow's, and the grids of latents."""
+"""Conversions between ComfyUI's pictures and masks, Pillow's, and the grids of latents."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def opencv() -> ModuleType:
     """OpenCV, imported when it is first used, because it would slow down ComfyUI's start.
 
     Raises:
-        RuntimeError: it is not installed.
+        RuntimeError: OpenCV is not installed.
     """
     try:
         import cv2

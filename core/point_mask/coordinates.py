@@ -1,4 +1,4 @@
-"""Points as JSON text, in the form that KJNodes' point editor and the host's SAM3 nodes use."""
+"""Points as JSON text, in the form that KJNodes' point editor and ComfyUI's SAM3 nodes use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Points = list[Point]
 # The names of the inputs, which messages quote.
 POSITIVE, NEGATIVE = "positive_coords", "negative_coords"
 
-# More are no clicks any more, and every point costs time.
+# More do not come from clicks, and every point costs time.
 MOST_POINTS = 1000
 # Beyond any picture, infinity included.
 LARGEST = 1e9
@@ -56,7 +56,7 @@ def for_frames(frames: list[Points], count: int, name: str) -> list[Points]:
     """One list of points for each of `count` pictures; a single list serves all.
 
     Raises:
-        ValueError: as many lists as neither one nor the pictures.
+        ValueError: neither one list nor one for each picture.
     """
     if len(frames) == 1:
         return frames * count
@@ -72,7 +72,7 @@ def require_inside(frames: Sequence[Points], width: int, height: int, name: str)
     """Refuses points that are not on the picture.
 
     Raises:
-        ValueError: lists them, with the size of the picture.
+        ValueError: some points lie outside; lists them, with the size of the picture.
     """
     outside = sorted({(x, y) for points in frames for x, y in points if not (0 <= x < width and 0 <= y < height)})
     if outside:

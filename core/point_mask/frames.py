@@ -1,4 +1,4 @@
-"""Point masks of batches of pictures, with the host's progress bar and cancel button."""
+"""Point masks of batches of pictures, with ComfyUI's progress bar and cancel button."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..patches.bank import KeyValueBank, Rename
 from ..patches.blocks import Block, Layer
 from ..patches.conditionings import Cond
-from ..patches.status import Show, nowhere
+from ..patches.node_text import Show, nowhere
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -39,7 +39,7 @@ class ReferenceCache:
     Args:
         budget: bytes.
         is_half: whether keys and values are kept in float16, which takes half the memory and rounds them.
-        show: tells the user how full it is, besides the log.
+        show: shows on the node how full it is, besides the log.
     """
 
     def __init__(self, budget: int, is_half: bool = False, show: Show = nowhere) -> None:
@@ -96,7 +96,7 @@ class ReferenceCache:
         return bank.copied(lambda chunk: chunk, lambda tensor: tensor.half())
 
     def _drop_old(self) -> None:
-        """Drops what none of the last runs asked for."""
+        """Drops the noise levels that none of the last runs asked for."""
         for place in [place for place in self._banks if self._asked_in[place] <= self._runs - REMEMBERED_RUNS]:
             self.size -= self._banks.pop(place).size
 
@@ -166,13 +166,13 @@ class Identity:
 
 
 class NotComparable(Exception):
-    """Something of which nobody can say whether it changed."""
+    """Something whose changes cannot be detected."""
 
 
 def run_key(
     model: ModelPatcher, model_options: Mapping[str, Any], prompts: Mapping[str, list[Cond]], own: str
 ) -> Hashable:
-    """Everything a reference pass depends on besides its node and its place; None if that cannot be said.
+    """Everything a reference pass depends on besides its node and its place; None if it cannot be told.
 
     Args:
         model: with its weight patches, object patches and wrappers.

@@ -1,8 +1,8 @@
-"""Reference attention, the kernels.
+"""RefDrop (arXiv 2405.17661), the kernels.
 
 Symbols: a forward pass carries G chunks (conditional and unconditional half) of B samples each, stacked in dim 0.
-N query tokens, M reference tokens, C = heads * head size. `Att(Q, K, V)` is handed in as a callable, so that the
-host's own attention function, with whatever override it carries, does the work.
+N query tokens, M reference tokens, C = heads * head size. `Att(Q, K, V)` is handed in as a callable, so that
+ComfyUI's own attention function, with whatever override it carries, does the work.
 """
 
 from __future__ import annotations

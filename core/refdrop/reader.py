@@ -86,7 +86,7 @@ class ReferenceReader:
         return bank
 
     def close(self) -> None:
-        """Lets go of what the reference's own conditioning holds, and reports."""
+        """Frees what the reference's own conditioning holds, and reports."""
         self._passes.close()
         if self._settings.cache is not None:
             self._settings.cache.report()

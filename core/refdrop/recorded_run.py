@@ -12,7 +12,7 @@ from ..patches.attention import Chunk
 from ..patches.bank import KeyValueBank
 from ..patches.blocks import Block
 from ..patches.conditionings import Cond, Conditionings
-from ..patches.status import Show, nowhere
+from ..patches.node_text import Show, nowhere
 from ..patches.unet import family
 from .cache import MIB, Identity
 
@@ -32,7 +32,7 @@ class RecordedRun:
         references: how many of the first pictures of its batch, or frames of its video.
         budget: bytes.
         is_half: whether keys and values are kept in float16.
-        show: tells the user how much it is, besides the log.
+        show: shows on the node how much it is, besides the log.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RecordedRun:
         Args:
             bank: already on the CPU.
             roles: of the evaluation's conditionings.
-            levels: how many noise levels the run has, as far as one can tell.
+            levels: how many noise levels the run is expected to have.
 
         Raises:
             ValueError: the whole run will not fit into the budget.
@@ -120,7 +120,7 @@ class RecordedRun:
         """Checks that a model may be guided by the recording in some of its blocks.
 
         Raises:
-            ValueError: it was made with another model or other weights, or of other blocks.
+            ValueError: the recording was made with another model or other weights, or lacks one of the blocks.
         """
         if self._family != family(model):
             raise ValueError(

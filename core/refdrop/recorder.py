@@ -100,8 +100,8 @@ class RecorderRun(Run):
         known = [role for role in roles if role is not None]
         if len(known) < len(roles) or self._recorded.has(asked.sigma.item(), known):
             return None
-        why = "which cannot be recorded. Remove that node from the model that records."
-        require_all_pictures(asked, self._pictures, NODE, why)
+        why, cure = "which cannot be recorded", "Sample no more than a window holds"
+        require_all_pictures(asked, self._pictures, NODE, why, cure)
         return RecorderEvaluation(self, asked, self._recorded, self._attentions, self._frames, self._size)
 
     def served(self, asked: Asked, evaluation: RecorderEvaluation) -> None:

@@ -88,14 +88,14 @@ class RefDropRun(Run):
     def _require_all_pictures(self, settings: RefDropSettings, asked: Asked) -> None:
         reader = self._readers.get(settings)
         if settings.is_from_batch:
-            why = "so the first of them is another one each time. Connect reference_latent, or remove that node."
+            why, cure = "so the first of them is another one each time", "Connect reference_latent"
         elif settings.mask is not None and len(settings.mask) > 1:
-            why = "and there is a mask for each picture. Give one mask for all, or remove that node."
+            why, cure = "and there is a mask for each picture", "Give one mask for all"
         elif reader is not None and reader.prompts_each > 1:
-            why = "and each picture has a prompt of its own. Give one prompt for all, or remove that node."
+            why, cure = "and each picture has a prompt of its own", "Give one prompt for all"
         else:
             return
-        require_all_pictures(asked, self._pictures, METHOD, why)
+        require_all_pictures(asked, self._pictures, METHOD, why, cure)
 
     def close(self) -> None:
         """Lets go of what the references' own conditioning holds, and reports."""

@@ -30,7 +30,7 @@ class RefDropSettings:
         reference_mask: (1 or R, H, W), what of the references may be attended to; None is all.
         concat: attend to [K_j; K] instead of K_j.
         start_percent, end_percent: part of the sampling schedule, both ends included.
-        reference_every: for how many steps one look at the reference is used.
+        reference_every: how many steps use what one pass of the reference gave.
         share_conditional: the unconditional half follows the conditional pass of the reference too, unlike the paper.
         cache: keeps what is seen of the reference for the next run. All clones of a model share it.
         recorded: an earlier run whose pictures are the references.
@@ -69,20 +69,20 @@ class RefDropSettings:
 
     @property
     def is_off(self) -> bool:
-        """Whether the guide can have no effect, so that the model is better left unpatched."""
+        """Whether the node can have no effect, so that the model is better left unpatched."""
         return self.strength == 0 or not self.blocks or (self.mask is not None and not self.mask.any())
 
 
-def check_total_strength(guides: Sequence[RefDropSettings]) -> None:
-    """Checks that wherever guides meet (same step, same block, same pixel) their strengths sum up to [-1, 1].
+def check_total_strength(every: Sequence[RefDropSettings]) -> None:
+    """Checks that wherever references meet (same step, same block, same pixel) their strengths sum up to [-1, 1].
 
     Raises:
-        ValueError: they do not.
+        ValueError: somewhere the sum leaves [-1, 1].
     """
-    for at in {guide.start_percent for guide in guides}:
-        running = [guide for guide in guides if guide.start_percent <= at <= guide.end_percent]
-        for block in frozenset().union(*(guide.blocks for guide in running)):
-            low, high = _strength_range([guide for guide in running if block in guide.blocks])
+    for at in {each.start_percent for each in every}:
+        running = [each for each in every if each.start_percent <= at <= each.end_percent]
+        for block in frozenset().union(*(each.blocks for each in running)):
+            low, high = _strength_range([each for each in running if block in each.blocks])
             worst = low if -low > high else high
             if abs(worst) > 1 + 1e-5:
                 raise ValueError(
@@ -91,30 +91,30 @@ def check_total_strength(guides: Sequence[RefDropSettings]) -> None:
                 )
 
 
-def _strength_range(guides: Sequence[RefDropSettings]) -> tuple[float, float]:
+def _strength_range(every: Sequence[RefDropSettings]) -> tuple[float, float]:
     """Smallest and largest sum of strengths over the picture."""
-    size = [max(mask.shape[i] for mask in _masks(guides)) for i in (-2, -1)]
+    size = [max(mask.shape[i] for mask in _masks(every)) for i in (-2, -1)]
     total = torch.zeros(1, *size)
-    for guide, mask in zip(guides, _masks(guides), strict=True):
-        total = total + guide.total_strength * to_grid(mask.float(), (size[0], size[1]))
+    for each, mask in zip(every, _masks(every), strict=True):
+        total = total + each.total_strength * to_grid(mask.float(), (size[0], size[1]))
     return total.min().item(), total.max().item()
 
 
-def _masks(guides: Sequence[RefDropSettings]) -> list[Tensor]:
-    return [torch.ones(1, 1, 1) if guide.mask is None else guide.mask for guide in guides]
+def _masks(every: Sequence[RefDropSettings]) -> list[Tensor]:
+    return [torch.ones(1, 1, 1) if each.mask is None else each.mask for each in every]
 
 
-def check_settings(guide: RefDropSettings) -> None:
+def check_settings(settings: RefDropSettings) -> None:
     """Checks what does not need the model.
 
     Raises:
         ValueError: strength is not a number in [-1, 1], or the percentages are the wrong way round.
     """
-    if not math.isfinite(guide.strength) or abs(guide.strength) > 1:
-        raise ValueError(f"strength must be a number between -1 and 1, but is {guide.strength}.")
-    check_range(guide.start_percent, guide.end_percent)
-    if guide.reference_mask is not None:
-        _check_reference_mask(guide.reference_mask, guide.references)
+    if not math.isfinite(settings.strength) or abs(settings.strength) > 1:
+        raise ValueError(f"strength must be a number between -1 and 1, but is {settings.strength}.")
+    check_range(settings.start_percent, settings.end_percent)
+    if settings.reference_mask is not None:
+        _check_reference_mask(settings.reference_mask, settings.references)
 
 
 def _check_reference_mask(mask: Tensor, references: int) -> None:

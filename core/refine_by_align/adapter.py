@@ -26,7 +26,7 @@ class Origin:
     """What an adapter was made for.
 
     Attributes:
-        family: the host's name of the base model's family.
+        family: ComfyUI's name of the base model's family.
         base: fingerprint of the base model.
         vision_width: of the vision encoder's tokens.
         image_size: side of the square that the vision encoder reads, in pixels.
@@ -75,10 +75,10 @@ def trained_weights(network: PatchTokens, unet: Mapping[str, Tensor], model: Mod
 def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> tuple[ModelPatcher, ModelPatcher]:
     """A clone of the model with the adapter's cross-attentions, and the network that makes the tokens for it.
 
-    The host puts the weights in when it loads the clone, as it does with a LoRA, and takes them out for the model.
+    ComfyUI puts the weights in when it loads the clone, as it does with a LoRA, and takes them out for the model.
 
     Args:
-        family: the host's name of the model's.
+        family: ComfyUI's name of the model's family.
 
     Raises:
         RuntimeError: it was trained for another family, or its weights do not fit the model.

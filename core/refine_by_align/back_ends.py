@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from ..patches.attention import Options
 from ..patches.blocks import SKIP_FIRST_OUTPUT, select
-from ..patches.evaluation import other_seed
 from ..patches.reference_pass import Reference
+from ..patches.single_evaluation import other_seed
 from ..patches.unet import family, require_image_unet, self_attention_blocks
 from ..refdrop.settings import RefDropSettings
 from ..refdrop.wrappers import apply_refdrop
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 Encode = Callable[[Tensor], Tensor]
-Prompt = list[Any]  # in the host's form
+Prompt = list[Any]  # in ComfyUI's form
 # A picture (1, H, W, 3) -> its tokens (1, h * w, C), and their grid (h, w).
 Read = Callable[[Tensor], tuple[Tensor, tuple[int, int]]]
 
@@ -105,7 +105,7 @@ class CrossAttention:
     Attributes:
         model: with the cross-attentions that were trained.
         read: the tokens of a picture.
-        encode, positive, node: as of `SelfAttention`; of the prompts all but the text is used.
+        encode, positive, node: as for `SelfAttention`; of the prompts everything but the text is used.
     """
 
     model: ModelPatcher
@@ -127,7 +127,7 @@ class CrossAttention:
         """Tokens of the crop as context, of zeros without guidance.
 
         Note:
-            Strength goes between the two in every layer: it weights the values, with 1 as trained.
+            Strength blends the two in every layer: it multiplies the values, and 1 is as trained.
         """
         tokens, _ = self.read(crop)
         inpainting = inpainted(self.model, self.encode, scene)
@@ -144,7 +144,7 @@ class CrossAttention:
 
 
 def inpainted(model: ModelPatcher, encode: Encode, scene: Scene) -> dict[str, Tensor]:
-    """What a U-Net with inputs for mask and masked picture is given, in the host's form; nothing for any other."""
+    """What a U-Net with inputs for mask and masked picture is given, in ComfyUI's form; nothing for any other."""
     if not model.model.concat_keys:
         return {}
     return {"concat_mask": scene.mask, "concat_latent_image": encode(blanked(scene.picture, scene.mask))}

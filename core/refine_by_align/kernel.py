@@ -40,7 +40,7 @@ def attention_to_reference(layer: AttentionLayer, groups: Tensor, most: int = MO
 def best_matches(layer: AttentionLayer, most: int = MOST) -> Tensor:
     """The reference token that each query attends to most, as a flow field.
 
-    Unlike `flow.attention_flow`, the expectation over the reference, it does not blur two candidates into a place
+    Unlike Leffa's `attention_flow`, the expectation over the reference, it does not blur two candidates into a place
     between them.
 
     Returns:

@@ -15,7 +15,7 @@ class PatchTokens(nn.Module):
     Args:
         vision_width: of the encoder's tokens.
         context_width: of the U-Net's context.
-        operations: as in the host's modules.
+        operations: as in ComfyUI's modules.
         **placed: dtype and device.
 
     Note:

@@ -15,9 +15,9 @@ from ..kernels.attention import AttentionLayer
 from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, Handler, Options, route_self_attention
 from ..patches.blocks import Block, Layer, select_layers
-from ..patches.evaluation import evaluate_once, other_seed
 from ..patches.passes import IS_REFERENCE_PASS, ours
 from ..patches.reference_pass import PICTURE_KEYS, ReferenceRecorded, until_recorded
+from ..patches.single_evaluation import evaluate_once, other_seed
 from ..patches.unet import family, require_image_unet, self_attention_layers
 from .kernel import attention_to_reference
 
@@ -114,9 +114,9 @@ def attention_maps(
     """Maps over the reference of what groups of queries attend to, one for each timestep and layer.
 
     Args:
-        groups: gives the weights (P, h * w) of the queries for a grid (h, w); `kernels.align` has some.
+        groups: gives the weights (P, h * w) of the queries for a grid (h, w), such as `kernel.group_of_mask`.
         reference_mask: (H, W), the keys that may be attended to; None is all.
-        The others: as of `observe`.
+        The others: as for `observe`.
 
     Returns:
         (P, h', w') float32 on the CPU, by timestep and layer. 1 is what even attention gives every key.

@@ -72,7 +72,7 @@ def probe(
     """Observes a picture and a reference once per timestep.
 
     Args:
-        model, positive, look, node: as of `observe`.
+        model, positive, look, node: as for `observe`.
         encode: (1, H, W, 3) -> (1, C, H / 8, W / 8).
         working_size: longer side at which the model sees both, in pixels.
     """

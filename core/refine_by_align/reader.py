@@ -34,7 +34,7 @@ class PatchReader:
 
     Args:
         clip_vision: what CLIPVisionLoader gives.
-        network: a PatchTokens under the host's management.
+        network: a PatchTokens under ComfyUI's management.
         origin: of the adapter.
 
     Raises:

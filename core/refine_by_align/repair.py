@@ -82,7 +82,7 @@ class Repair:
         Args:
             image: (1, H, W, 3).
             crop: (1, h, w, 3), the place in the reference.
-            progress: is told of each step.
+            progress: called after each step.
 
         Returns:
             (1, H, W, 3), equal to image where the artifact's weight is 0.

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..kernels.attention import AttentionLayer
 from ..patches.attention import AttentionCall, Chunk, route_cross_attention
 from ..patches.blocks import Layer
-from ..patches.evaluation import evaluate_once
 from ..patches.reference_pass import ReferenceRecorded
+from ..patches.single_evaluation import evaluate_once
 from ..patches.unet import require_image_unet, self_attention_layers
 from .observe import Groups, Look, Maps, map_of, require_whole, watched
 
@@ -59,7 +59,7 @@ def token_maps(
         model: an image U-Net; stays as it is.
         conditioning: one entry whose text is the tokens of the reference.
         reference_grid: (h, w) of the tokens over the reference.
-        The others: as of `attention_maps`.
+        The others: as for `attention_maps`.
 
     Returns:
         As `attention_maps`.

@@ -146,7 +146,7 @@ class Batch:
 
 
 class Completion(nn.Module):
-    """Learns to complete objects; must be made and used outside of the host's inference mode.
+    """Learns to complete objects; must be made and used outside of ComfyUI's inference mode.
 
     Args:
         model: the base model, whose context is as wide as the network's tokens; it is not touched.
@@ -167,7 +167,7 @@ class Completion(nn.Module):
             weight.requires_grad_(is_cross_attention(name))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """What it costs to complete a batch, "loss"."""
+        """The loss of completing a batch, "loss"."""
         noised = Noised(self._sampling[0], batch.latents, batch.noise, batch.timesteps, torch.float32)
         out = self._predict(noised.entering, noised.timesteps, batch)
         return {"loss": completion_loss(noised.predicted(out), batch.noise, batch.masks)}
@@ -195,7 +195,7 @@ class Preparing:
         model: the base model.
         read: the vision encoder's patches (h, w, width) of a picture (1, H, W, 3).
         encode: the VAE, (1, H, W, 3) -> (1, c, H / 8, W / 8).
-        prompt: what the model is told beside the tokens, in the host's form; its text is not read.
+        prompt: what the model is told beside the tokens, in ComfyUI's form; its text is not read.
     """
 
     def __init__(

@@ -102,7 +102,7 @@ def artifacts(mask: Tensor, work: Work, is_together: bool) -> list[Artifact]:
         is_together: whether separate areas are one artifact.
 
     Returns:
-        None for an empty mask.
+        The areas; an empty list for an empty mask.
     """
     region = mask.numpy() > 0
     if not region.any():

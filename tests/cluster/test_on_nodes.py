@@ -15,8 +15,11 @@ import numpy as np
 import psutil
 import pytest
 from batch.files import digest
+from batch.jobs import Plan
+from batch.overrides import Workflow
+from batch.table import read_table
 from PIL import Image
-from ray_runs import Base, Nodes, Run, alive, kill, parent_of, wait_until
+from ray_runs import STUB_WORKFLOW, Base, Nodes, Run, alive, kill, parent_of, wait_until
 
 from demo_host import demo_host, load_workflow, set_inputs
 from host import host_dir
@@ -137,6 +140,13 @@ def test_inputs_go_by_content_to_a_url(nodes: Nodes, bases: list[Base], tmp_path
         assert made["image"] == f"picture {'ab'[made['seed'] % 2]}"
     uploads = [(entry["pid"], entry["upload"]) for entry in run.entries("upload")]
     assert len(uploads) == len(set(uploads)) <= 4
+    # What a host calls a file does not show in a row's key.
+    assert f"again-{sent}" in {name for _, name in uploads}
+    image = {"image": [[], {"image_upload": True}]}
+    inputs = {"seed": ["INT", {}], "mode": ["STRING", {}], **image}
+    info = {"Stub": {"input": {"required": inputs}, "input_order": {"required": list(inputs)}}}
+    jobs = Plan(Workflow(STUB_WORKFLOW, info), {}, tmp_path).jobs(read_table(tmp_path / "rows.jsonl"))
+    assert {entry["key"] for entry in entries} < {job.key for job in jobs}
     assert list((store / "logs").iterdir())
     wait_until(lambda: not run.hosts())
 

@@ -120,7 +120,7 @@ def test_all_that_a_run_wrote_is_in_the_manifest(host: HeadlessHost, tmp_path: P
     """A training that only saves an adapter among the models, and a probe whose pictures are for its own panel."""
     training = set_inputs(load_workflow("p3s_train"), "ImageScaleToTotalPixels", megapixels=0.01)
     training = set_inputs(training, "P3STrain", epochs=1, preview_every=0, mixed_precision=False)
-    probe = set_inputs(load_workflow("attention_probe"), "AttentionProbe", working_size=64)
+    probe = set_inputs(load_workflow("attention_probe"), "AttentionProbe", working_size=128)
     records = {}
     for name, workflow, column in (
         ("train", what_it_needs(training, "P3SSave"), "P3STrain.seed"),

@@ -175,10 +175,10 @@ def test_the_second_picture_comes_from_the_cache() -> None:
         patched = apply(model("sd15"), reference_latent=reference(), cache_precision=precision)
         first = sample(patched, noise, *prompts)
         pictures[precision] = sample(patched, noise, *prompts)
-        assert torch.equal(pictures[precision], first) == (precision == "model")
+        assert torch.equal(pictures[precision], first)  # rounded from the start, where it rounds
     uncached = sample(apply(model("sd15"), reference_latent=reference(), cache_mib=0), noise, *prompts)
     assert torch.equal(pictures["model"], uncached)
-    assert distance(pictures["float16"], uncached) < 1e-3
+    assert 0 < distance(pictures["float16"], uncached) < 1e-3
 
 
 def test_each_widget_has_its_effect() -> None:

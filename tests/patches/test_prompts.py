@@ -51,9 +51,8 @@ METHODS: dict[str, Callable[[Any, str], Any]] = {
         patcher, P3SSettings(Reference(latent(1, 4, 6, 10), None, 5), subject_mask=torch.eye(12)[None])
     ),
 }
-CASES = [
-    (family, name) for name in METHODS for family in ("sd15", "flux", "wan21") if name != "P3S" or family == "sd15"
-]
+FAMILIES_OF = {"P3S": ["sd15"], "own prompt": ["flux"], "shared": ["sd15"], "concat": ["sd15", "flux"]}
+CASES = [(family, name) for name in METHODS for family in FAMILIES_OF.get(name, ["sd15", "flux", "wan21"])]
 
 
 @pytest.mark.parametrize(("family", "method"), CASES)

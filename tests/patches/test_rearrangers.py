@@ -9,6 +9,7 @@ from typing import Any
 import comfy.samplers
 import pytest
 import torch
+import tryon
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
@@ -280,6 +281,31 @@ def test_context_windows_and_the_other_methods() -> None:
         # Every picture is computed alone, so windows only round differently.
         want = run("sd15", method(patcher), noise=noise, steps=2)
         assert distance(run("sd15", context_windows(method(patcher), 3), noise=noise, steps=2), want) < 1e-4
+
+
+def test_a_style_that_is_limited_to_a_place_stays_out_of_the_reference() -> None:
+    """Without a mask it belongs to the model, and the reference has it too."""
+    patcher, mask = tiny_model("sd15"), torch.eye(9)[None]
+    replayed = RefDropSettings(0.5, blocks_of(patcher), recorded=recorded("sd15", OTHER_SIZE))
+    want = run("sd15", styled(apply_refdrop(patcher, replayed), mask=mask))
+    for both in (
+        styled(refdrop(patcher, "sd15", OTHER_SIZE), mask=mask),
+        refdrop(styled(patcher, mask=mask), "sd15", OTHER_SIZE),
+    ):
+        assert torch.equal(run("sd15", both), want)
+
+
+def test_context_windows_and_leffa() -> None:
+    """One garment serves every window; of several, a window could not tell its own."""
+    persons, garments = tryon.picture(4, 64, 48, seed=1), tryon.picture(4, 48, 48, seed=2)
+
+    def pictures(garment: Tensor, length: int) -> Tensor:
+        patcher, *rest = tryon.try_on(tryon.model(), image=persons, garment_image=garment)
+        return tryon.sample((context_windows(patcher, length), *rest), steps=1)
+
+    assert distance(pictures(garments[:1], 2), pictures(garments[:1], 4)) < 1e-4
+    with pytest.raises(RuntimeError, match=r"Leffa: another node \(Context Windows\).*a reference of its own"):
+        pictures(garments, 2)
 
 
 def test_a_mask_names_what_shows_the_model_a_part_of_the_picture() -> None:

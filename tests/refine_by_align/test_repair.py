@@ -16,8 +16,8 @@ from comfy.model_patcher import ModelPatcher
 from naive import HiddenStates, labelled_layers
 from PIL import Image
 from refattention.core.patches.blocks import Layer, select_layers
-from refattention.core.patches.evaluation import evaluate_once
 from refattention.core.patches.reference_pass import Reference
+from refattention.core.patches.single_evaluation import evaluate_once
 from refattention.core.patches.unet import self_attention_layers
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop

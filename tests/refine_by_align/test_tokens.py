@@ -9,7 +9,7 @@ import oracle
 import pytest
 import torch
 from refattention.core.patches.blocks import Layer
-from refattention.core.patches.evaluation import evaluate_once
+from refattention.core.patches.single_evaluation import evaluate_once
 from refattention.core.patches.unet import self_attention_layers
 from refattention.core.refine_by_align.back_ends import CrossAttention, Scene, blanked
 from refattention.core.refine_by_align.kernel import group_of_mask

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from refattention.core.leffa import body_map
+from torch import Tensor
 from training_support import EXTENSION, base_file, blob, config_file, save_picture
 
 SIZE = 64, 48  # height, width
@@ -22,7 +24,7 @@ def people(folder: Path, count: int = 8) -> Path:
         person, garment = blob(2 * number, SIZE), blob(2 * number + 1, SIZE)
         save_picture(folder / f"person{number}.png", torch.where(hole[..., None] > 0, garment, person))
         save_picture(folder / f"garment{number}.png", garment)
-        save_picture(folder / f"body{number}.png", blob(100 + number, SIZE))
+        save_picture(folder / f"body{number}.png", body(number))
         row = {"person": f"person{number}.png", "reference": f"garment{number}.png", "mask": "mask.png"}
         rows.append({**row, "densepose": f"body{number}.png"})
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -44,3 +46,10 @@ def leffa_config(folder: Path, **tables: Any) -> Path:
         **tables,
     }
     return config_file(folder, **{**settings, "train": {**train, **tables.get("train", {})}})
+
+
+def body(seed: int) -> Tensor:
+    """A DensePose picture of random parts, (H, W, 3)."""
+    parts = (blob(100 + seed, SIZE)[..., 0] * 24).round().clamp(0, 24).to(torch.uint8)
+    drawn = body_map.draw(body_map.BodyMap(parts.numpy()), body_map.PARULA)
+    return torch.from_numpy(drawn) / 255

@@ -5,28 +5,48 @@ python ray_nodes.py NODE_ENVIRONMENT(JSON)... ; prints the address, then obeys l
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sys
+from typing import Any
 
 from ray.cluster_utils import Cluster
 
 MEMORY = 80 << 20
+TRIES = 3
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def add(cluster: Cluster, **options: Any) -> Any:
+    """A node more. Ray gives a node 30 seconds to start, which a busy machine may exceed."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(Exception):
+            return cluster.add_node(**options)
+    return cluster.add_node(**options)
 
 
 def main(environments: list[str]) -> None:
     first, *others = (json.loads(each) for each in environments)
     options = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={**options, "env_vars": first})
+    cluster = Cluster()
     try:
-        nodes = [cluster.head_node]
-        nodes += [cluster.add_node(**options, env_vars=each) for each in others]
+        # Its usual port may be that of another cluster on this machine, even though this one has no dashboard.
+        nodes = [add(cluster, **options, env_vars=first, dashboard_port=free_port())]
+        nodes += [add(cluster, **options, env_vars=each) for each in others]
         print(cluster.address, flush=True)
         for line in sys.stdin:
             what, _, rest = line.strip().partition(" ")
             if what == "remove":
                 cluster.remove_node(nodes[int(rest)], allow_graceful=False)
             else:
-                nodes.append(cluster.add_node(**options, env_vars=json.loads(rest)))
+                nodes.append(add(cluster, **options, env_vars=json.loads(rest)))
             print("done", flush=True)
     finally:
         cluster.shutdown()

@@ -22,8 +22,9 @@ def listed(folder: Path, lines: list[dict[str, Any]]) -> str:
 
 
 def scores(folder: Path, *arguments: str) -> dict[str, Any]:
-    assert evaluate.main([*arguments, "--output", str(folder / "scores.json")]) == 0
-    return json.loads((folder / "scores.json").read_text())["scores"]
+    target = folder / f"scores_{len(list(folder.iterdir()))}.json"
+    assert evaluate.main([*arguments, "--output", str(target)]) == 0
+    return json.loads(target.read_text())["scores"]
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +138,11 @@ def test_scores_by_clip_need_one(tmp_path: Path, capsys: pytest.CaptureFixture[s
     line = {"result": "0.png", "reference": "0.png", "prompt": "a"}
     assert evaluate.main(["style", listed(tmp_path, [line])]) == 2
     assert "Name the folder of one by --clip" in capsys.readouterr().err
+
+
+def test_scores_are_written_over_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photo.png").write_text("mine")
+    command = ["alignment", str(tmp_path / "list.jsonl"), "--output", str(tmp_path / "photo.png")]
+    assert evaluate.main(command) == evaluate.USAGE
+    assert "photo.png exists already" in capsys.readouterr().err
+    assert (tmp_path / "photo.png").read_text() == "mine"

@@ -28,7 +28,7 @@ CALLS = set(
 OWN = "only what this command made itself, in a folder or under a name of its own"
 NEW = "exclusive: it fails if there is something of that name"
 WRITES: dict[str, dict[str, str]] = {
-    "tools/batch/attempt.py": {"open": NEW, "dump": "into that file"},
+    "tools/batch/attempt.py": {"open": NEW},
     "tools/batch/client.py": {"open": NEW},
     "tools/batch/files.py": {"open": NEW, "link": NEW, "replace": OWN, "unlink": OWN, "os.open": NEW},
     "tools/batch/hosts.py": {"open": NEW, "dump": "into that file", "unlink": "the note, which was read and is ours"},
@@ -42,7 +42,7 @@ WRITES: dict[str, dict[str, str]] = {
     "tools/cluster/fingerprint.py": {"mkdir": OWN, "FileLock": OWN, "write_text": OWN, "replace": "its own cache"},
     "tools/cluster/guard.py": {"rmtree": "the scratch folder that the worker made"},
     "tools/cluster/host.py": {"mkdtemp": OWN, "rmtree": OWN, "unlink": "in its own scratch folder"},
-    "tools/cluster/objects.py": {"open": NEW, "mkdtemp": OWN, "rmtree": OWN, "unlink": OWN, "rmdir": OWN},
+    "tools/cluster/objects.py": {"open": NEW, "mkdtemp": OWN, "rmtree": OWN, "unlink": OWN, "rmdir": OWN, "mkdir": OWN},
     "tools/cluster/places.py": {
         "mkdir": OWN,
         "write_text": OWN,
@@ -50,6 +50,7 @@ WRITES: dict[str, dict[str, str]] = {
         "os.open": "reads a folder, to flush it",
     },
     "tools/cluster/results.py": {"rmtree": OWN, "rename": OWN, "unlink": OWN},
+    "tools/evaluate.py": {"new_file": NEW},
     "tools/host_process.py": {"write_text": "a counter of the kernel"},
     "tools/run_workflow.py": {"TemporaryDirectory": OWN},
     "tools/training/data.py": {"mkdir": OWN, "write_text": "its own cache, and a folder that was asked for"},

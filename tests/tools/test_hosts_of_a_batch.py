@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 import run_workflow
 from aiohttp import web
-from batch import client
+from batch import client, run
 from batch.hosts import HostMissing, OwnHost
+from batch.jobs import Job
+from batch.ledger import Ledger, Record
+from batch.table import Row
 from stub_host import INFO, PROMPT, StubHost, image
 
 
@@ -69,6 +73,46 @@ def test_row_with_an_answer_that_no_host_gives_fails_and_the_others_go_on(
         f"results/good/{name}" for name in ("fine.png", "outputs.json", "prompt.json")
     ]
     assert not [path for path in kept if not path.startswith(("results/", "t.csv", "workflow.json"))]
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [300, 900])
+def test_what_is_nested_too_deeply_to_be_written_fails_one_row(host: StubHost, tmp_path: Path, depth: int) -> None:
+    answer = {"2": {"images": nested(depth)}}
+
+    async def deep(request: web.Request) -> web.Response | None:
+        entry = {"status": {"status_str": "success"}, "outputs": answer}
+        if len(host.queued) != 1:
+            return None
+        return web.Response(text=json.dumps({request.path.rpartition("/")[2]: entry}))
+
+    host.routes["/history/"] = deep
+    folder = Folder(tmp_path, "bad", "good")
+    assert folder.run(host) in (0, 1) and folder.states()["good"] == "done"
+
+
+def test_long_names_and_long_reasons(host: StubHost, tmp_path: Path) -> None:
+    twice = [{"filename": "x" * 251 + ".png", "subfolder": each} for each in "ab"]
+    host.outputs = lambda text: {"2": {"images": twice}}
+    folder = Folder(tmp_path, "twice")
+    assert folder.run(host) == 0
+    assert sorted(map(len, folder.records()[0]["files"])) == [255, 255]
+
+    async def refuses(_: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "\x1b[2J" + "x" * 1_000_000}}, status=400)
+
+    host.routes["/prompt"] = refuses
+    (tmp_path / "other").mkdir()
+    folder = Folder(tmp_path / "other", "refused")
+    assert folder.run(host) == 1
+    error = folder.records()[0]["error"]
+    assert len(error) <= 10_000 and "\x1b" not in error
 
 
 @pytest.mark.parametrize(
@@ -184,6 +228,34 @@ def test_row_that_takes_too_long_is_cancelled_and_the_next_begins(host: StubHost
     assert folder.states() == {"slow": "failed", "quick": "done"}
     slow = folder.records()[0]
     assert slow["error"] == "It took longer than 1 s." and slow["attempts"] == 2 and len(host.cancelled) == 2
+
+
+def test_own_host_that_does_not_let_go_of_a_row_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And started anew for the next attempt; another's host is left alone."""
+    monkeypatch.setattr(run, "LET_GO_SECONDS", 0.5)
+    ended: list[str] = []
+
+    async def one_row() -> Record:
+        with StubHost() as stub:
+            stub.hold = lambda text: True
+
+            async def deaf(request: web.Request) -> web.Response | None:
+                return web.json_response({}) if request.method == "POST" else None
+
+            stub.routes["/queue"] = deaf
+            with Ledger(tmp_path / "results", {"workflow_sha256": "w"}) as ledger:
+                async with client.Client(stub.url, ledger.run) as each:
+
+                    async def revive() -> None:
+                        pass
+
+                    host = run.Host(each, revive, lambda: ended.append("ended"))
+                    batch = run.Batch([host], ledger, INFO, run.Limits(retries=0, row_seconds=0.5))
+                    job = Job("key-1", Row(1, "a", {}), PROMPT)
+                    await batch.run(iter([job]), 1)
+                    return ledger.last["key-1"]
+
+    assert asyncio.run(one_row())["error"] == "It took longer than 0.5 s." and ended == ["ended"]
 
 
 def test_rows_are_shared_among_hosts_and_go_on_without_one_that_is_gone(tmp_path: Path) -> None:

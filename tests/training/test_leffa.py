@@ -233,7 +233,7 @@ def records(tmp_path: Path) -> Any:
 def parsed(path: Path, label: int) -> None:
     """A parsing with a garment in its middle."""
     labels = numpy.zeros((64, 48), numpy.uint8)
-    labels[20:40, 12:36] = label
+    labels[20:40, 12:36], labels[8:16, 18:30], labels[4:8, 18:30] = label, 13, 2
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -276,7 +276,7 @@ def test_dress_code_and_pairs(tmp_path: Path, records: Any) -> None:
         "mask": "",
         "parsing": "dresses/label_maps/000001_4.png",
         "keypoints": "dresses/keypoints/000001_2.json",
-        "labels": "ATR",
+        "labels": "auto",
         "garment_type": "dresses",
     }
     (root / "pairs.csv").write_text("from,to\na.jpg,b.jpg\n")
@@ -288,11 +288,11 @@ def test_masks_are_made_of_parsings(trained: Path, task: Any, tmp_path: Path) ->
     from training.tasks.leffa import Record
 
     root = task._root
-    parsed(root / "parsing.png", 5)  # upper clothes in LIP
+    parsed(root / "parsing.png", 5)  # upper clothes, of a person whose face is 13, in LIP
     made = Record("person0.png", "garment0.png", "body0.png", parsing="parsing.png", labels="LIP")
     found = task._mask(made, task._files(made))
-    assert found.shape == SIZE and found[24:36, 14:34].all() and not found[:8].any()
-    with pytest.raises(ValueError, match=r"parsing\.png shows nothing of the type lower_body"):
+    assert found.shape == SIZE and found[24:36, 14:34].all() and not found[:12].any()
+    with pytest.raises(ValueError, match=r"parsing\.png: parsing holds nothing to replace .* lower_body"):
         task._mask(replace(made, garment_type="lower_body"), task._files(made))
 
 

@@ -1,4 +1,4 @@
-"""Each method learns eight samples by heart; REFATTENTION_TRAIN_CHECK=1 to the end, else a few steps of it."""
+"""Leffa learns eight people by heart; with REFATTENTION_TRAIN_CHECK=1 to the end, else a few steps of it."""
 
 from __future__ import annotations
 

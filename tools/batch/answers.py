@@ -9,6 +9,7 @@ from typing import Any
 from batch.files import is_file_name
 
 MOST_FILES = 10_000
+MOST_TEXT = 10_000
 
 
 class Unusable(RuntimeError):
@@ -51,8 +52,9 @@ def describe_failure(messages: Sequence[Sequence[Any]]) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere without what would steer the terminal."""
-    return "".join(letter if letter == "\n" or letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    """Text from elsewhere, the beginning of it, without what would steer the terminal."""
+    unknown = "\N{REPLACEMENT CHARACTER}"
+    return "".join(each if each == "\n" or each.isprintable() else unknown for each in text[:MOST_TEXT])
 
 
 def failure(entry: Mapping[str, Any]) -> str | None:

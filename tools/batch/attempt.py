@@ -12,7 +12,7 @@ import aiohttp
 from batch import overrides
 from batch.answers import Unusable, failure, files_of, own_name, understood
 from batch.client import Client, FileChanged, Progress
-from batch.files import digest
+from batch.files import digest, is_file_name
 from batch.jobs import Job
 
 PROMPT, OUTPUTS = "prompt.json", "outputs.json"
@@ -88,17 +88,25 @@ async def _collect(
 
 
 def _write_json(path: Path, value: Any) -> None:
+    try:
+        text = json.dumps(value, indent=1)
+    except RecursionError as error:
+        raise Unusable("The host's answer about what a workflow made is nested too deeply.") from error
     with open(path, "x", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
+        file.write(text)
 
 
 def _free_name(name: str, taken: Mapping[str, str]) -> str:
     """`name`, or with a number behind it; file systems may not tell capitals from small letters."""
     names = {each.lower() for each in (PROMPT, OUTPUTS, *taken)}
     path, number, candidate = Path(name), 1, name
-    while candidate.lower() in names:
-        number += 1
-        candidate = f"{path.stem}_{number}{path.suffix}"
+    stem = path.stem
+    while candidate.lower() in names or not is_file_name(candidate):
+        if is_file_name(candidate):
+            number += 1
+        else:  # the number made it too long
+            stem = stem[:-1]
+        candidate = f"{stem}_{number}{path.suffix}"
     return candidate
 
 

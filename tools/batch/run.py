@@ -20,6 +20,8 @@ from batch.hosts import HostMissing
 from batch.jobs import Job
 from batch.ledger import DONE, FAILED, Ledger
 
+# A node looks for a cancellation at each step of the sampler.
+LET_GO_SECONDS = 20.0
 HOST_ERRORS = (*CONNECTION_ERRORS, aiohttp.ClientError, Unusable)
 
 
@@ -29,10 +31,12 @@ class Host:
 
     Attributes:
         revive: called when it is gone; it returns once it answers, or raises HostMissing.
+        end: kills it if it is the batch's own.
     """
 
     client: Client
     revive: Callable[[], Coroutine[Any, Any, None]]
+    end: Callable[[], None] | None = None
     versions: Record = field(default_factory=dict)
 
 
@@ -164,9 +168,12 @@ class Batch:
                         self._output_nodes,
                     )
                 )
-            except (asyncio.CancelledError, _TooLong):
+            except (asyncio.CancelledError, _TooLong) as error:
                 with contextlib.suppress(*HOST_ERRORS):
                     await holder.client.cancel(prompt_id)
+                if isinstance(error, _TooLong) and not await _lets_go(holder.client, prompt_id) and holder.end:
+                    bar.write("The host does not let go of the row; it is started anew.")
+                    holder.end()
                 raise
             except CONNECTION_ERRORS:
                 bar.write(f"The host {holder.client.url} is gone; waiting for it to come back.")
@@ -197,6 +204,17 @@ class Batch:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+async def _lets_go(client: Client, prompt_id: str) -> bool:
+    """Whether a host stops working on what was cancelled, so that the next row can begin."""
+    limit = time.monotonic() + LET_GO_SECONDS
+    while time.monotonic() < limit:
+        with contextlib.suppress(*HOST_ERRORS):
+            if not await asyncio.wait_for(client.is_queued(prompt_id), LET_GO_SECONDS):
+                return True
+        await asyncio.sleep(0.2)
+    return False
 
 
 class _TooLong(Failed):

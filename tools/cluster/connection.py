@@ -22,6 +22,7 @@ LOCAL, AUTO = "local", "auto"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MISSING = "Rows on a cluster need Ray: pip install 'ray[default]>=2.52' (it must be the same version on every machine)."
 GAVE_UP = 2
+STARTS = 3
 
 
 class ClusterError(RuntimeError):
@@ -65,7 +66,8 @@ def connected(where: str, insecure: bool) -> Iterator[Cluster]:
         options["runtime_env"] = {"working_dir": str(TOOLS), "excludes": ["**/__pycache__"]}
         ray = _ray()
         # A cluster of this machine takes longer to start than another one to answer.
-        context = _within(SECONDS if where != LOCAL else 10 * SECONDS, ray, options, where)
+        seconds, tries = (10 * SECONDS, STARTS) if where == LOCAL else (SECONDS, 1)
+        context = _within(seconds, ray, options, where, tries)
         stack.callback(ray.shutdown)
         address = ray.get_runtime_context().gcs_address
         if where == AUTO:
@@ -160,7 +162,7 @@ def _check_token(address: str) -> None:
         raise ClusterError(f"The Ray cluster at {address} refuses the token. {wanted}") from error
 
 
-def _within(seconds: float, ray: Any, options: dict[str, Any], where: str) -> Any:
+def _within(seconds: float, ray: Any, options: dict[str, Any], where: str, tries: int = 1) -> Any:
     """Connects, or ends the program: some failures would take more than ten minutes, in silence, and hear no signal."""
 
     def give_up() -> None:
@@ -171,9 +173,14 @@ def _within(seconds: float, ray: Any, options: dict[str, Any], where: str) -> An
     watch.daemon = True
     watch.start()
     try:
-        return ray.init(log_to_driver=False, logging_level="CRITICAL", **options)
-    except Exception as error:
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        raise ClusterError(f"Ray cannot use {where}: {text[0]}") from error
+        for number in range(tries):
+            try:
+                return ray.init(log_to_driver=False, logging_level="CRITICAL", **options)
+            except Exception as error:
+                # A busy machine is too slow for a limit that Ray sets itself at its start.
+                ray.shutdown()
+                if number + 1 == tries:
+                    text = str(error).strip().splitlines() or [type(error).__name__]
+                    raise ClusterError(f"Ray cannot use {where}: {text[0]}") from error
     finally:
         watch.cancel()

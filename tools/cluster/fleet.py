@@ -154,7 +154,7 @@ class Fleet:
         worker.end()
 
     async def _started(self, worker: Handle) -> Handle | None:
-        for number in range(STARTS):
+        for number in range(STARTS if worker.name not in self.left_out else 0):
             try:
                 self.about[worker.name] = await worker.start()
                 return worker

@@ -95,8 +95,9 @@ class ObjectPlace:
     def with_files(self, job: Job) -> Job:
         uploads = []
         for each in job.uploads:
-            path = self._scratch / each.name
+            path = self._scratch / each.sha256 / each.path.name
             if not path.exists():
+                path.parent.mkdir(exist_ok=True)
                 self._objects.files.get_file(self._objects.path(f"inputs/{each.name}"), str(path))
             uploads.append(replace(each, path=path))
         return replace(job, uploads=tuple(uploads))

@@ -13,7 +13,7 @@ from ...kernels.attention import Attend
 from ..attention import AttentionCall, Handler, Options, chunks_of, opaque
 from ..blocks import Block, Layer
 
-APPENDED = ("time_dim_concat", "context_latents")  # inputs of Wan whose tokens the host puts behind the video's
+APPENDED = ("time_dim_concat", "context_latents")  # inputs of Wan whose tokens ComfyUI puts behind the video's
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Layout:
     """How a family arranges its tokens and names its blocks.
 
     Attributes:
-        blocks: lists of blocks in the module by the host's name of their kind.
+        blocks: lists of blocks in the module by ComfyUI's name of their kind.
         is_video: whether latents are the frames of a video.
-        names_blocks: whether the host says at an attention which block it belongs to.
+        names_blocks: whether ComfyUI says at an attention which block it belongs to.
         patch: (height, width) of a token in latent pixels.
         padding: how many tokens without content follow N image tokens.
         attentions: how many self-attentions a block has; they come before any cross-attention.
@@ -93,7 +93,7 @@ class TransformerAttentions:
 
 
 class _Routed:
-    """The host's attention function during one forward pass."""
+    """ComfyUI's attention function during one forward pass."""
 
     padding = 0
 

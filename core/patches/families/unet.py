@@ -27,7 +27,7 @@ class UNetAttentions:
 
 
 def _spatial_only(handler: Handler) -> Handler:
-    """Hides attention over time, which has the labels of the spatial attention that runs before it."""
+    """Leaves attention over time alone, which carries the labels of the spatial attention that runs before it."""
     seen: set[Layer] = set()
 
     def handle(call: AttentionCall) -> Tensor:

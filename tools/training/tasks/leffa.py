@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
-from refattention.core.leffa import loader, masks
+from refattention.core.leffa import body_map, loader, masks
 from refattention.core.leffa import parsing as maps
 from refattention.core.leffa.layout import GENERATIVE, REFERENCE, VAE
 from refattention.core.leffa.training import (
@@ -39,9 +39,12 @@ from .common import chance, noise_of, one_of, paint, paths_of, read_jsonl, too_s
 DEFAULTS = {"learning_rate": 1e-5, "height": 512, "width": 384}
 VITON_HD, DRESS_CODE, PAIRS, JSONL = "viton_hd", "dress_code", "pairs", "jsonl"
 TRY_ON, POSE_TRANSFER = "try_on", "pose_transfer"
-RULES = {"clean": masks.clean, "viton_hd": masks.viton_hd, "dress_code": masks.dress_code}
+RULES = (masks.CLEAN, masks.VITON_HD, masks.DRESS_CODE)
 GREY = 0.5  # what the models see in place of the pixels that are to be painted
-KEYPOINT_CANVAS = 384, 512  # width and height that DressCode's keypoints are given for
+# What the keypoints of the data sets are pixels of
+KEYPOINT_CANVAS = {"canvas_width": 384, "canvas_height": 512}
+VITON_CANVAS = {"canvas_width": 768, "canvas_height": 1024}
+PROBED = 64  # records whose maps are read before the first step: what is wrong with the kind of maps shows in each
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Data:
         categories: of dress_code.
         rule: how masks are made where the data set has none: clean, viton_hd or dress_code.
         densepose: folder of the body maps in the root.
+        body: kind of body map to train with, whatever kind the files are: Parula, part numbers or UVI; empty = that of
+            the authors' checkpoint for the layout and task.
         images: folder of the pictures in the root, of pairs.
     """
 
@@ -64,6 +69,7 @@ class Data:
     categories: tuple[str, ...] = ("upper_body", "lower_body", "dresses")
     rule: str = "clean"
     densepose: str = ""
+    body: str = ""
     images: str = "images"
 
 
@@ -95,7 +101,7 @@ class Record:
         densepose: body map of the person, of the same size.
         mask: what is painted, white; or
         parsing, keypoints: what it is made of, an ATR or LIP map and an OpenPose frame.
-        labels: whose numbers the parsing holds, ATR or LIP.
+        labels: whose numbers the parsing holds, ATR, LIP or auto.
         garment_type: what is worn: upper_body, lower_body or dresses.
     """
 
@@ -105,7 +111,7 @@ class Record:
     mask: str = ""
     parsing: str = ""
     keypoints: str = ""
-    labels: str = maps.ATR
+    labels: str = maps.AUTO
     garment_type: str = masks.UPPER_BODY
 
 
@@ -131,20 +137,29 @@ class Task:
     def __init__(self, config: Config) -> None:
         options: Options = config.phases[0].method
         self._task = one_of(options.task, (TRY_ON, POSE_TRANSFER), "[method] task")
-        self._rule = one_of(config.data.rule, tuple(RULES), "[data] rule")
+        self._rule = one_of(config.data.rule, RULES, "[data] rule")
+        by_task = body_map.UVI if self._task == POSE_TRANSFER else body_map.PARULA
+        usual = body_map.PARTS if config.data.layout == DRESS_CODE else by_task
+        self._body = one_of(config.data.body or usual, tuple(body_map.NEEDED_BY), "[data] body")
         self._root = config.path(config.data.root)
         found = records_of(config, self._root, self._task)
         self._records, self.digest = require_good(
             found, self._files, self._complaints, config.output, config.common.allow_bad
         )
         self.records = len(self._records)
+        train = config.phases[0].train
+        self._size: Size = train.height, train.width
+        for record in self._records[:PROBED]:
+            files = self._files(record)
+            self._body_map(files["densepose"])
+            self._mask(record, files)
         self._load(config)
         self.begin(config.phases[0])
 
     def begin(self, phase: Phase) -> None:
         """Takes on the settings of a phase."""
         train, options = phase.train, phase.method
-        self._size: Size = train.height, train.width
+        self._size = train.height, train.width
         self._drop = options.condition_drop
         self.objective.settings = Settings(
             options.leffa, options.weight, options.temperature, train.gradient_checkpointing
@@ -163,7 +178,7 @@ class Task:
             number,
             picture(files["person"], self._size),
             picture(files["reference"], self._size),
-            picture(files["densepose"], self._size),
+            self._body_map(files["densepose"]),
             self._mask(record, files),
             whole(TIMESTEPS, generator),
             whole(2**62, generator),
@@ -279,22 +294,22 @@ class Task:
         if record.garment_type not in masks.GARMENTS:
             yield f"garment_type is '{record.garment_type}', but must be one of {', '.join(masks.GARMENTS)}."
 
+    def _body_map(self, path: Path) -> Tensor:
+        """Of the kind that the checkpoint will be given by the nodes."""
+        with naming(path):
+            return body_map.convert(picture(path)[None], self._body, None, self._size)[0]
+
     def _mask(self, record: Record, files: Mapping[str, Path]) -> Tensor:
         """What is painted, (H, W) of 0 and 1."""
         if self._task == POSE_TRANSFER:
             return torch.ones(self._size)
         if record.mask:
             return mask(files["mask"], self._size)
-        found = maps.labels_of(labels(files["parsing"]), record.labels)
-        if self._rule != "clean":
-            found = maps.resized(found, masks.OFFICIAL_SIZE)
-        points = numpy.zeros((18, 2))
-        if "keypoints" in files:
-            points = keypoints(files["keypoints"], found.shape)
-        made = RULES[self._rule](found, points, record.garment_type)
-        if not made.any():
-            raise ValueError(f"{files['parsing']} shows nothing of the type {record.garment_type}. Mend its record.")
-        return binary_mask(torch.from_numpy(made).float(), self._size)[0]
+        frame = frame_of(files["keypoints"]) if "keypoints" in files else None
+        with naming(files["parsing"]):
+            found = labels(files["parsing"])[None]
+            made = masks.from_maps(found, [frame], record.garment_type, self._rule, record.labels)
+        return binary_mask(made, self._size)[0]
 
     def _encoded(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
         """Latents as the node LeffaTryOn makes them, each with B = 1."""
@@ -310,15 +325,23 @@ class Task:
         return target, torch.cat(condition, dim=1), self._encode(sample.reference[None], (*key, "reference"))
 
 
-def keypoints(path: Path, size: tuple[int, int]) -> numpy.ndarray[Any, Any]:
-    """Body points of an OpenPose frame, or of DressCode's files, in pixels of a size (H, W)."""
-    frame = json.loads(path.read_text(encoding="utf-8"))
+def frame_of(path: Path) -> dict[str, Any]:
+    """An OpenPose frame, as data sets have it or as DressCode's own points."""
+    frame: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "keypoints" in frame:
-        points = numpy.asarray(frame["keypoints"], dtype=numpy.float64).reshape(-1, 4)[:, :2]
-        return numpy.where(points > 0, points * (numpy.array(size[::-1]) / KEYPOINT_CANVAS), 0.0)
-    # Frames of the data sets do not say what their numbers are pixels of: the picture itself.
-    canvas = {"canvas_width": size[1], "canvas_height": size[0]}
-    return maps.keypoints_of({**canvas, **frame}, size)
+        points = [number for x, y, *_ in frame["keypoints"] for number in (x, y, float(x > 0 and y > 0))]
+        return {"people": [{"pose_keypoints_2d": points}], **KEYPOINT_CANVAS}
+    # Frames of VITON-HD do not say what their numbers are pixels of.
+    return {**VITON_CANVAS, **frame}
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the name of a file before what is wrong with it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def records_of(config: Config, root: Path, task: str) -> list[Record]:

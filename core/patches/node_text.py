@@ -1,4 +1,4 @@
-"""Words on a node in the editor."""
+"""Text that is shown on a node in the editor."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ Show = Callable[[str], None]
 
 
 def nowhere(text: str) -> None:
-    """Shows a sentence to nobody."""
+    """Shows nothing: for runs without an editor."""
 
 
 def text_on_node() -> Show:
-    """What shows a sentence on the node that is executed now, also later; `nowhere` where no server runs."""
+    """A function that shows text on the node that is executed now, also later on; `nowhere` if there is no server."""
     context = get_executing_context()
     if context is None:
         return nowhere
 
     def show(text: str) -> None:
-        from server import PromptServer  # the host's; not to be had where nodes run without one
+        from server import PromptServer  # ComfyUI's; cannot be imported where nodes run without a server
 
         PromptServer.instance.send_progress_text(text, context.node_id)
 

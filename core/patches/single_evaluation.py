@@ -1,4 +1,4 @@
-"""One evaluation of a model outside a sampler's loop, under the host's own loading and memory management."""
+"""One evaluation of a model outside a sampler's loop, under ComfyUI's own loading and memory management."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def evaluate_once(model: ModelPatcher, positive: list[Any], samples: Tensor, tim
     """Noises finished latents to a timestep and passes them through the model once, without guidance.
 
     Args:
-        positive: the conditioning, in the host's form.
+        positive: the conditioning, in ComfyUI's form.
         samples: (B, C, h, w).
         timestep: 0 to 999.
         seed: of the noise.
