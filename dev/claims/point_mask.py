@@ -15,6 +15,7 @@ from .rows import Findings, Row, above
 from .world_host import WorldHost, inputs, node_id, template
 
 PAPER = "P3S"
+ENOUGH = "the encoder was trained to tell look-alikes apart, so that one point may be enough"
 Mask = NDArray[np.bool_]
 
 
@@ -38,7 +39,7 @@ def run(host: WorldHost, count: int) -> Findings:
         [
             above(PAPER, "two points choose the right look-alike", against, right - wrong),
             above(PAPER, "the mask is the subject", "IoU with the chosen one; holds above 0.5", right, 0.5),
-            above(PAPER, "the negative point helps", than_alone, right - right_alone),
+            above(PAPER, "the negative point helps", than_alone, right - right_alone, note=ENOUGH),
             above(PAPER, "one point alone, for comparison", against, right_alone - _overlaps(alone, shown, 1)),
         ],
     )
