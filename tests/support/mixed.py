@@ -15,7 +15,8 @@ from host import HeadlessHost
 Workflow = dict[str, Any]
 NEED_OTHER_MODELS = {"refdrop_flux", "refdrop_svd", "refdrop_wan", "p3s_trained", "refine_trained"}
 RUN_ONCE = {"deadiff_extract"}  # never writes over its file
-NAMES = sorted({path.stem for path in API_WORKFLOWS.glob("*.json")} - NEED_OTHER_MODELS - RUN_ONCE)
+NEED_CONSENT = {"leffa_without_packs"}  # stops until the user agrees to run a file's code
+NAMES = sorted({path.stem for path in API_WORKFLOWS.glob("*.json")} - NEED_OTHER_MODELS - RUN_ONCE - NEED_CONSENT)
 PICTURES = 4  # times smaller
 SMALL: dict[str, Any] = {"width": 128, "height": 96, "steps": 2, "megapixels": 0.02, "epochs": 1, "working_size": 128}
 
