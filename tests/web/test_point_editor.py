@@ -6,6 +6,7 @@ import json
 
 import pytest
 from frontend import Frontend
+from playwright.sync_api import expect
 from point_scene import EYES, NEGATIVE, NOSE, PHOTO_SIZE, POSITIVE, Scene, near
 
 pytestmark = pytest.mark.e2e
@@ -263,6 +264,7 @@ def test_linked_input_is_shown_and_not_changed(frontend: Frontend) -> None:
 
 
 def test_names_and_roles_for_those_who_do_not_see(scene: Scene) -> None:
+    expect(scene.editor.root).to_contain_text("No points yet.")  # what it shows is written a moment after it is there
     tree = scene.editor.root.aria_snapshot()
     for line in (
         'toolbar "Points"',
