@@ -61,16 +61,11 @@ SPREAD = (
     "The bound is an aim that was set before measuring. It lies between these extremes: more repeats on a quieter "
     "machine would tell."
 )
-BUSY = (
-    "The machine of two cores was busy with other programs (load 10 to 14), which the driver and 256 workers that "
-    "begin at the same moment feel."
-)
 REASONS = {
     "refdrop.latent.sd15.256": UNCOUNTED,
     "refdrop.latent.sd15.512": UNCOUNTED,
     "leffa.once.vs_official.384x512": SPREAD,
     "leffa.every_nocache.vs_official.384x512": SPREAD,
-    "scale.virtual.256": BUSY,
 }
 Row = dict[str, Any]
 
