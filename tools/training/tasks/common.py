@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,19 @@ from ..plan import generator_of
 
 T = TypeVar("T")
 SMALLEST = 16  # side of a picture, in pixels
+
+
+@dataclass(frozen=True)
+class ListData:
+    """`[data]` of the methods whose records are the lines of a list.
+
+    Attributes:
+        root: folder that the files of the list are named from.
+        file: the list, JSONL, in the root.
+    """
+
+    root: str
+    file: str = "train.jsonl"
 
 
 def noise_of(latent: Tensor, seed: int) -> Tensor:

@@ -34,23 +34,11 @@ from ..data import Looked, require_good
 from ..models import Encoder, Memory, conditioning, file_of, load_base, load_vision
 from ..pictures import Crop, Size, picture
 from ..plan import Key, Plan, generator_of
-from .common import chance, noise_of, one_of, paint, paths_of, read_jsonl, too_small, whole
+from .common import ListData, chance, noise_of, one_of, paint, paths_of, read_jsonl, too_small, whole
 
 DEFAULTS = {"learning_rate": 1e-4, "warmup": 10000, "height": 512, "width": 512}
+Data = ListData
 VISION = ".visual_encoder."
-
-
-@dataclass(frozen=True)
-class Data:
-    """`[data]`.
-
-    Attributes:
-        root: folder that the files of the list are named from.
-        file: the list, JSONL, in the root.
-    """
-
-    root: str
-    file: str = "train.jsonl"
 
 
 @dataclass(frozen=True)

@@ -39,23 +39,11 @@ from ..loop import settings_of
 from ..models import conditioning, file_of, load_base, load_vision
 from ..pictures import Crop, Size, mask, picture
 from ..plan import Key, Plan, generator_of
-from .common import chance, paint, paths_of, read_jsonl, too_small
+from .common import ListData, chance, paint, paths_of, read_jsonl, too_small
 
 DEFAULTS = {"learning_rate": 1e-5, "height": 512, "width": 512}
+Data = ListData
 MARGIN = 0.1  # around the whole object, as a share of its longer side
-
-
-@dataclass(frozen=True)
-class Data:
-    """`[data]`.
-
-    Attributes:
-        root: folder that the files of the list are named from.
-        file: the list, JSONL, in the root.
-    """
-
-    root: str
-    file: str = "train.jsonl"
 
 
 @dataclass(frozen=True)
