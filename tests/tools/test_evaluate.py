@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 from bootstrap import HOST
+from scoring.networks import Clip
 from training_support import blob, save_picture
 
 
@@ -88,7 +89,7 @@ def test_style_and_subject(tmp_path: Path, clip: Path) -> None:
         for number in range(4)
     ]
     found = scores(tmp_path, "subject", listed(tmp_path, lines), "--clip", str(clip))
-    network = evaluate.Clip(clip)
+    network = Clip(clip)
     vectors = [network.picture(tmp_path / f"{number}.png").double() for number in range(4)]
     cosines = [
         [float(one @ vectors[other] / one.norm() / vectors[other].norm()) for other in (0, 3)] for one in vectors

@@ -1,0 +1,1 @@
+"""Scores of pictures that were made; `tools/evaluate.py` is the command."""
