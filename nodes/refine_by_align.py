@@ -9,13 +9,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.patches.sampling import Sampling
-from ..core.refine_by_align.back_ends import back_end
 from ..core.refine_by_align.match import Finding
 from ..core.refine_by_align.observe import parse_look
-from ..core.refine_by_align.repair import Paint, Repair, Search, report
+from ..core.refine_by_align.repair import Paint, Search, report
 from ..core.refine_by_align.window import Work
 from . import refine_by_align_inputs as common
-from .shared import encoder
 
 NODE = "RefineByAlign"
 
@@ -88,9 +86,8 @@ class RefineByAlign(io.ComfyNode):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures and what was found in the reference."""
-        encode = encoder(model, vae, "What vae makes of a picture")
-        shown = back_end(model, encode, positive, NODE, adapter, clip_vision)
-        stages = Repair(shown, encode, vae.decode, Work(context, working_size, feather))
+        work = Work(context, working_size, feather)
+        stages = common.stages(model, vae, positive, work, adapter, clip_vision, NODE)
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
         search = Search(parse_look(model, timesteps, layers, seed, NODE), finding)
         pictures = common.cases_of(image, mask, reference_image, reference_mask)

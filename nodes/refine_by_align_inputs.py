@@ -7,9 +7,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.pictures import gate
-from ..core.refine_by_align.window import Case, cases
+from ..core.refine_by_align.back_ends import back_end
+from ..core.refine_by_align.repair import Repair
+from ..core.refine_by_align.window import Case, Work, cases
 from .refine_by_align_files import RefineAdapterIO
-from .shared import number_input, sampler_inputs, seed_input, step_inputs
+from .shared import encoder, number_input, sampler_inputs, seed_input, step_inputs
 
 ONE_BY_ONE, TOGETHER = "one by one", "together"
 
@@ -31,6 +33,12 @@ def cases_of(image: Any, mask: Any, reference_image: Any, reference_mask: Any = 
         gate.picture(reference_image, "reference_image"),
         gate.optional_masks(reference_mask, "reference_mask"),
     )
+
+
+def stages(model: Any, vae: Any, positive: list[Any], work: Work, adapter: Any, clip_vision: Any, node: str) -> Repair:
+    """Both stages, with the back end that is connected."""
+    encode = encoder(model, vae, "What vae makes of a picture")
+    return Repair(back_end(model, encode, positive, node, adapter, clip_vision), encode, vae.decode, work)
 
 
 def negative_input() -> io.Input:

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ..core.patches.sampling import Sampling
 from ..core.pictures import gate
-from ..core.refine_by_align.back_ends import back_end
 from ..core.refine_by_align.match import Box, Finding
 from ..core.refine_by_align.observe import parse_look
-from ..core.refine_by_align.repair import Paint, Repair, Search, report
+from ..core.refine_by_align.repair import Paint, Search, report
 from ..core.refine_by_align.window import Work
 from . import refine_by_align_inputs as common
-from .shared import encoder, seed_input
+from .shared import seed_input
 
 ALIGN, REGION = "RefineAlign", "RefineRegion"
 
@@ -79,9 +78,8 @@ class RefineAlign(io.ComfyNode):
         image, reference = (
             gate.one_picture(each, name) for each, name in ((image, "image"), (reference_image, "reference_image"))
         )
-        encode = encoder(model, vae, "What vae makes of a picture")
-        shown = back_end(model, encode, positive, ALIGN, adapter, clip_vision)
-        stages = Repair(shown, encode, vae.decode, Work(context, working_size, feather=0))
+        work = Work(context, working_size, feather=0)
+        stages = common.stages(model, vae, positive, work, adapter, clip_vision, ALIGN)
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
         search = Search(parse_look(model, timesteps, layers, seed, ALIGN), finding)
         pictures = common.cases_of(image, mask, reference, reference_mask)
@@ -146,9 +144,8 @@ class RefineRegion(io.ComfyNode):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures."""
-        encode = encoder(model, vae, "What vae makes of a picture")
-        shown = back_end(model, encode, positive, REGION, adapter, clip_vision)
-        stages = Repair(shown, encode, vae.decode, Work(context, working_size, feather))
+        work = Work(context, working_size, feather)
+        stages = common.stages(model, vae, positive, work, adapter, clip_vision, REGION)
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
         repaired, _ = stages.repair(
             common.cases_of(image, mask, reference_image), areas == common.TOGETHER, None, paint
