@@ -63,15 +63,16 @@ def _fits(name: str) -> bool:
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value in its canonical form, or of a file given by its path."""
     if isinstance(value, Path):
-        with open(value, "rb") as file:
-            return _file_digest(file)
+        return file_digest(value)
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _file_digest(file: Any) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
     total = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        total.update(chunk)
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            total.update(chunk)
     return total.hexdigest()
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from batch.files import digest, file_digest
 from filelock import FileLock
 from node_specs import DYNAMIC_COMBO
 
 Get = Callable[[str], Any]
 # Name of a thing -> its version or SHA-256, such as "model sd15.safetensors".
 Fingerprint = dict[str, str]
-CHUNK = 1 << 20
 SHOWN = 12
 # Folders of a ComfyUI that hold no code of its own.
 NOT_CODE = {"custom_nodes", "models", "input", "output", "temp", "user", "tests", "tests-unit"}
@@ -40,7 +40,7 @@ def fingerprint(get: Get, main: Path, classes: Iterable[str], names: Iterable[st
         if info is None:
             found[f"node {kind}"] = "missing"
             continue
-        found[f"node {kind}"] = _digest(without_files(info["input"]))
+        found[f"node {kind}"] = digest(without_files(info["input"]))
         folder, dot, pack = str(info.get("python_module", "")).partition(".")
         if folder == "custom_nodes" and dot:
             found[f"pack {pack}"] = tree_digest(custom_nodes(base, pack), cache)
@@ -61,11 +61,9 @@ def differences(own: Fingerprint, expected: Fingerprint) -> list[str]:
 
 def agreed(found: Mapping[int, Fingerprint], nearest: set[int]) -> Fingerprint:
     """What most workers have; where two opinions are equally frequent, that of the workers in `nearest` counts."""
-    votes = Counter(_digest(each) for each in found.values())
-    near = Counter(_digest(each) for number, each in found.items() if number in nearest)
-    return max(
-        (found[number] for number in sorted(found)), key=lambda each: (votes[_digest(each)], near[_digest(each)])
-    )
+    votes = Counter(digest(each) for each in found.values())
+    near = Counter(digest(each) for number, each in found.items() if number in nearest)
+    return max((found[number] for number in sorted(found)), key=lambda each: (votes[digest(each)], near[digest(each)]))
 
 
 def without_files(inputs: Mapping[str, Any]) -> Any:
@@ -163,19 +161,6 @@ class FileDigests:
             entry = self._known[str(path)] = [*about, file_digest(path)]
             self._changed = True
         return str(entry[2])
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    total = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            total.update(chunk)
-    return total.hexdigest()
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _option(arguments: list[str], name: str) -> str | None:
