@@ -90,6 +90,10 @@ class HostProcess:
                 time.sleep(0.1)
         raise HostError(f"The host did not answer within {self.start_timeout:.0f} s.\n{self._log_end()}")
 
+    def runs(self) -> bool:
+        """Whether its process is there."""
+        return self.process is not None and self.process.poll() is None
+
     def alive(self) -> subprocess.Popen[bytes]:
         if self.process is None:
             raise HostError("The host is not running; start it with start() or a with statement.")

@@ -68,7 +68,7 @@ class OwnHost:
 
         Raises: HostError with the end of its log when it does not start.
         """
-        if self._answers(self._pid, self._host) if self._pid else self._runs():
+        if self._answers(self._pid, self._host) if self._pid else self._host.runs():
             return
         self._pid = None
         self._host.stop()
@@ -86,9 +86,6 @@ class OwnHost:
             psutil.Process(self._pid).terminate()
         self._host.stop()
         self._note.unlink(missing_ok=True)
-
-    def _runs(self) -> bool:
-        return self._host.process is not None and self._host.process.poll() is None
 
     def _new_log(self) -> Path:
         """An empty file of its own for each start: the log of a host that died says why."""

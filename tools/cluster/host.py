@@ -68,10 +68,6 @@ class WorkerHost(HostProcess):
                 continue
         raise HostError(f"The host found {PORTS} ports of 127.0.0.1 taken one after another.")
 
-    def runs(self) -> bool:
-        """Whether its process is there."""
-        return self.process is not None and self.process.poll() is None
-
     def stop(self) -> None:
         """Ends it and removes what it made."""
         process = self.process
