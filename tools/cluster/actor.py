@@ -16,13 +16,13 @@ from typing import Any
 from batch.attempt import Failed, attempt, versions_of
 from batch.client import CONNECTION_ERRORS, Client, Lost, Refused
 from batch.jobs import Job
+from batch.ledger import DONE, FAILED
 from host_process import HostError
 
 from cluster.fingerprint import FileDigests, Fingerprint, fingerprint
 from cluster.host import WorkerHost
-from cluster.places import Record, Taken, place_of
+from cluster.places import LOST, TAKEN, Record, Taken, place_of
 
-DONE, FAILED, LOST, TAKEN = "done", "failed", "lost", "taken"
 GUARD_SECONDS = 0.6
 # Rows whose files a host keeps: what it has cached for equal rows names them.
 KEPT = 20

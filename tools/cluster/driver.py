@@ -11,12 +11,12 @@ from typing import Any
 
 from batch.attempt import about
 from batch.jobs import Job
+from batch.ledger import DONE
 from tqdm import tqdm
 
-from cluster.actor import DONE, LOST, TAKEN
 from cluster.connection import ClusterError
 from cluster.fleet import STILL_SECONDS, Fleet, Handle, WorkerLost
-from cluster.places import Record
+from cluster.places import LOST, TAKEN, Record
 from cluster.results import Results, Tally
 
 

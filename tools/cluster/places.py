@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from batch.jobs import Job
-from batch.ledger import PARTIAL
+from batch.ledger import MANIFEST, PARTIAL
 
 RECORD = ".record.json"
 LOGS = "logs"
+# How an attempt can end, beside the ledger's done and failed.
+LOST, TAKEN = "lost", "taken"
 Record = dict[str, Any]
 
 
@@ -61,7 +63,7 @@ class SharedFolder:
 
     def check(self, run: str) -> None:
         """The first line of the manifest names the run."""
-        with open(self._folder / "manifest.jsonl", encoding="utf-8") as file:
+        with open(self._folder / MANIFEST, encoding="utf-8") as file:
             if run not in file.readline():
                 raise OSError(f"{self._folder} is another folder than the driver's")
 

@@ -13,7 +13,7 @@ from batch.files import digest
 from batch.jobs import Job
 from batch.ledger import FAILED, PARTIAL, Ledger
 
-from cluster.places import RECORD, Record
+from cluster.places import LOST, RECORD, Record
 
 COUNTS = ("attempts", "failures", "losses")
 
@@ -38,7 +38,7 @@ class Tally:
         """Counts an attempt that ended."""
         self.attempts = max(self.attempts, outcome["attempt"])
         self.failures += outcome["state"] == FAILED
-        self.losses += outcome["state"] == "lost"
+        self.losses += outcome["state"] == LOST
         self.final = bool(outcome.get("final"))
         self.error = str(outcome.get("error", ""))
 
