@@ -93,12 +93,10 @@ class Driver:
         for job in jobs:
             self.summary.rows += 1
             tally = self._results.tally(job.key)
-            if not self._results.is_done(job.key) and (record := self._results.finished(job.key)):
+            if self._results.is_done(job.key):
+                self._count_done(tally)
+            elif record := self._results.finished(job.key):
                 self._commit(job, record, tally)
-            elif self._results.is_done(job.key):
-                self._count(tally)
-                self.summary.done += 1
-                self._bar.update()
             elif self._budget.spent(tally):
                 self._set_aside(job, tally)
             else:
@@ -165,9 +163,7 @@ class Driver:
     def _commit(self, job: Job, outcome: Record, tally: Tally) -> None:
         tally.add(outcome)
         self._record(job, outcome, tally, self._results.commit)
-        self._count(tally)
-        self.summary.done += 1
-        self._bar.update()
+        self._count_done(tally)
 
     def _record(self, job: Job, outcome: Record, tally: Tally, write: Callable[[Job, Record], None]) -> None:
         write(job, {**about(job, outcome.get("versions", {})), **outcome, **tally.as_record()})
@@ -177,11 +173,16 @@ class Driver:
             f"{tally.error} (failed {tally.failures} times, lost {tally.losses} workers)"
         )
         self._count(tally)
-        self._bar.update()
+
+    def _count_done(self, tally: Tally) -> None:
+        self.summary.done += 1
+        self._count(tally)
 
     def _count(self, tally: Tally) -> None:
+        """A row that no worker gets any more."""
         self.summary.starts += tally.attempts
         self.summary.losses += tally.losses
+        self._bar.update()
 
     def _show(self) -> None:
         self._bar.set_postfix_str(f"{self._live} of {len(self._fleet.workers)} workers", refresh=False)
