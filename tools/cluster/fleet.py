@@ -101,7 +101,7 @@ class Fleet:
             here: id of the driver's node, whose workers decide where opinions are equally frequent.
         """
         self._what = classes, names
-        tasks = {asyncio.create_task(self._print(worker)): worker for worker in self.workers}
+        tasks = [asyncio.create_task(self._print(worker)) for worker in self.workers]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         _, late = await asyncio.wait(tasks, timeout=self._patience)
         for task in late:
