@@ -19,7 +19,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from batch.jobs import Job
 from batch.ledger import LedgerError
 
 from cluster.places import RECORD, Record, Taken
-from cluster.results import Tally
+from cluster.results import Tally, attempts_in
 
 WITHOUT = "Results at a URL need fsspec and its part for that kind of URL, such as s3fs or gcsfs: pip install"
 
@@ -137,9 +137,9 @@ class ObjectResults:
         self._tallies: dict[str, Tally] = {}
         self._left: dict[str, list[int]] = {}
         self._sent = set(self._objects.names("inputs"))
-        for key, number in _attempts(self._objects.names("rows")):
+        for key, number in attempts_in(self._objects.names("rows")):
             self._left.setdefault(key, []).append(number)
-        for key, number in sorted(_attempts(name.removesuffix(".json") for name in self._objects.names("attempts"))):
+        for key, number in sorted(attempts_in(name.removesuffix(".json") for name in self._objects.names("attempts"))):
             self._tallies.setdefault(key, Tally()).add(self._objects.read(f"attempts/{key}~{number}.json"))
 
     def is_done(self, key: str) -> bool:
@@ -180,8 +180,3 @@ class ObjectResults:
 
     def tidy(self) -> None:
         """Objects of attempts that nobody needs cost little, and another driver may be at work on them."""
-
-
-def _attempts(names: Iterable[str]) -> list[tuple[str, int]]:
-    parts = (name.rpartition("~") for name in names)
-    return [(key, int(number)) for key, _, number in parts if key]

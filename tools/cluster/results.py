@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,9 +83,8 @@ class FolderResults:
         self._ledger = ledger
         self._partial = ledger.folder / PARTIAL
         self._left: dict[str, list[int]] = {}
-        for path in self._partial.glob("*~*"):
-            key, _, number = path.name.rpartition("~")
-            self._left.setdefault(key, []).append(int(number))
+        for key, number in attempts_in(path.name for path in self._partial.glob("*~*")):
+            self._left.setdefault(key, []).append(number)
 
     def is_done(self, key: str) -> bool:
         return self._ledger.is_done(key)
@@ -121,6 +121,12 @@ class FolderResults:
     def tidy(self) -> None:
         for path in self._partial.glob("*~*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def attempts_in(names: Iterable[str]) -> list[tuple[str, int]]:
+    """Row's key and number of each attempt among the names in a place."""
+    parts = (name.rpartition("~") for name in names)
+    return [(key, int(number)) for key, _, number in parts if key]
 
 
 def whole(folder: Path) -> Record | None:
