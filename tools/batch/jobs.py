@@ -92,7 +92,7 @@ class Plan:
         number = 0
         for row in rows:
             try:
-                self._fitted(row)
+                self._fitted(self.overrides(row), row.decimal_comma)
             except TableError as error:
                 raise TableError(f"Row {row.number} ({row.name}): {error}") from error
             number += 1
@@ -102,12 +102,13 @@ class Plan:
         """The jobs of rows that were checked, each made when it is asked for."""
         seen = Counter[bytes]()
         for row in rows:
-            prompt, files = self._fitted(row)
+            overrides = self.overrides(row)
+            prompt, files = self._fitted(overrides, row.decimal_comma)
             uploads = tuple(Upload(place, column, path, self._digest(path)) for place, column, path in files)
             content = digest({"prompt": prompt, "files": {".".join(each.place): each.sha256 for each in uploads}})[:32]
             twin = bytes.fromhex(content)
             seen[twin] += 1
-            whole = replace(row, overrides=self.overrides(row))
+            whole = replace(row, overrides=overrides)
             yield Job(f"{content}-{seen[twin]}", whole, prompt, uploads)
 
     def overrides(self, row: Row) -> dict[str, Any]:
@@ -115,10 +116,11 @@ class Plan:
         own = self.workflow.values(row.overrides)
         return dict({**self._common_values, **own}.values())
 
-    def _fitted(self, row: Row) -> tuple[Prompt, list[tuple[Place, str, Path]]]:
-        """The workflow with the row's values, and the files that they name."""
-        overrides = self.overrides(row)
-        prompt = self.workflow.apply(overrides, row.decimal_comma)
+    def _fitted(
+        self, overrides: Mapping[str, Any], decimal_comma: bool
+    ) -> tuple[Prompt, list[tuple[Place, str, Path]]]:
+        """The workflow with a row's values, and the files that they name."""
+        prompt = self.workflow.apply(overrides, decimal_comma)
         return prompt, [found for column in overrides if (found := self._file(column, overrides[column], prompt))]
 
     def _file(self, column: str, value: Any, prompt: Prompt) -> tuple[Place, str, Path] | None:
