@@ -36,6 +36,11 @@ class RunFolder:
         found = [(int(match[1]), file) for file in self.path.iterdir() if (match := STATE.fullmatch(file.name))]
         return [file for _, file in sorted(found)]
 
+    def newest(self) -> dict[str, Any] | None:
+        """The newest resume state; None if there is none."""
+        states = self.states()
+        return torch.load(states[-1], map_location="cpu", weights_only=True) if states else None
+
     def begin(self, about: dict[str, Any], resume: bool) -> dict[str, Any] | None:
         """Writes what the run is started with, or reads the state to go on from.
 
@@ -50,7 +55,7 @@ class RunFolder:
         """
         for left in self.path.glob(f"*{UNFINISHED}"):
             left.unlink()
-        file, states = self.path / "run.json", self.states()
+        file = self.path / "run.json"
         if not resume:
             if file.exists():
                 raise FolderError(
@@ -71,7 +76,7 @@ class RunFolder:
         changed = [name for name in about["config"] if about["config"][name] != before["config"].get(name)]
         if changed:
             print(f"Resumed with changed settings: {', '.join(changed)}.")
-        return torch.load(states[-1], map_location="cpu", weights_only=True) if states else None
+        return self.newest()
 
     def keep_losses(self, steps: int) -> None:
         """Drops the losses of steps that are done again."""

@@ -149,8 +149,7 @@ class Loop:
         with self._accelerator.main_process_first():
             if self._accelerator.is_main_process:
                 return self._folder.begin(about, resume)
-            states = self._folder.states() if resume else []
-            return torch.load(states[-1], map_location="cpu", weights_only=True) if states else None
+            return self._folder.newest() if resume else None
 
     def _about(self) -> dict[str, Any]:
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
