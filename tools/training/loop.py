@@ -9,7 +9,7 @@ import math
 import platform
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -126,9 +126,7 @@ class Loop:
         main = self._accelerator.is_main_process
         state = self._begin(resume)
         if state:
-            with torch.no_grad():
-                for name, weight in state["trained"].items():
-                    self._trained[name].copy_(weight)
+            self._put(state["trained"])
         first = state["phase"] if state else 0
         self._total = state["total"] if state else 0
         if main:
@@ -303,15 +301,17 @@ class Loop:
     def _averaged(self) -> Iterator[None]:
         """The running mean, if there is one, in the place of the weights."""
         kept = {name: self._trained[name].detach().clone() for name in self._mean}
-        with torch.no_grad():
-            for name, weight in self._mean.items():
-                self._trained[name].copy_(weight)
+        self._put(self._mean)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, weight in kept.items():
-                    self._trained[name].copy_(weight)
+            self._put(kept)
+
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies values into the weights that learn."""
+        with torch.no_grad():
+            for name, weight in weights.items():
+                self._trained[name].copy_(weight)
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
