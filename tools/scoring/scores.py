@@ -78,12 +78,12 @@ def subject(lines: Sequence[Line], networks: Networks) -> Scores:
     clip = networks.require_clip()
     found: dict[str, dict[str, list[float]]] = {}
     scores: Scores = {"CLIP-I": [], "CLIP-T": [], **({"DINO": []} if networks.dino else {})}
+    likeness: dict[str, Callable[[Path], Any]] = {
+        "CLIP-I": clip.picture,
+        **({"DINO": networks.dino} if networks.dino else {}),
+    }
     for line in lines:
         group = found.setdefault(str(line.get("group", line["prompt"])), {})
-        likeness: dict[str, Callable[[Path], Any]] = {
-            "CLIP-I": clip.picture,
-            **({"DINO": networks.dino} if networks.dino else {}),
-        }
         for name, encode in likeness.items():
             value = mean_likeness(encode, line)
             scores[name].append(value)
