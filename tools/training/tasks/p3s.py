@@ -18,7 +18,7 @@ from refattention.core.patches.frozen import Prompt, encode
 from refattention.core.patches.unet import family, require_image_unet
 from torch import Tensor
 
-from ..config import Config, ConfigError, Phase
+from ..config import Config, ConfigError, Phase, Train
 from ..data import Looked, require_good
 from ..loop import settings_of
 from ..models import Encoder, Memory, conditioning, file_of, load_base, load_vision
@@ -105,6 +105,7 @@ class Task:
             records_of(self._root), self._files, self._complaints, config.output, config.common.allow_bad
         )
         self.records = len(self._records)
+        self._shapes = [shape_of(self._root / each.image) for each in self._records]
         self._load(config)
         self.begin(config.phases[0])
 
@@ -112,8 +113,7 @@ class Task:
         """Takes on the settings of a phase."""
         train, options = phase.train, phase.method
         self._drop = options.condition_drop
-        self._area = train.height * train.width
-        self._sizes = [self._size(record) for record in self._records]
+        self._choose_sizes(train)
         self.objective.settings = Settings(
             learning_rate=train.learning_rate,
             gamma=options.gamma,
@@ -206,8 +206,7 @@ class Task:
         self._timesteps = len(self._sampling.sigmas)
         self._tokens, self._prompts = Memory(), dict[str, Prompt]()
         train = config.phases[0].train
-        self._area = train.height * train.width
-        self._sizes = [self._size(record) for record in self._records]
+        self._choose_sizes(train)
         self._width = self._seen(0).shape[-1]
         network = trainable(base.model, self._width, config.common.seed)
         if config.models.start:
@@ -226,16 +225,8 @@ class Task:
         elif "mask" in files and files["mask"].brightest < 128:
             yield f"the mask of {record.image} is black, so it shows no subject."
 
-    def _size(self, record: Record) -> Size:
-        """(height, width) near the wanted area, and near the picture's own shape."""
-        from PIL import Image, ImageOps
-
-        with Image.open(self._root / record.image) as file:
-            width, height = ImageOps.exif_transpose(file).size
-        scale = (self._area / (width * height)) ** 0.5
-        step = SIDE if self._area >= (8 * SIDE) ** 2 else 8
-        rows, columns = (max(round(side * scale / step), 1) * step for side in (height, width))
-        return rows, columns
+    def _choose_sizes(self, train: Train) -> None:
+        self._sizes = [size_near(train.height * train.width, shape) for shape in self._shapes]
 
     def _crop(self, number: int, image: Tensor) -> Crop:
         return Crop((image.shape[0], image.shape[1]), self._sizes[number])
@@ -265,6 +256,23 @@ class Task:
             return self._vision.encode_image(self._picture(number)[None], crop=False)["last_hidden_state"]
 
         return self._tokens.get((number, self._sizes[number]), make)
+
+
+def shape_of(path: Path) -> Size:
+    """(height, width) of a picture as it is seen."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as file:
+        width, height = ImageOps.exif_transpose(file).size
+    return height, width
+
+
+def size_near(area: int, shape: Size) -> Size:
+    """(height, width) near the wanted area, and near a picture's own shape."""
+    scale = (area / (shape[0] * shape[1])) ** 0.5
+    step = SIDE if area >= (8 * SIDE) ** 2 else 8
+    rows, columns = (max(round(side * scale / step), 1) * step for side in shape)
+    return rows, columns
 
 
 def records_of(root: Path) -> list[Record]:
