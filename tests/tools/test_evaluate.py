@@ -119,6 +119,9 @@ def test_results_of_the_runner(tmp_path: Path) -> None:
     found = scores(tmp_path, *given, "truth=LoadImage.image")
     assert found["SSIM"]["mean"] == pytest.approx(1.0) and found["SSIM"]["n"] == 1
     assert evaluate.main([*given, "truth=LoadImage.other"]) == 2
+    with (tmp_path / "results" / "manifest.jsonl").open("a") as file:
+        file.write('{"state": "do')  # a run that was cut off
+    assert scores(tmp_path, *given, "truth=LoadImage.image")["SSIM"]["n"] == 1
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,7 @@ def test_results_of_the_runner(tmp_path: Path) -> None:
         ([], "nothing to score"),
         ([{"result": "gone.png", "truth": "gone.png"}], "2 entries of the list cannot be scored"),
         ([{"result": "gone.png"}], "line 1 has no 'truth'"),
+        (["gone.png"], "line 1 is no object of names and values"),
     ],
 )
 def test_what_cannot_be_scored(lines: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,6 +142,19 @@ def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypat
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_name_that_was_taken_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without links the name is taken before the file gets it."""
+
+    def fails(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files.os, "link", fails)
+    monkeypatch.setattr(files.os, "replace", fails)
+    with pytest.raises(OSError, match="Input/output error"), new_file(tmp_path / "a") as file:
+        file.write(b"one")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("has_links", [True, False])
 def test_new_file_is_never_written_over_what_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool

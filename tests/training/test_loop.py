@@ -139,6 +139,26 @@ def test_nothing_of_a_run_is_overwritten(tmp_path: Path, monkeypatch: pytest.Mon
         run(config(tmp_path / "run"), resume=True)
 
 
+def test_what_a_killed_run_left_half_written_goes_and_nothing_else(tmp_path: Path) -> None:
+    from training.folder import RunFolder
+
+    about = {"method": "small", "data_digest": "x", "config": {}}
+    theirs = tmp_path / "notes.unfinished"
+    theirs.write_text("mine")
+    RunFolder(tmp_path, "small").begin(about, resume=False)
+    assert theirs.read_text() == "mine"  # a new run knows nothing of the folder
+    theirs.unlink()
+    half = tmp_path / "small-000007.unfinished.safetensors"
+    half.write_bytes(b"half")
+    for step in (1, 2, 3):
+        RunFolder(tmp_path, "small").save(step, 2, lambda path: path.write_bytes(b"whole"), {})
+    assert [file.name for file in sorted(tmp_path.glob("small-0*.safetensors"))] == [
+        *("small-000002.safetensors", "small-000003.safetensors", half.name)
+    ]
+    assert RunFolder(tmp_path, "small").begin(about, resume=True) == {}
+    assert not half.exists()
+
+
 def test_divergence_names_the_step_and_saves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"diverged in step \d+.* lower learning_rate"):
         run(config(tmp_path / "run", train={"learning_rate": 1e30, "clip": 0.0, "warmup": 0, "steps": 30}))

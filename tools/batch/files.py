@@ -106,4 +106,8 @@ def _publish(part: Path, path: Path) -> None:
     except OSError:
         # No links on this file system. The name is taken first, so that no other process takes it.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        os.replace(part, path)
+        try:
+            os.replace(part, path)
+        except OSError:
+            path.unlink()
+            raise

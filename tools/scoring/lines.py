@@ -30,6 +30,8 @@ def read_list(path: Path) -> list[Line]:
                 line = json.loads(text)
             except ValueError as error:
                 raise EvaluationError(f"{path}, line {number} is no JSON: {error}.") from error
+            if not isinstance(line, dict):
+                raise EvaluationError(f"{path}, line {number} is no object of names and values: {text.strip()[:40]}.")
             lines.append(_placed(line, path.parent))
     return lines
 
@@ -43,8 +45,7 @@ def read_results(folder: Path, columns: Sequence[str], files: Path) -> list[Line
     """
     names = dict(column.split("=", 1) for column in columns)
     lines = []
-    for text in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[1:]:
-        record = json.loads(text)
+    for record in _records(folder / "manifest.jsonl"):
         if record.get("state") != "done":
             continue
         place = folder / record["folder"]
@@ -60,6 +61,16 @@ def read_results(folder: Path, columns: Sequence[str], files: Path) -> list[Line
         values = {name: given[column] for name, column in names.items()}
         lines.append({**_placed(values, files), "result": pictures[0]})
     return lines
+
+
+def _records(manifest: Path) -> Iterator[Line]:
+    """What the manifest says of the rows; a last line that was cut off says nothing, as for the runner."""
+    for text in manifest.read_text(encoding="utf-8").splitlines(keepends=True)[1:]:
+        try:
+            yield json.loads(text)
+        except ValueError as error:
+            if text.endswith("\n"):
+                raise EvaluationError(f"{manifest} is damaged: {error}.") from error
 
 
 def _placed(line: Line, folder: Path) -> Line:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-STATE = re.compile(r"state-(\d+)\.pt")
 UNFINISHED = ".unfinished"
 
 
@@ -33,7 +32,11 @@ class RunFolder:
 
     def states(self) -> list[Path]:
         """Resume states, the oldest first."""
-        found = [(int(match[1]), file) for file in self.path.iterdir() if (match := STATE.fullmatch(file.name))]
+        return self._numbered(r"state-(\d+)\.pt")
+
+    def _numbered(self, pattern: str) -> list[Path]:
+        """Files by the step in their names."""
+        found = [(int(match[1]), file) for file in self.path.iterdir() if (match := re.fullmatch(pattern, file.name))]
         return [file for _, file in sorted(found)]
 
     def newest(self) -> dict[str, Any] | None:
@@ -53,8 +56,6 @@ class RunFolder:
         Raises:
             FolderError: there is a run already, there is none, or it was one with other data.
         """
-        for left in self.path.glob(f"*{UNFINISHED}"):
-            left.unlink()
         file = self.path / "run.json"
         if not resume:
             if file.exists():
@@ -73,6 +74,8 @@ class RunFolder:
                 f"The data is not what the run in {self.path} was started with. Put it back, or start a new run from "
                 "its last checkpoint (models.start)."
             )
+        for left in self.path.glob(f"*{UNFINISHED}*"):  # only now that the folder is known to be the run's own
+            left.unlink()
         changed = [name for name in about["config"] if about["config"][name] != before["config"].get(name)]
         if changed:
             print(f"Resumed with changed settings: {', '.join(changed)}.")
@@ -119,6 +122,6 @@ class RunFolder:
         for file in self.states()[:-1]:
             file.unlink()
         if keep:
-            for file in sorted(self.path.glob(f"{self._method}-*.safetensors"))[:-keep]:
+            for file in self._numbered(rf"{self._method}-(\d+)\.safetensors")[:-keep]:
                 file.unlink()
         return saved
