@@ -276,12 +276,10 @@ class Watch:
     Attributes:
         preview: makes a picture for ComfyUI's progress bar, in ComfyUI's form; None shows none.
         every: steps from one preview to the next.
-        interrupted: called when the training is cancelled, before ComfyUI learns of it.
     """
 
     preview: Callable[[], Any] | None = None
     every: int = 0
-    interrupted: Callable[[], None] = lambda: None
 
     def picture(self, step: int) -> Any:
         """The preview after a step, if one is due."""
@@ -307,15 +305,11 @@ def train(trainer: Trainer, watch: Watch) -> list[tuple[float, float]]:
     total = steps_of(trainer.pictures, settings)
     logging.getLogger(__name__).info("Training an adapter: %d steps.", total)
     progress = comfy.utils.ProgressBar(total)
-    try:
-        for _ in range(settings.epochs):
-            for targets in torch.randperm(trainer.pictures, generator=generator).split(settings.batch_size):
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                history.append(_checked(trainer.step(trainer.draw(targets, generator)), len(history)))
-                progress.update_absolute(len(history), total, watch.picture(len(history)))
-    except comfy.model_management.InterruptProcessingException:
-        watch.interrupted()
-        raise
+    for _ in range(settings.epochs):
+        for targets in torch.randperm(trainer.pictures, generator=generator).split(settings.batch_size):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            history.append(_checked(trainer.step(trainer.draw(targets, generator)), len(history)))
+            progress.update_absolute(len(history), total, watch.picture(len(history)))
     return history
 
 
