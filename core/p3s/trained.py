@@ -27,14 +27,13 @@ class ReadByAdapter:
 
     def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Projects f."""
-        layer = call.block, call.depth
-        features, attention = self._features[layer], self._layers[layer].attn1
+        features, attention = self._features[call.layer], self._layers[call.layer].attn1
         hidden = features.hidden.unflatten(0, (len(call.chunks), -1))
         return attention.to_k(hidden), attention.to_v(hidden), features.grid
 
     def used(self, call: AttentionCall) -> Tensor | None:
         """Those that are not zero, if so chosen."""
-        return nonzero_tokens(self._features[call.block, call.depth].hidden) if self._identity_at_zero else None
+        return nonzero_tokens(self._features[call.layer].hidden) if self._identity_at_zero else None
 
 
 def with_cross(options: Options, features: FeaturesOf, epsilon: float) -> Options:
