@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models import checkpoint
+from ..patches.blocks import Layer
 from .checkpoint import Weights, fill, reading, require_deadiff, sizes_of
 from .names import attention_layers
 from .network import ImageAttentions, Readers
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 logger = logging.getLogger(__name__)
-Layer = tuple[tuple[str, int], int]  # ((side, number) of the U-Net block, transformer layer inside it)
 
 STYLE, CONTENT = "style", "content"
 MODES = [STYLE, CONTENT, "style & content"]

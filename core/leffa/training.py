@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels.attention import AttentionLayer
+from ..patches.blocks import Layer
 from ..patches.blockwise import checkpointed, differentiable
 from ..patches.frozen import Noised
 from ..patches.unet import self_attention_layers
@@ -32,7 +33,6 @@ TIMESTEPS = 1000
 FIRST_CONVOLUTION = "input_blocks.0.0.weight"
 CLASSES = {GENERATIVE: LeffaUNet, REFERENCE: ReferenceUNet}
 Weights = dict[str, Tensor]
-Place = tuple[Any, int]  # label of a block, and number of the transformer layer in it
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class TryOn(nn.Module):
         features, grids = self._read(batch.reference, timesteps)
         attentions = self_attention_layers(self.generative)
         number_of = {place: number for number, place in enumerate(attentions)}
-        seen: dict[Place, tuple[Tensor, tuple[int, int]]] = {}
+        seen: dict[Layer, tuple[Tensor, tuple[int, int]]] = {}
 
         # By label and not by order: a block that is computed anew for its gradient goes through here again.
         def look(n: Tensor, context: Tensor, value: Tensor, at: dict[str, Any]) -> tuple[Tensor, ...]:
@@ -137,7 +137,7 @@ class TryOn(nn.Module):
 
     def _read(self, latents: Tensor, timesteps: Tensor) -> tuple[list[Tensor], list[tuple[int, int]]]:
         """The reference U-Net's features, (B, M, C) for each layer in the order they run, and their grids."""
-        recorded: dict[Place, tuple[Tensor, tuple[int, int]]] = {}
+        recorded: dict[Layer, tuple[Tensor, tuple[int, int]]] = {}
 
         def record(n: Tensor, context: Tensor, value: Tensor, at: dict[str, Any]) -> tuple[Tensor, ...]:
             recorded[at["block"], at["block_index"]] = n, tuple(at["activations_shape"][-2:])

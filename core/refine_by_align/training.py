@@ -21,10 +21,10 @@ from ..patches.blocks import is_cross_attention
 from ..patches.blockwise import checkpointed, differentiable
 from ..patches.frozen import Noised, frozen_copy, plain
 from ..patches.frozen import encode as frozen_encode
+from ..pictures.grid import CELL
 from .back_ends import blanked
 from .kernel import completion_loss
 from .match import bounding_box, grown
-from .window import CELL
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
