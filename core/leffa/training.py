@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from ..kernels.attention import AttentionLayer
 from ..patches.blocks import Layer
-from ..patches.blockwise import checkpointed, differentiable
-from ..patches.frozen import Noised
+from ..patches.blockwise import differentiable, pass_of
+from ..patches.frozen import Noised, denoise
 from ..patches.unet import self_attention_layers
 from .kernel import MAX_TIMESTEP, TEMPERATURE, WEIGHT, flow_errors
 from .layout import CHANNELS, GENERATIVE, REFERENCE
@@ -107,10 +107,7 @@ class TryOn(nn.Module):
 
     def denoised(self, batch: Batch, x: Tensor, sigma: Tensor) -> Tensor:
         """The batch's persons without noise, predicted from x (B, 4, h, w) at a noise level (B,); for samplers."""
-        sampling, level = self._sampling[0], sigma[:, None, None, None]
-        entering = sampling.calculate_input(level, x)
-        out = self._predict(entering, sampling.timestep(sigma).float(), batch, [])
-        return sampling.calculate_denoised(level, out.float(), x)
+        return denoise(self._sampling[0], lambda entering, told: self._predict(entering, told, batch, []), x, sigma)
 
     def _predict(self, x: Tensor, timesteps: Tensor, batch: Batch, layers: list[AttentionLayer]) -> Tensor:
         """The generative U-Net's output; its queries with the reference's keys are added to `layers`."""
@@ -150,11 +147,7 @@ class TryOn(nn.Module):
 
     def _evaluate(self, unet: UNetModel, x: Tensor, timesteps: Tensor, patch: Any) -> Tensor:
         options = {"optimized_attention_override": differentiable, "patches": {"attn1_patch": [patch]}}
-        through = (
-            checkpointed if self.settings.gradient_checkpointing and torch.is_grad_enabled() else UNetModel.forward
-        )
-        out: Tensor = through(unet, x, timesteps, None, None, None, options)
-        return out
+        return pass_of(self.settings.gradient_checkpointing)(unet, x, timesteps, None, None, None, options)
 
     def _leffa(self, batch: Batch, layers: list[AttentionLayer]) -> Tensor:
         """L_leffa; a sum over samples, so that it does not depend on how they are spread over processes.

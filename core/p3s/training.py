@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 import comfy.utils
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..patches.attention import route_self_attention
-from ..patches.blockwise import checkpointed, differentiable
-from ..patches.frozen import Noised, Prompt, frozen_copy, plain
+from ..patches.blockwise import differentiable, pass_of
+from ..patches.frozen import Noised, Prompt, denoise, frozen_copy, plain
 from .kernel import MEAN, attention_consistency
 from .maps import CrossMaps
 from .run import P3SEvaluation, Subject
@@ -179,17 +178,17 @@ class Objective(nn.Module):
 
     def denoised(self, inputs: Inputs, x: Tensor, sigma: Tensor) -> Tensor:
         """The targets without noise, predicted from x (B, c, h, w) at a noise level (B,); for samplers."""
-        sampling, level = self._sampling[0], sigma[:, None, None, None]
-        entering = sampling.calculate_input(level, x).to(self.dtype)
-        out = self._predict(entering, sampling.timestep(sigma).float(), inputs, [], [])
-        return sampling.calculate_denoised(level, out.float(), x)
+
+        def predict(entering: Tensor, told: Tensor) -> Tensor:
+            return self._predict(entering.to(self.dtype), told, inputs, [], [])
+
+        return denoise(self._sampling[0], predict, x, sigma)
 
     def _predict(
         self, x: Tensor, timesteps: Tensor, inputs: Inputs, see_copied: list[Any], see_original: list[Any]
     ) -> Tensor:
         """The frozen U-Net's output; the lists hold what sees the cross-attentions of copy and original."""
-        checkpoints = self.settings.gradient_checkpointing and torch.is_grad_enabled()
-        evaluate = checkpointed if checkpoints else UNetModel.__call__
+        evaluate = pass_of(self.settings.gradient_checkpointing)
         count = len(x)
         latent, vision = (each.to(x).expand(count, *each.shape[1:]) for each in (inputs.reference, inputs.vision))
         context, y = inputs.context.to(x), None if inputs.y is None else inputs.y.to(x)
@@ -205,8 +204,7 @@ class Objective(nn.Module):
         hidden = ReadByAdapter(features, self._unet[0], identity_at_zero=False)
         injecting = P3SEvaluation(inputs.subject, hidden, 1.0, self.settings.value_strength)
         options = with_cross(route_self_attention(options, injecting.inject), features, 1.0)
-        out: Tensor = evaluate(self._unet[0], x, timesteps, context, y, None, options)
-        return out
+        return evaluate(self._unet[0], x, timesteps, context, y, None, options)
 
 
 class Trainer:
