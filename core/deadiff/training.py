@@ -26,7 +26,7 @@ from ..patches.blockwise import differentiable, pass_of
 from ..patches.frozen import Noised, denoise, frozen_copy
 from ..patches.unet import self_attention_layers
 from .kernel import join
-from .loaded import CONTENT, CONTENT_LAYERS, STYLE
+from .loaded import CONTENT, STYLE, kinds_of
 from .names import official
 from .network import Branch, ImageAttentions, Readers, Sizes
 
@@ -140,8 +140,7 @@ class _JointAttention:
 
     def __init__(self, unet: UNetModel, attentions: ImageAttentions, tokens: Mapping[str, Tensor]) -> None:
         layers = list(self_attention_layers(unet))
-        blocks = list(dict.fromkeys(block for block, _ in layers))
-        self._kinds = {at: CONTENT if blocks.index(at[0]) in CONTENT_LAYERS else STYLE for at in layers}
+        self._kinds = kinds_of(layers)
         self._projections = dict(zip(layers, attentions.attention, strict=True))
         self._tokens = tokens
 
