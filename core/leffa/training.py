@@ -27,11 +27,10 @@ from ..patches.unet import self_attention_layers
 from .kernel import MAX_TIMESTEP, TEMPERATURE, WEIGHT, flow_errors
 from .layout import CHANNELS, GENERATIVE, REFERENCE
 from .model import LeffaSampling, LeffaSD15, LeffaSDXL
-from .unet import LeffaUNet, ReferenceUNet
+from .unet import CLASSES, LeffaUNet
 
 TIMESTEPS = 1000
 FIRST_CONVOLUTION = "input_blocks.0.0.weight"
-CLASSES = {GENERATIVE: LeffaUNet, REFERENCE: ReferenceUNet}
 Weights = dict[str, Tensor]
 
 
