@@ -100,8 +100,9 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """L_LDM and L_ac of one step, scalars."""
+    """The loss of one step, and L_LDM and L_ac in it; scalars."""
 
+    loss: Tensor
     denoising: Tensor
     consistency: Tensor
 
@@ -243,7 +244,7 @@ class Trainer:
         """One step of the optimiser."""
         losses = self.losses(batch)
         self._optimizer.zero_grad()
-        (losses.denoising + self.settings.gamma * losses.consistency).backward()
+        losses.loss.backward()
         self._optimizer.step()
         return losses
 
@@ -264,7 +265,7 @@ class Trainer:
                 batch.noise.to(self._device),
             )
         )
-        return Losses(found["denoising"], found["consistency"])
+        return Losses(**found)
 
 
 @dataclass(frozen=True)
