@@ -131,7 +131,7 @@ def attention_maps(
     return maps
 
 
-def map_of(layer: AttentionLayer, groups: Tensor, reference_mask: Tensor | None) -> Tensor:
+def map_of(layer: AttentionLayer, groups: Tensor, reference_mask: Tensor | None = None) -> Tensor:
     """Maps over the reference of one layer, as `attention_maps` gives them.
 
     Args:
