@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from ..patches.attention import AttentionCall, Options
+from ..patches.attention import AttentionCall, Options, with_patches
 from ..patches.unet import self_attention_layers
 from .features import FeaturesOf
 from .kernel import nonzero_tokens, on_grid
@@ -46,6 +46,4 @@ def with_cross(options: Options, features: FeaturesOf, epsilon: float) -> Option
         # Of a half's pictures, which lie one after the other, or of each one
         return (n.unflatten(0, (len(added), -1)) + added.unsqueeze(1)).flatten(0, 1)
 
-    patches = options.get("patches", {})
-    name = "attn2_output_patch"
-    return {**options, "patches": {**patches, name: [*patches.get(name, []), add]}}
+    return with_patches(options, "attn2_output_patch", add)
