@@ -76,7 +76,5 @@ class LeffaBodyMap(io.ComfyNode):
             format = require_leffa(model, "LeffaBodyMap").body_map or format
         if format == AS_MODEL:
             raise ValueError("The model does not say which kind of picture it needs. Choose one as format.")
-        densepose = gate.picture(densepose, "densepose")
-        image = None if image is None else gate.picture(image, "image")
         size = None if image is None else (image.shape[1], image.shape[2])
         return io.NodeOutput(convert(densepose, format, None if kind == AUTO else kind, size))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models import checkpoint
+from ..patches.blocks import Layer
 from .checkpoint import Weights, fill, reading, require_deadiff, sizes_of
 from .names import attention_layers
 from .network import ImageAttentions, Readers
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 logger = logging.getLogger(__name__)
-Layer = tuple[tuple[str, int], int]  # ((side, number) of the U-Net block, transformer layer inside it)
 
 STYLE, CONTENT = "style", "content"
 MODES = [STYLE, CONTENT, "style & content"]
@@ -60,17 +60,28 @@ class ImageProjections:
             (S, T, width of the layer) float32 on the CPU; without the layers that get nothing.
         """
         comfy.model_management.load_model_gpu(self.patcher)
-        blocks = list(dict.fromkeys(block for block, _ in self.layers))
+        kinds = kinds_of(self.layers, content_layers)
         projected = {}
         with torch.no_grad():
             for layer, attention in zip(self.layers, self.patcher.model.attention, strict=True):
-                own = tokens.get(CONTENT if blocks.index(layer[0]) in content_layers else STYLE)
+                own = tokens.get(kinds[layer])
                 if own is None and not zero_tokens:
                     continue
                 source = torch.zeros_like(next(iter(tokens.values()))) if own is None else own
                 keys, values = attention(source.to(self.patcher.load_device, torch.float32))
                 projected[layer] = keys.cpu(), values.cpu()
         return projected
+
+
+def kinds_of(layers: Sequence[Layer], content_layers: Collection[int] = CONTENT_LAYERS) -> dict[Layer, str]:
+    """Whose tokens each cross-attention gets, "style" or "content".
+
+    Args:
+        layers: in the order they run.
+        content_layers: places of the transformers that get the content.
+    """
+    blocks = list(dict.fromkeys(block for block, _ in layers))
+    return {layer: CONTENT if blocks.index(layer[0]) in content_layers else STYLE for layer in layers}
 
 
 @dataclass(frozen=True, eq=False)

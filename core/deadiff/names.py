@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ..patches.blocks import Layer
+
 WORDS = {"style": [101, 2806, 102], "content": [101, 4180, 102]}  # BERT's ids of [CLS] word [SEP]
 SIDES = ("input", "middle", "output")
 
@@ -37,11 +39,11 @@ ATTENTION = re.compile(
 )
 
 
-def attention_layers(keys: Iterable[str]) -> list[tuple[tuple[tuple[str, int], int], str]]:
+def attention_layers(keys: Iterable[str]) -> list[tuple[Layer, str]]:
     """The cross-attentions that have image projections, in the order they run.
 
     Returns:
-        for each ((block, depth), prefix of its names in the checkpoint).
+        for each its place, and the prefix of its names in the checkpoint.
     """
     layers = []
     for key in keys:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import comfy.supported_models
 from torch import Tensor
 
-from ..patches.attention import Layer, Options
-from ..patches.blocks import name_of
+from ..patches.attention import Options
+from ..patches.blocks import Layer, name_of
 from ..patches.schedule import check_range
 from ..patches.unet import family, require_image_unet, self_attention_layers
 

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 
 from ..patches.attention import AttentionCall, Chunk, route_cross_attention
 from ..patches.blocks import Layer
-from ..patches.blockwise import checkpointed, differentiable
-from ..patches.frozen import Noised, frozen_copy
+from ..patches.blockwise import differentiable, pass_of
+from ..patches.frozen import Noised, denoise, frozen_copy
 from ..patches.unet import self_attention_layers
 from .kernel import join
-from .loaded import CONTENT, CONTENT_LAYERS, STYLE
+from .loaded import CONTENT, STYLE, kinds_of
 from .names import official
 from .network import Branch, ImageAttentions, Readers, Sizes
 
@@ -107,10 +107,7 @@ class Stylising(nn.Module):
 
     def denoised(self, batch: Batch, x: Tensor, sigma: Tensor) -> Tensor:
         """The batch's targets without noise, predicted from x (B, c, h, w) at a noise level (B,); for samplers."""
-        sampling, level = self._sampling[0], sigma[:, None, None, None]
-        entering = sampling.calculate_input(level, x)
-        out = self._predict(entering, sampling.timestep(sigma).float(), batch)
-        return sampling.calculate_denoised(level, out.float(), x)
+        return denoise(self._sampling[0], lambda entering, told: self._predict(entering, told, batch), x, sigma)
 
     def tokens(self, batch: Batch) -> dict[str, Tensor]:
         """(B, Q, H) of each branch, zeros where it does not read."""
@@ -134,11 +131,8 @@ class Stylising(nn.Module):
             "optimized_attention_override": differentiable,
         }
         options = route_cross_attention(options, handler)
-        through = (
-            checkpointed if self.settings.gradient_checkpointing and torch.is_grad_enabled() else UNetModel.forward
-        )
-        out: Tensor = through(self._frozen[0], x, timesteps, batch.context, None, None, options)
-        return out
+        through = pass_of(self.settings.gradient_checkpointing)
+        return through(self._frozen[0], x, timesteps, batch.context, None, None, options)
 
 
 class _JointAttention:
@@ -146,8 +140,7 @@ class _JointAttention:
 
     def __init__(self, unet: UNetModel, attentions: ImageAttentions, tokens: Mapping[str, Tensor]) -> None:
         layers = list(self_attention_layers(unet))
-        blocks = list(dict.fromkeys(block for block, _ in layers))
-        self._kinds = {at: CONTENT if blocks.index(at[0]) in CONTENT_LAYERS else STYLE for at in layers}
+        self._kinds = kinds_of(layers)
         self._projections = dict(zip(layers, attentions.attention, strict=True))
         self._tokens = tokens
 

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 import numpy
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from .palette import Colour, Labels, Pixels, nearest, read, to_bytes
+from .palette import Colour, Labels, Pixels, nearest, read, resized, to_bytes
 
 PARULA, VIRIDIS, PARTS, IUV, UVI, VUI = "Parula", "Viridis", "part numbers", "IUV", "UVI", "VUI"
 BLACK, PHOTOGRAPH = "black", "photograph"
@@ -256,10 +254,5 @@ def _require_shape(given: tuple[int, int], size: tuple[int, int]) -> None:
 
 def _resized(body: BodyMap, size: tuple[int, int]) -> BodyMap:
     """By the nearest pixel, because neither part numbers nor U and V across parts can be mixed."""
-
-    def scaled(values: NDArray[numpy.uint8]) -> NDArray[numpy.uint8]:
-        return numpy.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.NEAREST))
-
-    if body.parts.shape == size:
-        return body
-    return BodyMap(scaled(body.parts), None if body.uv is None else numpy.stack([scaled(one) for one in body.uv]))
+    uv = None if body.uv is None else numpy.stack([resized(each, size) for each in body.uv])
+    return BodyMap(resized(body.parts, size), uv)

@@ -11,17 +11,14 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 
-from ..patches.attention import Options
+from ..patches.attention import Options, with_patches
 
 SHARED_BLOCKS = (("input", 0), ("input", 1))  # the first convolution, and the residual block behind it
 
 
 def share_equal_halves(options: Options) -> Options:
     """Copies `transformer_options` so that the layers before the first self-attention compute equal halves once."""
-    patches = options.get("patches", {})
-    name = "forward_timestep_embed_patch"
-    added = [(nn.Conv2d, _convolution), (ResBlock, _residual)]
-    return {**options, "patches": {**patches, name: [*patches.get(name, []), *added]}}
+    return with_patches(options, "forward_timestep_embed_patch", (nn.Conv2d, _convolution), (ResBlock, _residual))
 
 
 def _convolution(layer: nn.Module, x: Tensor, emb: Tensor, context: Any, options: Options, *_: Any) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import outline
 from . import parsing as p
 from .keypoints import Frame, Points, keypoints_of
-from .palette import Labels
+from .palette import Labels, resized
 
 Mask = NDArray[numpy.bool_]
 
@@ -75,7 +75,7 @@ def from_maps(parsing: Tensor, frames: Sequence[Frame | None], garment: str, rul
 def _mask(picture: Tensor, frame: Frame | None, garment: str, rule: str, data_set: str) -> Mask:
     labels = p.labels_of(picture, data_set)
     if rule != CLEAN:
-        labels = p.resized(labels, OFFICIAL_SIZE)
+        labels = resized(labels, OFFICIAL_SIZE)
     points = keypoints_of(frame, labels) if frame else numpy.zeros((8, 2))
     mask = {CLEAN: clean, VITON_HD: viton_hd, DRESS_CODE: dress_code}[rule](labels, points, garment)
     if not mask.any():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
@@ -77,6 +78,13 @@ def read(pixels: Pixels, palette: Sequence[Colour]) -> Labels:
         best[box][closer] = unlike[closer]
         found[box][closer] = place
     return numpy.where(own, labels, found)
+
+
+def resized(labels: Labels, size: tuple[int, int]) -> Labels:
+    """(H, W) labels at another size, by Pillow's nearest pixel."""
+    if labels.shape == size:
+        return labels
+    return numpy.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _closest(palette: Sequence[Colour]) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
@@ -145,10 +144,3 @@ def _colour(label: int) -> Colour:
         sum((label >> (3 * place + channel) & 1) << (7 - place) for place in range(8)) for channel in range(3)
     )
     return red, green, blue
-
-
-def resized(labels: Labels, size: tuple[int, int]) -> Labels:
-    """(H, W) labels at another size, by Pillow's nearest pixel."""
-    if labels.shape == size:
-        return labels
-    return numpy.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from ..models import checkpoint
 from . import layout
-from .unet import LeffaUNet, ReferenceUNet
-
-CLASSES = {layout.GENERATIVE: LeffaUNet, layout.REFERENCE: ReferenceUNet}
+from .unet import CLASSES
 
 
 def slim(source: str | Path, target: str | Path, with_vae: bool = True) -> int:

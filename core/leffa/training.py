@@ -20,19 +20,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels.attention import AttentionLayer
-from ..patches.blockwise import checkpointed, differentiable
-from ..patches.frozen import Noised
+from ..patches.blocks import Layer
+from ..patches.blockwise import differentiable, pass_of
+from ..patches.frozen import Noised, denoise
 from ..patches.unet import self_attention_layers
 from .kernel import MAX_TIMESTEP, TEMPERATURE, WEIGHT, flow_errors
 from .layout import CHANNELS, GENERATIVE, REFERENCE
 from .model import LeffaSampling, LeffaSD15, LeffaSDXL
-from .unet import LeffaUNet, ReferenceUNet
+from .unet import CLASSES, LeffaUNet
 
 TIMESTEPS = 1000
 FIRST_CONVOLUTION = "input_blocks.0.0.weight"
-CLASSES = {GENERATIVE: LeffaUNet, REFERENCE: ReferenceUNet}
 Weights = dict[str, Tensor]
-Place = tuple[Any, int]  # label of a block, and number of the transformer layer in it
 
 
 @dataclass(frozen=True)
@@ -107,17 +106,14 @@ class TryOn(nn.Module):
 
     def denoised(self, batch: Batch, x: Tensor, sigma: Tensor) -> Tensor:
         """The batch's persons without noise, predicted from x (B, 4, h, w) at a noise level (B,); for samplers."""
-        sampling, level = self._sampling[0], sigma[:, None, None, None]
-        entering = sampling.calculate_input(level, x)
-        out = self._predict(entering, sampling.timestep(sigma).float(), batch, [])
-        return sampling.calculate_denoised(level, out.float(), x)
+        return denoise(self._sampling[0], lambda entering, told: self._predict(entering, told, batch, []), x, sigma)
 
     def _predict(self, x: Tensor, timesteps: Tensor, batch: Batch, layers: list[AttentionLayer]) -> Tensor:
         """The generative U-Net's output; its queries with the reference's keys are added to `layers`."""
         features, grids = self._read(batch.reference, timesteps)
         attentions = self_attention_layers(self.generative)
         number_of = {place: number for number, place in enumerate(attentions)}
-        seen: dict[Place, tuple[Tensor, tuple[int, int]]] = {}
+        seen: dict[Layer, tuple[Tensor, tuple[int, int]]] = {}
 
         # By label and not by order: a block that is computed anew for its gradient goes through here again.
         def look(n: Tensor, context: Tensor, value: Tensor, at: dict[str, Any]) -> tuple[Tensor, ...]:
@@ -137,7 +133,7 @@ class TryOn(nn.Module):
 
     def _read(self, latents: Tensor, timesteps: Tensor) -> tuple[list[Tensor], list[tuple[int, int]]]:
         """The reference U-Net's features, (B, M, C) for each layer in the order they run, and their grids."""
-        recorded: dict[Place, tuple[Tensor, tuple[int, int]]] = {}
+        recorded: dict[Layer, tuple[Tensor, tuple[int, int]]] = {}
 
         def record(n: Tensor, context: Tensor, value: Tensor, at: dict[str, Any]) -> tuple[Tensor, ...]:
             recorded[at["block"], at["block_index"]] = n, tuple(at["activations_shape"][-2:])
@@ -150,11 +146,7 @@ class TryOn(nn.Module):
 
     def _evaluate(self, unet: UNetModel, x: Tensor, timesteps: Tensor, patch: Any) -> Tensor:
         options = {"optimized_attention_override": differentiable, "patches": {"attn1_patch": [patch]}}
-        through = (
-            checkpointed if self.settings.gradient_checkpointing and torch.is_grad_enabled() else UNetModel.forward
-        )
-        out: Tensor = through(unet, x, timesteps, None, None, None, options)
-        return out
+        return pass_of(self.settings.gradient_checkpointing)(unet, x, timesteps, None, None, None, options)
 
     def _leffa(self, batch: Batch, layers: list[AttentionLayer]) -> Tensor:
         """L_leffa; a sum over samples, so that it does not depend on how they are spread over processes.

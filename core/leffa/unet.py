@@ -8,6 +8,7 @@ from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransforme
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
+from .layout import GENERATIVE, REFERENCE
 from .reference import REFERENCES
 
 
@@ -98,6 +99,9 @@ class ReferenceUNet(LeffaUNet):
         del block[list(block).index(transformer) + 1 :]
         del self.output_blocks[number + 1 :]
         self.out = PassThrough()
+
+
+CLASSES: dict[str, type[LeffaUNet]] = {GENERATIVE: LeffaUNet, REFERENCE: ReferenceUNet}
 
 
 def transformer_layers(unet: UNetModel) -> list[BasicTransformerBlock]:

@@ -21,8 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..patches.blocks import Block
-from .features import Layer
+from ..patches.blocks import Block, Layer
 
 Config = dict[str, Any]  # of a U-Net, in ComfyUI's form
 

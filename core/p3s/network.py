@@ -10,7 +10,8 @@ from comfy.ldm.modules.attention import BasicTransformerBlock, optimized_attenti
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
-from .features import Features, FeaturesOf, Layer
+from ..patches.blocks import Layer
+from .features import Features, FeaturesOf
 from .kernel import biased_latent
 from .layout import Config, copied_layers, fed_layers, simplified, source_name, table
 

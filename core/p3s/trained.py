@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from ..patches.attention import AttentionCall, Options
+from ..patches.attention import AttentionCall, Options, with_patches
 from ..patches.unet import self_attention_layers
 from .features import FeaturesOf
 from .kernel import nonzero_tokens, on_grid
@@ -27,14 +27,13 @@ class ReadByAdapter:
 
     def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Projects f."""
-        layer = call.block, call.depth
-        features, attention = self._features[layer], self._layers[layer].attn1
+        features, attention = self._features[call.layer], self._layers[call.layer].attn1
         hidden = features.hidden.unflatten(0, (len(call.chunks), -1))
         return attention.to_k(hidden), attention.to_v(hidden), features.grid
 
     def used(self, call: AttentionCall) -> Tensor | None:
         """Those that are not zero, if so chosen."""
-        return nonzero_tokens(self._features[call.block, call.depth].hidden) if self._identity_at_zero else None
+        return nonzero_tokens(self._features[call.layer].hidden) if self._identity_at_zero else None
 
 
 def with_cross(options: Options, features: FeaturesOf, epsilon: float) -> Options:
@@ -47,6 +46,4 @@ def with_cross(options: Options, features: FeaturesOf, epsilon: float) -> Option
         # Of a half's pictures, which lie one after the other, or of each one
         return (n.unflatten(0, (len(added), -1)) + added.unsqueeze(1)).flatten(0, 1)
 
-    patches = options.get("patches", {})
-    name = "attn2_output_patch"
-    return {**options, "patches": {**patches, name: [*patches.get(name, []), add]}}
+    return with_patches(options, "attn2_output_patch", add)

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 import comfy.utils
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..patches.attention import route_self_attention
-from ..patches.blockwise import checkpointed, differentiable
-from ..patches.frozen import Noised, Prompt, frozen_copy, plain
+from ..patches.blockwise import differentiable, pass_of
+from ..patches.frozen import Noised, Prompt, denoise, frozen_copy, plain
 from .kernel import MEAN, attention_consistency
 from .maps import CrossMaps
 from .run import P3SEvaluation, Subject
@@ -101,8 +100,9 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """L_LDM and L_ac of one step, scalars."""
+    """The loss of one step, and L_LDM and L_ac in it; scalars."""
 
+    loss: Tensor
     denoising: Tensor
     consistency: Tensor
 
@@ -179,17 +179,17 @@ class Objective(nn.Module):
 
     def denoised(self, inputs: Inputs, x: Tensor, sigma: Tensor) -> Tensor:
         """The targets without noise, predicted from x (B, c, h, w) at a noise level (B,); for samplers."""
-        sampling, level = self._sampling[0], sigma[:, None, None, None]
-        entering = sampling.calculate_input(level, x).to(self.dtype)
-        out = self._predict(entering, sampling.timestep(sigma).float(), inputs, [], [])
-        return sampling.calculate_denoised(level, out.float(), x)
+
+        def predict(entering: Tensor, told: Tensor) -> Tensor:
+            return self._predict(entering.to(self.dtype), told, inputs, [], [])
+
+        return denoise(self._sampling[0], predict, x, sigma)
 
     def _predict(
         self, x: Tensor, timesteps: Tensor, inputs: Inputs, see_copied: list[Any], see_original: list[Any]
     ) -> Tensor:
         """The frozen U-Net's output; the lists hold what sees the cross-attentions of copy and original."""
-        checkpoints = self.settings.gradient_checkpointing and torch.is_grad_enabled()
-        evaluate = checkpointed if checkpoints else UNetModel.__call__
+        evaluate = pass_of(self.settings.gradient_checkpointing)
         count = len(x)
         latent, vision = (each.to(x).expand(count, *each.shape[1:]) for each in (inputs.reference, inputs.vision))
         context, y = inputs.context.to(x), None if inputs.y is None else inputs.y.to(x)
@@ -205,8 +205,7 @@ class Objective(nn.Module):
         hidden = ReadByAdapter(features, self._unet[0], identity_at_zero=False)
         injecting = P3SEvaluation(inputs.subject, hidden, 1.0, self.settings.value_strength)
         options = with_cross(route_self_attention(options, injecting.inject), features, 1.0)
-        out: Tensor = evaluate(self._unet[0], x, timesteps, context, y, None, options)
-        return out
+        return evaluate(self._unet[0], x, timesteps, context, y, None, options)
 
 
 class Trainer:
@@ -245,7 +244,7 @@ class Trainer:
         """One step of the optimiser."""
         losses = self.losses(batch)
         self._optimizer.zero_grad()
-        (losses.denoising + self.settings.gamma * losses.consistency).backward()
+        losses.loss.backward()
         self._optimizer.step()
         return losses
 
@@ -266,7 +265,7 @@ class Trainer:
                 batch.noise.to(self._device),
             )
         )
-        return Losses(found["denoising"], found["consistency"])
+        return Losses(**found)
 
 
 @dataclass(frozen=True)
@@ -276,12 +275,10 @@ class Watch:
     Attributes:
         preview: makes a picture for ComfyUI's progress bar, in ComfyUI's form; None shows none.
         every: steps from one preview to the next.
-        interrupted: called when the training is cancelled, before ComfyUI learns of it.
     """
 
     preview: Callable[[], Any] | None = None
     every: int = 0
-    interrupted: Callable[[], None] = lambda: None
 
     def picture(self, step: int) -> Any:
         """The preview after a step, if one is due."""
@@ -307,15 +304,11 @@ def train(trainer: Trainer, watch: Watch) -> list[tuple[float, float]]:
     total = steps_of(trainer.pictures, settings)
     logging.getLogger(__name__).info("Training an adapter: %d steps.", total)
     progress = comfy.utils.ProgressBar(total)
-    try:
-        for _ in range(settings.epochs):
-            for targets in torch.randperm(trainer.pictures, generator=generator).split(settings.batch_size):
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                history.append(_checked(trainer.step(trainer.draw(targets, generator)), len(history)))
-                progress.update_absolute(len(history), total, watch.picture(len(history)))
-    except comfy.model_management.InterruptProcessingException:
-        watch.interrupted()
-        raise
+    for _ in range(settings.epochs):
+        for targets in torch.randperm(trainer.pictures, generator=generator).split(settings.batch_size):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            history.append(_checked(trainer.step(trainer.draw(targets, generator)), len(history)))
+            progress.update_absolute(len(history), total, watch.picture(len(history)))
     return history
 
 

@@ -133,16 +133,15 @@ class _Router:
 
 
 def _routed(options: Options, router: _Router) -> Options:
+    patched = with_patches(options, "attn1_patch", opaque(router.before_self))
+    patched = with_patches(patched, "attn2_patch", opaque(router.before_cross))
+    return {**patched, "optimized_attention_override": opaque(router.override)}
+
+
+def with_patches(options: Options, kind: str, *more: object) -> Options:
+    """Copies `transformer_options` with more patches of a kind, behind those that are there."""
     patches = options.get("patches", {})
-    return {
-        **options,
-        "optimized_attention_override": opaque(router.override),
-        "patches": {
-            **patches,
-            "attn1_patch": [*patches.get("attn1_patch", []), opaque(router.before_self)],
-            "attn2_patch": [*patches.get("attn2_patch", []), opaque(router.before_cross)],
-        },
-    }
+    return {**options, "patches": {**patches, kind: [*patches.get(kind, []), *more]}}
 
 
 def opaque(function: Callable[..., Any]) -> Callable[..., Any]:

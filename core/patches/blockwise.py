@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,6 +61,11 @@ def checkpointed(
         h = torch.cat([h, skipped.pop()], dim=1)
         h = through(module, ("output", number), h, skipped[-1].shape if skipped else None)
     return unet.out(h.type(x.dtype))
+
+
+def pass_of(gradient_checkpointing: bool) -> Callable[..., Tensor]:
+    """How a U-Net is passed through: by `checkpointed` if so chosen and gradients are needed, else by ComfyUI's own."""
+    return checkpointed if gradient_checkpointing and torch.is_grad_enabled() else UNetModel.forward
 
 
 def differentiable(func: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,21 @@ class Noised:
         denoised = self._sampling.calculate_denoised(self._sigma, out.float(), self._x)
         noise: Tensor = (self._x - denoised) / self._sigma
         return noise
+
+
+def denoise(sampling: Any, predict: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Tensor:
+    """Pictures at a noise level without their noise, as a U-Net predicts them.
+
+    Args:
+        sampling: ComfyUI's `model_sampling` of the model.
+        predict: what the U-Net makes of what it is given (B, c, h, w), and told (B,).
+        x: (B, c, h, w).
+        sigma: (B,).
+    """
+    level = sigma[:, None, None, None]
+    out = predict(sampling.calculate_input(level, x), sampling.timestep(sigma).float())
+    denoised: Tensor = sampling.calculate_denoised(level, out.float(), x)
+    return denoised
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransformer, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from .blocks import Block
+from .blocks import Block, Layer
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -40,7 +40,7 @@ def self_attention_blocks(unet: UNetModel) -> dict[Block, int]:
     return dict(Counter(block for block, _ in self_attention_layers(unet)))
 
 
-def self_attention_layers(unet: UNetModel) -> dict[tuple[Block, int], BasicTransformerBlock]:
+def self_attention_layers(unet: UNetModel) -> dict[Layer, BasicTransformerBlock]:
     """The transformer layers with self-attention by block and number inside it, in the order they run."""
     sides = {"input": unet.input_blocks, "middle": [unet.middle_block or ()], "output": unet.output_blocks}
     return {

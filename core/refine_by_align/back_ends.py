@@ -15,6 +15,7 @@ from ..patches.blocks import SKIP_FIRST_OUTPUT, select
 from ..patches.reference_pass import Reference
 from ..patches.single_evaluation import other_seed
 from ..patches.unet import family, require_image_unet, self_attention_blocks
+from ..pictures.grid import CELL
 from ..refdrop.settings import RefDropSettings
 from ..refdrop.wrappers import apply_refdrop
 from .adapter import TrainedAdapter, for_model
@@ -22,7 +23,6 @@ from .kernel import group_of_mask
 from .observe import Look, Maps, attention_maps, of_whole_picture
 from .reader import PatchReader
 from .tokens import token_maps
-from .window import CELL
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

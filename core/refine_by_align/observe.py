@@ -86,14 +86,15 @@ def observe(
     prompt = [[positive[0][0], of_whole_picture(positive)]]
     keys: dict[Layer, tuple[Tensor, tuple[int, int]]] = {}
 
-    def record(place: Layer, call: AttentionCall) -> None:
-        keys[place] = call.k, call.grid
+    def record(call: AttentionCall) -> None:
+        keys[call.layer] = call.k, call.grid
 
     for timestep in look.timesteps:
 
-        def compare(place: Layer, call: AttentionCall, timestep: int = timestep) -> None:
-            k, grid = keys.pop(place)
-            see(timestep, place, AttentionLayer(call.q, k, layers[place].n_heads, call.grid, grid))
+        def compare(call: AttentionCall, timestep: int = timestep) -> None:
+            k, grid = keys.pop(call.layer)
+            heads = layers[call.layer].n_heads
+            see(timestep, call.layer, AttentionLayer(call.q, k, heads, call.grid, grid))
 
         for latent, seed, act in ((reference, other_seed(look.seed), record), (samples, look.seed, compare)):
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -130,7 +131,7 @@ def attention_maps(
     return maps
 
 
-def map_of(layer: AttentionLayer, groups: Tensor, reference_mask: Tensor | None) -> Tensor:
+def map_of(layer: AttentionLayer, groups: Tensor, reference_mask: Tensor | None = None) -> Tensor:
     """Maps over the reference of one layer, as `attention_maps` gives them.
 
     Args:
@@ -164,18 +165,17 @@ def require_whole(block: Block, grid: tuple[int, int], tokens: int, node: str) -
         )
 
 
-def _reading(wanted: list[Layer], act: Callable[[Layer, AttentionCall], None], node: str) -> Handler:
+def _reading(wanted: list[Layer], act: Callable[[AttentionCall], None], node: str) -> Handler:
     """Shows the self-attentions of the wanted layers as they run and ends the pass after the last of them."""
 
     def handle(call: AttentionCall) -> Tensor:
-        place = call.block, call.depth
-        if place in wanted:
+        if call.layer in wanted:
             for each in (call.q, call.k):
                 require_whole(call.block, call.grid, each.shape[1], node)
-            act(place, call)
-        if place == wanted[-1]:
+            act(call)
+        if call.layer == wanted[-1]:
             raise ReferenceRecorded
-        return call.attend(call.q, call.k, call.v)
+        return call.plain()
 
     return handle
 

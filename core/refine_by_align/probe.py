@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from ..kernels.attention import AttentionLayer
 from ..kernels.maps import rescale
 from ..patches.blocks import Layer, layer_name
-from .kernel import attention_to_reference, group_of_mask, groups_of_points, mean_map
-from .observe import Groups, Look, observe
+from .kernel import group_of_mask, groups_of_points, mean_map
+from .observe import Groups, Look, map_of, observe
 from .window import scaled
 
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ def probe(
 
     def see(timestep: int, place: Layer, layer: AttentionLayer) -> None:
         groups = torch.cat([spot(layer.grid), groups_of_points(centres, size, layer.grid)])
-        # Times the number of keys, so that layers of all sizes can be compared.
-        seen = attention_to_reference(layer, groups).cpu() * layer.k.shape[1]
-        maps = seen.unflatten(-1, layer.reference_grid)
+        maps = map_of(layer, groups)
         layers[timestep, layer_name(place)] = maps[0]
         places.add_(F.interpolate(maps[None, 1:], reference_grid, mode="bilinear", antialias=True)[0])
 

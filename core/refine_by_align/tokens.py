@@ -34,11 +34,11 @@ class _Reading:
 
     def attend(self, call: AttentionCall) -> Tensor:
         if call.layer in self.wanted:
-            require_whole(call.layer[0], call.grid, call.q.shape[1], self.node)
+            require_whole(call.block, call.grid, call.q.shape[1], self.node)
             self.see(call)
         if call.layer == self.wanted[-1]:
             raise ReferenceRecorded
-        return call.attend(call.q, call.k, call.v)
+        return call.plain()
 
 
 def token_maps(

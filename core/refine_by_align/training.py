@@ -13,18 +13,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..patches.blocks import is_cross_attention
-from ..patches.blockwise import checkpointed, differentiable
-from ..patches.frozen import Noised, frozen_copy, plain
+from ..patches.blockwise import differentiable, pass_of
+from ..patches.frozen import Noised, denoise, frozen_copy, plain
 from ..patches.frozen import encode as frozen_encode
+from ..pictures.grid import CELL
 from .back_ends import blanked
 from .kernel import completion_loss
 from .match import bounding_box, grown
-from .window import CELL
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -174,18 +173,13 @@ class Completion(nn.Module):
 
     def denoised(self, batch: Batch, x: Tensor, sigma: Tensor) -> Tensor:
         """The batch's pictures without noise, predicted from x (B, c, h, w) at a noise level (B,); for samplers."""
-        sampling, level = self._sampling[0], sigma[:, None, None, None]
-        entering = sampling.calculate_input(level, x)
-        out = self._predict(entering, sampling.timestep(sigma).float(), batch)
-        return sampling.calculate_denoised(level, out.float(), x)
+        return denoise(self._sampling[0], lambda entering, told: self._predict(entering, told, batch), x, sigma)
 
     def _predict(self, x: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
         context = self.network(batch.patches) * batch.is_shown.to(x.device)[:, None, None]
         options = {"optimized_attention_override": differentiable}
         entering = torch.cat([x, batch.inpainting], dim=1)
-        through = checkpointed if self.gradient_checkpointing and torch.is_grad_enabled() else UNetModel.forward
-        out: Tensor = through(self.unet, entering, timesteps, context, batch.y, None, options)
-        return out
+        return pass_of(self.gradient_checkpointing)(self.unet, entering, timesteps, context, batch.y, None, options)
 
 
 class Preparing:

@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..pictures import regions
-from ..pictures.grid import binary_mask, resized
+from ..pictures.grid import CELL, binary_mask, resized
 from .match import Box, bounding_box
 
-CELL = 8  # pixels of a latent, each way
 SHORTEST = 64  # side of a window and of a working size
 NEAR = 8  # artifacts less than twice as many pixels apart are one
 

@@ -31,10 +31,9 @@ def _spatial_only(handler: Handler) -> Handler:
     seen: set[Layer] = set()
 
     def handle(call: AttentionCall) -> Tensor:
-        layer = (call.block, call.depth)
-        if layer in seen:
+        if call.layer in seen:
             return call.plain()
-        seen.add(layer)
+        seen.add(call.layer)
         return handler(call)
 
     return handle
