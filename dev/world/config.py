@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = Path(os.environ.get("REFATTENTION_WORLD_STATE", ROOT / ".world"))
+# The compact weights of what is trained
+EXPORT, BASE_FILE, VISION_FILE = STATE / "export", "world-sd15.safetensors", "world-vision.safetensors"
 # Pictures from here on are never trained on.
 HELD_OUT = 10**9
 
