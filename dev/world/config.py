@@ -58,11 +58,7 @@ class LatentsConfig:
 class BaseConfig:
     """Text to picture. `gamma` bounds the weight at little noise; `unnamed` is the share without a caption."""
 
-    schedule: Schedule = field(
-        default_factory=lambda: Schedule(
-            2400, 9e-4, 24, hold=0.55, final=0.03, average_every=6, report_every=60, ema=0.998
-        )
-    )
+    schedule: Schedule = field(default_factory=lambda: Schedule(2400, 9e-4, 24, hold=0.55, final=0.03, average_every=6))
     gamma: float = 5.0
     unnamed: float = 0.1
     guidance: float = 4.0
