@@ -64,8 +64,9 @@ def _initialise(name: str, module: nn.Module) -> None:
 
 def signal() -> Tensor:
     """Cumulative product of alpha at each of the 1000 steps of SD1.5's schedule."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, 0).float()
+    from comfy.ldm.modules.diffusionmodules.util import make_beta_schedule
+
+    return torch.cumprod(1 - make_beta_schedule("linear", STEPS, 0.00085, 0.012), 0).float()
 
 
 def noise_of(model: nn.Module, x: Tensor, steps: Tensor, context: Tensor) -> Tensor:
