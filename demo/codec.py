@@ -41,7 +41,7 @@ def state_dict(latent_scale: float) -> dict[str, Tensor]:
     Args:
         latent_scale: the factor by which the host multiplies the latents of this family before sampling.
     """
-    weights = {**_zeros("taesd_encoder.", ENCODER), **_zeros("taesd_decoder.", DECODER)}
+    weights = zeros()
     _fill_encoder(weights)
     _fill_decoder(weights)
     weights["vae_scale"] = torch.tensor(LATENT_SIZE * latent_scale)
@@ -70,6 +70,11 @@ DECODER: dict[int, tuple[int, int, bool] | None] = {
     12: CONV, 13: None, 14: None, 15: None,
     17: CONV, 18: None, 19: (WIDTH, 3, True),
 }  # fmt: skip
+
+
+def zeros() -> dict[str, Tensor]:
+    """Encoder and decoder of TAESD's layout whose weights are all zero."""
+    return {**_zeros("taesd_encoder.", ENCODER), **_zeros("taesd_decoder.", DECODER)}
 
 
 def _zeros(prefix: str, layers: dict[int, tuple[int, int, bool] | None]) -> dict[str, Tensor]:

@@ -33,21 +33,36 @@ BUMP_SIZE = 40.0
 
 def state_dict(seed: int = 0) -> dict[str, Tensor]:
     """All tensors, half precision, with the names of CLIP ViT-L/14's vision half in transformers."""
+    weights = zeros()
+    weights["vision_model.embeddings.patch_embedding.weight"] = _average_colour()
+    weights["vision_model.embeddings.position_embedding.weight"][:] = _constant()
+    for name, tensor in weights.items():
+        if name.endswith(("layrnorm.weight", "layer_norm1.weight", "layer_norm2.weight")):
+            tensor[:] = _norm_gain()
+    weights["vision_model.post_layernorm.weight"][:] = 1
+    _fill_bumps(weights, "vision_model.encoder.layers.0.mlp.", seed)
+    return weights
+
+
+def zeros() -> dict[str, Tensor]:
+    """The same tensors when all of them are zero."""
     vision = "vision_model."
     weights = {
         f"{vision}embeddings.class_embedding": _zeros(WIDTH),
-        f"{vision}embeddings.patch_embedding.weight": _average_colour(),
-        f"{vision}embeddings.position_embedding.weight": _constant().expand(PATCHES + 1, -1),
-        f"{vision}pre_layrnorm.weight": _norm_gain(),
-        f"{vision}pre_layrnorm.bias": _zeros(WIDTH),
-        f"{vision}post_layernorm.weight": _zeros(WIDTH) + 1,
-        f"{vision}post_layernorm.bias": _zeros(WIDTH),
+        f"{vision}embeddings.patch_embedding.weight": _zeros(WIDTH, 3, PATCH, PATCH),
+        f"{vision}embeddings.position_embedding.weight": _zeros(PATCHES + 1, WIDTH),
         "visual_projection.weight": _zeros(768, WIDTH),
     }
+    norms = [f"{vision}pre_layrnorm", f"{vision}post_layernorm"]
     for layer in range(LAYERS):
-        weights |= {f"{vision}encoder.layers.{layer}.{name}": tensor for name, tensor in _idle_block().items()}
-    weights |= {f"{vision}encoder.layers.0.mlp.{name}": tensor for name, tensor in _bumps(seed).items()}
-    return {name: tensor.contiguous() for name, tensor in weights.items()}
+        block = f"{vision}encoder.layers.{layer}."
+        norms += [f"{block}layer_norm1", f"{block}layer_norm2"]
+        for name in ("q", "k", "v", "out"):
+            weights[f"{block}self_attn.{name}_proj.weight"] = _zeros(WIDTH, WIDTH)
+            weights[f"{block}self_attn.{name}_proj.bias"] = _zeros(WIDTH)
+        weights |= {f"{block}mlp.fc1.weight": _zeros(HIDDEN, WIDTH), f"{block}mlp.fc1.bias": _zeros(HIDDEN)}
+        weights |= {f"{block}mlp.fc2.weight": _zeros(WIDTH, HIDDEN), f"{block}mlp.fc2.bias": _zeros(WIDTH)}
+    return weights | {f"{norm}.{kind}": _zeros(WIDTH) for norm in norms for kind in ("weight", "bias")}
 
 
 def _zeros(*size: int) -> Tensor:
@@ -71,23 +86,13 @@ def _norm_gain() -> Tensor:
     return _zeros(WIDTH) + ONE_SIZE * (2 / WIDTH) ** 0.5
 
 
-def _idle_block() -> dict[str, Tensor]:
-    block = {f"self_attn.{name}_proj.weight": _zeros(WIDTH, WIDTH) for name in ("q", "k", "v", "out")}
-    block |= {f"self_attn.{name}_proj.bias": _zeros(WIDTH) for name in ("q", "k", "v", "out")}
-    block |= {f"layer_norm{number}.weight": _norm_gain() for number in (1, 2)}
-    block |= {f"layer_norm{number}.bias": _zeros(WIDTH) for number in (1, 2)}
-    block |= {"mlp.fc1.weight": _zeros(HIDDEN, WIDTH), "mlp.fc1.bias": _zeros(HIDDEN)}
-    return block | {"mlp.fc2.weight": _zeros(WIDTH, HIDDEN), "mlp.fc2.bias": _zeros(WIDTH)}
-
-
-def _bumps(seed: int) -> dict[str, Tensor]:
+def _fill_bumps(weights: dict[str, Tensor], mlp: str, seed: int) -> None:
     """Feed-forward weights: along each direction, ramps at evenly spaced colours, joined into bumps two steps wide."""
     generator = torch.Generator().manual_seed(seed)
     directions = F.normalize(torch.randn(DIRECTIONS, 3, generator=generator), dim=-1)
     step = 2 * REACH / (BUMPS - 1)
     ramps = BUMPS + 2
-    weights = {name: tensor for name, tensor in _idle_block().items() if name.startswith("mlp.")}
-    first, bias, second = (weights[f"mlp.{name}"] for name in ("fc1.weight", "fc1.bias", "fc2.weight"))
+    first, bias, second = (weights[f"{mlp}{name}"] for name in ("fc1.weight", "fc1.bias", "fc2.weight"))
     for direction in range(DIRECTIONS):
         rows = slice(direction * ramps, (direction + 1) * ramps)
         first[rows, COLOURS] = SHARPNESS * directions[direction]
@@ -95,4 +100,3 @@ def _bumps(seed: int) -> dict[str, Tensor]:
         for bump in range(BUMPS):
             row, column = FIRST_BUMP + direction * BUMPS + bump, direction * ramps + bump
             second[row, column : column + 3] = torch.tensor([1.0, -2.0, 1.0]) * BUMP_SIZE / (SHARPNESS * step)
-    return {name.removeprefix("mlp."): tensor for name, tensor in weights.items()}

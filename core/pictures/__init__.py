@@ -1,1 +1,1 @@
-"""Pictures, masks and maps before and after a model: numpy, scipy and Pillow, which ComfyUI brings along."""
+"""Pictures, masks and maps before and after a model: numpy and Pillow, which ComfyUI brings along, and OpenCV."""

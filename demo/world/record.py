@@ -140,12 +140,12 @@ def look_alikes(rng: Generator) -> Record:
     return replace(record, figures=(first, other))
 
 
-def another_view(record: Record, rng: Generator, style: str | None = None) -> Record:
-    """The same characters in other poses and another scene, in the same style or a given one."""
+def another_view(record: Record, rng: Generator) -> Record:
+    """The same characters in other poses and another scene, in the same style."""
     people = len(record.figures)
     figures = tuple(_placed(rng, figure.character, place, people) for place, figure in enumerate(record.figures))
     scene = _choice(rng, [name for name in SCENES if name != record.scene])
-    return Record(figures, scene, style or record.style, int(rng.integers(1 << 30)))
+    return Record(figures, scene, record.style, int(rng.integers(1 << 30)))
 
 
 def another_subject(record: Record, rng: Generator) -> Record:

@@ -74,11 +74,11 @@ def ellipse(x: float, y: float, width: float, height: float, degrees: float = 0.
     return similarity(1, degrees, (0, 0), (x, y))(points)
 
 
-def capsule(start: Sequence[float], end: Sequence[float], width: float, count: int = 9) -> Points:
+def capsule(start: Sequence[float], end: Sequence[float], width: float) -> Points:
     """A thick line with round ends."""
     a, b = np.asarray(start, float), np.asarray(end, float)
     angle = math.atan2(*(b - a)[::-1])
-    arc = np.linspace(-math.pi / 2, math.pi / 2, count)
+    arc = np.linspace(-math.pi / 2, math.pi / 2, 9)
     round_end = [b + width / 2 * np.array([math.cos(angle + t), math.sin(angle + t)]) for t in arc]
     round_start = [a - width / 2 * np.array([math.cos(angle + t), math.sin(angle + t)]) for t in arc]
     return np.array(round_end + round_start)

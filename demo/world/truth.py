@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from . import figure as figures
 from .draw import SIZE, fill
-from .garment import LOGO_CENTRE, LOGO_RADIUS, TORSO, sleeve
+from .garment import LOGO_CENTRE, LOGO_RADIUS
 from .record import Record
 from .shapes import Map, Points, Shape, similarity
 
@@ -183,14 +183,6 @@ def flow(first: Record, second: Record, figures_of: tuple[int, int] = (0, 0), si
         column, row = np.clip(cell, 0, size - 1).T
         places[here] = np.where((inside & there[row, column])[:, None], moved * size, np.nan)
     return places
-
-
-def flat_shirt_mask(size: int = SIZE) -> Mask:
-    """(H, W): where the shirt is in the picture of the flat shirt."""
-    canvas = np.zeros((size, size), np.uint8)
-    for outline in (sleeve("left"), sleeve("right"), TORSO):
-        fill(canvas, outline, 1, smooth=False)
-    return canvas > 0
 
 
 def _cloth(found: Layers, figure: int, part: str) -> Map:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from world import classifier, measure
-from world.config import HELD_OUT, STATE
+from world.config import EXPORT, HELD_OUT
 
 from host import ROOT
 
@@ -22,7 +22,7 @@ KEPT = ("species", "scene", "style", "shirt", "body", "pattern", "logo", "pose")
 def main() -> None:
     """Runs everything on one host."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("weights", nargs="?", type=Path, default=STATE / "export")
+    parser.add_argument("weights", nargs="?", type=Path, default=EXPORT)
     parser.add_argument("--count", type=int, default=32, help="cases for each row")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     chosen = parser.parse_args()

@@ -11,8 +11,10 @@ from refattention_demo.world import record, truth
 from refattention_demo.world.record import Record
 from world.config import HELD_OUT
 
+from demo_host import load_workflow
+
 from .rows import Findings, Row, above
-from .world_host import WorldHost, inputs, node_id, template
+from .world_host import WorldHost, inputs, node_id
 
 PAPER = "P3S"
 ENOUGH = "the encoder was trained to tell look-alikes apart, so that one point may be enough"
@@ -50,7 +52,7 @@ def _overlaps(masks: list[Mask], shown: list[Record], figure: int) -> NDArray[np
 
 
 def _masked(host: WorldHost, file: str, shown: Record, has_negative: bool) -> Mask:
-    graph = template("point_mask")
+    graph = load_workflow("point_mask")
     inputs(graph, "LoadImage")["image"] = file
     points: dict[str, Any] = {"positive_coords": [_inside(truth.shirt(shown, 0))], "negative_coords": []}
     if has_negative:

@@ -14,8 +14,10 @@ from refattention_demo.world.record import Record
 from world import attributes, classifier
 from world.config import HELD_OUT
 
+from demo_host import load_workflow
+
 from .rows import Curve, Findings, Plot, Row, above, estimate, slopes
-from .world_host import GUIDANCE, MEGAPIXELS, STEPS, WorldHost, inputs, node_id, template, to_batch
+from .world_host import GUIDANCE, MEGAPIXELS, STEPS, WorldHost, inputs, node_id, to_batch
 
 PAPER = "RefDrop"
 STRENGTHS = (-0.3, 0.0, 0.2, 0.4, 0.6)
@@ -94,7 +96,7 @@ def distance(first: NDArray[np.float32], second: NDArray[np.float32], box: tuple
 
 def workflow(case: Case, seed: int, strength: float, reference_file: str, batch: int = 1) -> dict[str, Any]:
     """The published template with this case's pictures, prompts and sizes."""
-    graph = template("refdrop")
+    graph = load_workflow("refdrop")
     inputs(graph, "LoadImage")["image"] = reference_file
     inputs(graph, "ImageScaleToTotalPixels")["megapixels"] = MEGAPIXELS
     inputs(graph, "CLIPTextEncode", "Prompt of the reference")["text"] = captions.caption(

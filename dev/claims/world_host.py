@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from refattention_demo.families import SD15
+from refattention_demo.vision import FILE_NAME as VISION_NAME
 from refattention_demo.world import draw, expand
 from refattention_demo.world.record import Record
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from world.config import BASE_FILE, VISION_FILE
 
+from demo_host import DEMO_PACK
 from host import PACK_NAME, ROOT, HeadlessHost
 
-BASE_FILE, VISION_FILE = "world-sd15.safetensors", "world-vision.safetensors"
-VISION_NAME = "clip-vit-large-patch14.safetensors"
 # ImageScaleToTotalPixels counts in 1024 x 1024
 MEGAPIXELS = draw.SIZE**2 / 1024**2
 STEPS, GUIDANCE = 10, 4.0
@@ -34,7 +34,7 @@ class WorldHost(HeadlessHost):
     """
 
     def __init__(self, weights: Path) -> None:
-        super().__init__({PACK_NAME: ROOT, "RefAttention-Demo": ROOT / "demo"})
+        super().__init__({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"})
         self.has_vision = (weights / VISION_FILE).exists()
         self._write("checkpoints", SD15.file_name, expand.checkpoint(load_file(weights / BASE_FILE)))
         if self.has_vision:
@@ -59,12 +59,6 @@ class WorldHost(HeadlessHost):
         output = self.run(workflow)["outputs"][node]
         files = self.images({"outputs": {node: output}})
         return np.stack([np.asarray(Image.open(file).convert("RGB"), np.float32) / 255 for file in files])
-
-
-def template(name: str) -> dict[str, Any]:
-    """A published workflow in API format."""
-    workflow: dict[str, Any] = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-    return workflow
 
 
 def inputs(workflow: Mapping[str, Any], class_type: str, title: str | None = None) -> dict[str, Any]:

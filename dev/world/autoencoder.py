@@ -45,9 +45,9 @@ class Autoencoder(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, widths: tuple[int, int, int, int] = VAE.widths) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        full, half, quarter, eighth = widths
+        full, half, quarter, eighth = VAE.widths
         self.encoder = nn.ModuleDict({
             "0": _conv(3, full), "1": Block(full),
             "2": _conv(full, half, 2, False), "3": Block(half),

@@ -21,17 +21,17 @@ from .encode import autoencoder
 from .pictures import tensor
 from .workers import Worker
 
-SIZE = 64
+SIZE, WIDTHS = 64, (32, 64, 96, 128)
 
 
 class Classifier(nn.Module):
     """Pictures (B, 3, 64, 64) in [0, 1] of one figure -> scores of each attribute's values."""
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 96, 128)) -> None:
+    def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 3
-        for width in widths:
+        for width in WIDTHS:
             layers += [nn.Conv2d(before, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
             layers += [nn.Conv2d(width, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU()]
             before = width

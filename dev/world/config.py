@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = Path(os.environ.get("REFATTENTION_WORLD_STATE", ROOT / ".world"))
+# The compact weights of what is trained
+EXPORT, BASE_FILE, VISION_FILE = STATE / "export", "world-sd15.safetensors", "world-vision.safetensors"
 # Pictures from here on are never trained on.
 HELD_OUT = 10**9
 
@@ -56,11 +58,7 @@ class LatentsConfig:
 class BaseConfig:
     """Text to picture. `gamma` bounds the weight at little noise; `unnamed` is the share without a caption."""
 
-    schedule: Schedule = field(
-        default_factory=lambda: Schedule(
-            2400, 9e-4, 24, hold=0.55, final=0.03, average_every=6, report_every=60, ema=0.998
-        )
-    )
+    schedule: Schedule = field(default_factory=lambda: Schedule(2400, 9e-4, 24, hold=0.55, final=0.03, average_every=6))
     gamma: float = 5.0
     unnamed: float = 0.1
     guidance: float = 4.0

@@ -10,11 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import loop, state
-from .config import STATE
+from .config import BASE_FILE, EXPORT, STATE, VISION_FILE
 from .encode import scale
 from .text import rows
 
-FILE_NAME, VISION_FILE = "world-sd15.safetensors", "world-vision.safetensors"
 ABOUT = {"format": "pt", "about": "Trained on drawings of ComfyUI-RefAttention's world."}
 
 
@@ -56,9 +55,9 @@ def in_host(name: str) -> str:
 
 def main() -> None:
     """Writes the files and says how large they are."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else STATE / "export"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else EXPORT
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [(FILE_NAME, compact())]
+    parts = [(BASE_FILE, compact())]
     if loop.checkpoint("vision").exists():
         parts.append((VISION_FILE, vision()))
     for name, tensors in parts:

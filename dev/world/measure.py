@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from refattention_demo.world import captions, record
 from refattention_demo.world.record import Record
 from torch import Tensor
@@ -33,8 +32,3 @@ def accuracy(model: Classifier, pictures: Tensor, truth: list[Record]) -> dict[s
         right = [a == b[name] for a, b, counts in zip(found[name], wanted, counted, strict=True) if counts]
         result[name] = sum(right) / max(1, len(right))
     return result
-
-
-def interval(right: float, count: int) -> float:
-    """Half the width of the 95 % interval of a share (normal approximation)."""
-    return float(1.96 * torch.tensor(right * (1 - right) / count).sqrt())

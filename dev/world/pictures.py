@@ -49,7 +49,7 @@ def crops(rng: Generator, count: int, size: int) -> Tensor:
     return tensor(found[:count])
 
 
-def write_sheet(path: Path, pictures: Tensor, columns: int, zoom: int = 1) -> None:
+def write_sheet(path: Path, pictures: Tensor, columns: int) -> None:
     """Writes pictures (B, 3, H, W) in [0, 1] as one PNG with thin gaps."""
     rows = -(-len(pictures) // columns)
     height, width = pictures.shape[-2:]
@@ -58,5 +58,4 @@ def write_sheet(path: Path, pictures: Tensor, columns: int, zoom: int = 1) -> No
         y, x = index // columns * (height + 4), index % columns * (width + 4)
         sheet[y : y + height, x : x + width] = one
     path.parent.mkdir(parents=True, exist_ok=True)
-    enlarged = cv2.resize(sheet, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
-    cv2.imwrite(str(path), enlarged[..., ::-1])
+    cv2.imwrite(str(path), sheet[..., ::-1])

@@ -29,6 +29,8 @@ CHECKPOINT, SHEETS = loop.checkpoint("base"), STATE / "sheets"
 # Weights of another U-Net to begin with, where there are any.
 START = STATE / "start" / "unet.pt"
 FOLLOW_EVERY = 4
+# How many pictures the learning curve is measured on
+FIXED = 128
 SHOWN = (
     "an orange cat wearing a blue shirt with a yellow star on the beach, flat cartoon",
     "a pink rabbit waving wearing a green striped shirt in the forest, flat cartoon",
@@ -84,7 +86,7 @@ def main() -> None:
     if "optimiser" in saved:
         optimiser.load_state_dict(saved["optimiser"])
     data, numbers = latents()
-    report = Report(models, clock, saved)
+    report = Report(models, clock, saved, data, numbers)
     while not clock.is_over:
         for group in optimiser.param_groups:
             group["lr"] = clock.rate()
@@ -168,8 +170,9 @@ def _follow(models: Models, step: int) -> None:
 class Report:
     """Learning curve, sheets, accuracy and checkpoints of the leading worker."""
 
-    def __init__(self, models: Models, clock: Clock, saved: dict[str, Any]) -> None:
+    def __init__(self, models: Models, clock: Clock, saved: dict[str, Any], data: Tensor, numbers: list[int]) -> None:
         self.models, self.clock = models, clock
+        self.fixed, self.numbers = data[:FIXED], numbers[:FIXED]
         self.seen, self.loss = saved["seen"], 0.0
         self.reported, self.shown, self.measured = (saved.get(name, 0.0) for name in ("reported", "shown", "measured"))
         self.codec = autoencoder()
@@ -207,14 +210,12 @@ class Report:
     @torch.no_grad()
     def _fixed_error(self) -> dict[str, float]:
         """The error of the noise on fixed pictures, noise and steps, by quarters of the schedule."""
-        data, numbers = latents()
-        generator, count = torch.Generator().manual_seed(7), 128
-        x = data[:count]
-        noise, steps = torch.randn(x.shape, generator=generator), torch.linspace(5, 995, count).long()
-        said = [tokens(caption(numbered(number), np.random.default_rng(number))) for number in numbers[:count]]
+        noise = torch.randn(self.fixed.shape, generator=torch.Generator().manual_seed(7))
+        steps = torch.linspace(5, 995, len(noise)).long()
+        said = [tokens(caption(numbered(number), np.random.default_rng(number))) for number in self.numbers]
         with self.models, half():
             context = self.models.text(torch.tensor(said))
-            noisy, _ = noised(x, steps, noise)
+            noisy, _ = noised(self.fixed, steps, noise)
             error = (noise_of(self.models.unet, noisy, steps, context) - noise).square().mean((1, 2, 3))
         return {f"quarter{index}": part.mean().item() for index, part in enumerate(error.chunk(4))}
 

@@ -12,7 +12,7 @@ from . import host  # noqa: F401 - makes comfy importable
 from .device import DEVICE, IS_CPU, half, pixels_last, placed
 from .fast import OPTIONS, with_fast_norms
 
-STEPS = 1000
+STEPS, SAMPLED_STEPS = 1000, 14
 
 
 def build() -> nn.Module:
@@ -64,8 +64,9 @@ def _initialise(name: str, module: nn.Module) -> None:
 
 def signal() -> Tensor:
     """Cumulative product of alpha at each of the 1000 steps of SD1.5's schedule."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, 0).float()
+    from comfy.ldm.modules.diffusionmodules.util import make_beta_schedule
+
+    return torch.cumprod(1 - make_beta_schedule("linear", STEPS, 0.00085, 0.012), 0).float()
 
 
 def noise_of(model: nn.Module, x: Tensor, steps: Tensor, context: Tensor) -> Tensor:
@@ -76,9 +77,7 @@ def noise_of(model: nn.Module, x: Tensor, steps: Tensor, context: Tensor) -> Ten
 
 
 @torch.no_grad()
-def sample(
-    model: nn.Module, named: Tensor, nothing: Tensor, noise: Tensor, guidance: float = 4.0, count: int = 14
-) -> Tensor:
+def sample(model: nn.Module, named: Tensor, nothing: Tensor, noise: Tensor, guidance: float) -> Tensor:
     """Euler's method from pure noise.
 
     Args:
@@ -89,7 +88,7 @@ def sample(
         (B, 4, H, W) latents of standard deviation 1, about.
     """
     level = ((1 - signal()) / signal()).sqrt()
-    steps = torch.linspace(STEPS - 1, 0, count + 1).round().long()[:-1]
+    steps = torch.linspace(STEPS - 1, 0, SAMPLED_STEPS + 1).round().long()[:-1]
     sigmas = torch.cat([level[steps], torch.zeros(1)])
     context = torch.cat([named, nothing.expand(len(named), -1, -1)])
     x = noise * sigmas[0]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy
 import pytest
 import torch
+from bodies import jpeg
 from bootstrap import ROOT
 from PIL import Image
 from refattention.core.leffa import masks as agnostic
@@ -45,12 +45,6 @@ def drawn(labels: Any, palette: Any) -> Any:
 
 
 CUSTOMARY = [parsing._colour(label) for label in range(20)]
-
-
-def jpeg(pixels: Any, quality: int = 90) -> Any:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-    return numpy.asarray(Image.open(file))
 
 
 @pytest.mark.parametrize("name", PERSONS)

@@ -58,10 +58,10 @@ def uv(labels: Array) -> Array:
     return (values * (labels > 0)).astype(numpy.uint8)
 
 
-def jpeg(pixels: Array, quality: int = 90) -> Array:
+def jpeg(pixels: Array) -> Array:
     """As a JPEG file has it."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
     return numpy.asarray(Image.open(file))
 
 

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import sys
 from typing import Any
 
+from bootstrap import ROOT
 from ray.cluster_utils import Cluster
+
+sys.path.append(str(ROOT / "tools"))
+
+from host_process import free_port
 
 MEMORY = 80 << 20
 TRIES = 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def add(cluster: Cluster, **options: Any) -> Any:

@@ -1,18 +1,15 @@
-"""Small models as files, small data sets, and runs of the trainer, in this process and in others."""
+"""Small models as files, small data sets, and runs of the trainer, in this process."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from bootstrap import HOST, ROOT
+from bootstrap import ROOT
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -82,15 +79,6 @@ def train_here(method: str, config: Path, *arguments: str) -> int:
     spec.loader.exec_module(trainer)
     AcceleratorState._reset_state(reset_partial_state=True)
     return trainer.main([method, str(config), "--cpu", *arguments])
-
-
-def train_apart(method: str, config: Path, *arguments: str, launch: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Starts the trainer in a process of its own."""
-    program = [*(launch or (sys.executable,)), str(TRAIN), method, str(config), "--cpu", *arguments]
-    environment = {**os.environ, "COMFYUI_DIR": str(HOST), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=config.parent
-    )
 
 
 def losses(folder: Path, name: str = "loss") -> list[float]:
