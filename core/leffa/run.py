@@ -147,6 +147,7 @@ class LeffaEvaluation(Evaluation):
     """
 
     def __init__(self, run: LeffaRun, observe: Observer | None = None) -> None:
+        super().__init__()
         self._run = run
         self._observe = observe
 
@@ -164,7 +165,7 @@ class LeffaEvaluation(Evaluation):
         self.blocks = attending.blocks
 
         def handle(call: AttentionCall) -> Tensor:
-            self._run.acted.add(call.block)
+            self.acted.add(call.block)
             return attending.handle(call)
 
         routed = share_equal_halves(route_self_attention(options, handle))

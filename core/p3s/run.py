@@ -75,7 +75,7 @@ class P3SRun(Run):
 
     def injecting(self, hidden: Hidden, epsilon: float) -> P3SEvaluation:
         """What injects at a weight other than 0."""
-        injecting = P3SEvaluation(self._subject, hidden, epsilon, self.settings.value_strength, self)
+        injecting = P3SEvaluation(self._subject, hidden, epsilon, self.settings.value_strength)
         injecting.blocks = self.blocks
         return injecting
 
@@ -142,17 +142,14 @@ class P3SEvaluation(Evaluation):
         hidden: where they come from.
         epsilon: weight of the injection.
         value_strength: lambda.
-        run: is told of the effect; None in training.
     """
 
-    def __init__(
-        self, subject: Subject, hidden: Hidden, epsilon: float, value_strength: float, run: Run | None = None
-    ) -> None:
+    def __init__(self, subject: Subject, hidden: Hidden, epsilon: float, value_strength: float) -> None:
+        super().__init__()
         self._subject = subject
         self._hidden = hidden
         self._epsilon = epsilon
         self._value_strength = value_strength
-        self._run = run
 
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass."""
@@ -183,8 +180,7 @@ class P3SEvaluation(Evaluation):
             self._epsilon,
             self._value_strength,
         )
-        if self._run is not None:
-            self._run.acted.add(call.block)
+        self.acted.add(call.block)
         return call.attend(call.q, keys.flatten(0, 1), values.flatten(0, 1))
 
 
@@ -197,6 +193,7 @@ class AdapterEvaluation(Evaluation):
     """
 
     def __init__(self, run: P3SRun, model: BaseModel, adapter: Adapter, network: nn.Module, epsilon: float) -> None:
+        super().__init__()
         self._run = run
         self.blocks = run.blocks
         self._latent = model.process_latent_in(run.settings.reference.samples.float())
@@ -216,7 +213,9 @@ class AdapterEvaluation(Evaluation):
         hidden = ReadByAdapter(features, executor.class_obj, self._adapter.identity_at_zero)
         injecting = self._run.injecting(hidden, self._epsilon)
         options = with_cross(options, features, self._epsilon)
-        return injecting.forward(executor, x, timesteps, context, y, control, options, **kwargs)
+        out = injecting.forward(executor, x, timesteps, context, y, control, options, **kwargs)
+        self.acted |= injecting.acted
+        return out
 
 
 def _check_tokens(call: AttentionCall) -> None:

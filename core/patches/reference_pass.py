@@ -90,6 +90,7 @@ class Recording(Evaluation):
         mask: Tensor | None = None,
         share_conditional: bool = False,
     ) -> None:
+        super().__init__()
         self.bank = KeyValueBank(method, share_conditional)
         self.pictures = len(passes.reference.samples) * passes.prompts_each
         self._references, self._channels = passes.reference.samples.shape[:2]

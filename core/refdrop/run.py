@@ -126,6 +126,7 @@ class RefDropEvaluation(Evaluation):
         active: list[RefDropSettings],
         banks: dict[RefDropSettings, KeyValueBank],
     ) -> None:
+        super().__init__()
         self._run = run
         self._asked = asked
         self._active = active
@@ -151,7 +152,7 @@ class RefDropEvaluation(Evaluation):
         branches = [branch for each in chosen for branch in self._branches(each, call)]
         if not branches:
             return call.plain()
-        self._run.acted.add(call.block)
+        self.acted.add(call.block)
         joint = None if call.joint is None else call.joint()
         return reference_feature_guidance(call.attend, call.q, call.k, call.v, len(call.chunks), branches, joint)
 
