@@ -50,12 +50,30 @@ def fingerprint(model: ModelPatcher) -> str:
     return digest.hexdigest()
 
 
-def managed(model: ModelPatcher, network: nn.Module) -> ModelPatcher:
-    """A network that only infers, loaded and offloaded by ComfyUI as the model is."""
+def managed(model: ModelPatcher, make: Callable[..., nn.Module], weights: dict[str, Tensor]) -> ModelPatcher:
+    """A network that only infers, loaded and offloaded by ComfyUI as the model is.
+
+    Args:
+        make: makes the network on a `device`; called again where ComfyUI needs a copy on another one.
+        weights: of the network, which shares them.
+    """
+    return _managed(make, weights, model.load_device, model.offload_device)
+
+
+def _managed(
+    make: Callable[..., nn.Module],
+    weights: dict[str, Tensor],
+    load: torch.device,
+    offload: torch.device,
+    disable_dynamic: bool = False,
+) -> ModelPatcher:
+    network = make(device="meta")
+    network.load_state_dict(weights, assign=True)
     network.eval().requires_grad_(False)
-    return comfy.model_patcher.CoreModelPatcher(
-        network, load_device=model.load_device, offload_device=model.offload_device
-    )
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(network, load_device=load, offload_device=offload)
+    patcher.cached_patcher_init = (_managed, (make, weights, load, offload))
+    return patcher
 
 
 def require_base(model: ModelPatcher, family: str, trained_for: tuple[str, str], adapter: str, doubt: str) -> None:
