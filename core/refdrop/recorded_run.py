@@ -14,7 +14,7 @@ from ..patches.blocks import Block
 from ..patches.conditionings import Cond, Conditionings
 from ..patches.node_text import Show, nowhere
 from ..patches.unet import family
-from .cache import MIB, Identity
+from .cache import MIB, weight_patches
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -51,8 +51,8 @@ class RecordedRun:
         self._budget = budget
         self._show = show
         self._family = family(model)
-        self._model = Identity(model.model)
-        self._weights = model.patches_uuid
+        self._model = model.clone_base_uuid
+        self._weights = weight_patches(model)
         self._levels: dict[float, KeyValueBank] = {}
         self._roles: list[str] = []  # a recorded chunk's half is a place in this list
 
@@ -127,8 +127,9 @@ class RecordedRun:
                 f"cache was recorded with a {self._family} model, but the connected one is {family(model)}. "
                 "Record with the model that is to be guided."
             )
-        if self._model != Identity(model.model) or self._weights != model.patches_uuid:
-            what = "other weights (a LoRA)" if self._model == Identity(model.model) else "another checkpoint"
+        # Neither the module, which ComfyUI may load anew, nor the number of its patches, which prompts with hooks change
+        if self._model != model.clone_base_uuid or self._weights != weight_patches(model):
+            what = "other weights (a LoRA)" if self._model == model.clone_base_uuid else "another checkpoint"
             raise ValueError(
                 f"cache was recorded with {what} than the connected model has. Connect RefDropRecord and "
                 "RefDropApply to the same output."
