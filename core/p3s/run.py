@@ -37,6 +37,7 @@ class P3SRun(Run):
         self._reference = ReferencePass(settings.reference, guider.conds, KEY)
         self._sampling = guider.model_patcher.get_model_object("model_sampling")
         self._attentions = UNetAttentions(guider.model_patcher.model.diffusion_model)
+        self._held = self._reference.held(self._attentions, self.blocks, guider)
         self._range = NoiseRange.of(self._sampling, settings.start_percent, settings.end_percent)
         self._subject = Subject(settings.subject_mask)
         self._pictures = tuple(noise_shape[:-2])
@@ -45,6 +46,11 @@ class P3SRun(Run):
     def latents(self) -> list[Tensor]:
         """The reference."""
         return [self._reference.latents]
+
+    @property
+    def held(self) -> int:
+        """The reference's keys and values, or features of an adapter, which are as many."""
+        return self._held
 
     @property
     def blocks(self) -> frozenset[Block]:

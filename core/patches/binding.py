@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from comfy.model_management import dtype_size
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from .attention import Options
 from .blocks import Block
-from .memory import shape_with
+from .memory import Reserved, shape_with
 from .passes import Asked, evaluation_key, is_reference_pass, rearranger, replaced, uncompiled, with_state
 
 if TYPE_CHECKING:
@@ -60,8 +61,13 @@ class Run:
 
     @property
     def latents(self) -> Sequence[Tensor]:
-        """(R, C, ...) of all that passes through the model beside the pictures, for which memory is reserved."""
+        """(R, C, ...) of all that passes through the model by itself before the pictures do."""
         return ()
+
+    @property
+    def held(self) -> int:
+        """How many numbers of what a reference gave lie on the device at a time."""
+        return 0
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
@@ -153,10 +159,11 @@ class Binding:
         self, executor: WrapperExecutor, model: ModelPatcher, noise_shape: Any, conds: dict[str, Any],
         model_options: dict[str, Any], **kwargs: Any,
     ) -> tuple[Any, ...]:  # fmt: skip
-        """Reserves memory for what passes through the model beside the pictures, and loads what it needs."""
+        """Reserves memory for the method, and loads what its prompts need."""
         run = self.run_of(model_options["transformer_options"])
         shape = shape_with(noise_shape, run.latents)
-        more = {**conds, self.key: run.prompts}
+        reserved = {"control": Reserved(run.held * dtype_size(model.model.get_dtype_inference()))}
+        more = {**conds, self.key: [*run.prompts, reserved]}
         real_model, _, models = executor(model, shape, more, model_options=model_options, **kwargs)
         return real_model, conds, models
 

@@ -23,8 +23,11 @@ log = logging.getLogger(__name__)
 CLOSE = 1e-5  # relative difference of two noise levels that are the same but for rounding
 
 
-class RecordedRun:
+class RecordedRun(list[Tensor]):
     """What one sampling run gave at each noise level, on the CPU.
+
+    A list of its keys and values: where main memory gets short, ComfyUI drops what nodes gave, the largest first, and
+    knows the size of tensors in lists only.
 
     Args:
         model: that runs.
@@ -44,6 +47,7 @@ class RecordedRun:
         is_half: bool,
         show: Show = nowhere,
     ) -> None:
+        super().__init__()
         self.blocks = blocks
         self.references = references
         self.is_half = is_half
@@ -78,6 +82,7 @@ class RecordedRun:
             return self._half(roles[half] or ""), place
 
         self._levels.setdefault(sigma, KeyValueBank("RefDropApply")).add(bank, placed)
+        self.extend(bank.tensors)
         self.size += bank.size
         expected = self.size + bank.size * max(levels - len(self._levels), 0)
         if expected > self._budget:
@@ -127,7 +132,7 @@ class RecordedRun:
                 f"cache was recorded with a {self._family} model, but the connected one is {family(model)}. "
                 "Record with the model that is to be guided."
             )
-        # Neither the module, which ComfyUI may load anew, nor the number of its patches, which prompts with hooks change
+        # Not the module, which ComfyUI may load anew, nor the number of its patches, which prompts with hooks change.
         if self._model != model.clone_base_uuid or self._weights != weight_patches(model):
             what = "other weights (a LoRA)" if self._model == model.clone_base_uuid else "another checkpoint"
             raise ValueError(

@@ -68,6 +68,11 @@ class RefDropRun(Run):
         return [reader.latents for reader in self._readers.values()]
 
     @property
+    def held(self) -> int:
+        """The keys and values of all references."""
+        return sum(reader.held for reader in self._readers.values())
+
+    @property
     def prompts(self) -> list[dict[str, Any]]:
         """The references' own conditionings."""
         return [entry for reader in self._readers.values() for entry in reader.own_prompts]

@@ -150,7 +150,7 @@ def test_another_model_is_refused() -> None:
 
 
 def test_the_same_model_loaded_anew_is_the_same() -> None:
-    """As *TorchCompileModel* has ComfyUI do it under dynamic VRAM: another module, without a part that is not dynamic."""
+    """As *TorchCompileModel* has ComfyUI do it under dynamic VRAM: another module, with the same weights."""
     recorded, noise = record("sd15", tiny_latent("sd15")), tiny_latent("sd15", seed=1)
     anew = tiny_model("sd15")
     anew.cached_patcher_init = (lambda disable_dynamic: random_model(FAMILIES["sd15"]), ())
