@@ -102,6 +102,7 @@ class DEADiffEvaluation(Evaluation):
     """
 
     def __init__(self, run: DEADiffRun, asked: Asked, prompts: dict[Chunk, Prompt]) -> None:
+        super().__init__()
         self.run = run
         self.blocks = frozenset(block for block, _ in run.settings.image)
         self._asked = asked
@@ -141,7 +142,7 @@ class _ForwardPass:
 
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention to text and image."""
-        self._run.acted.add(call.block)
+        self._evaluation.acted.add(call.block)
         known = {} if self._joints is None else self._joints
         if call.layer not in known:
             known[call.layer] = _merged(_joints(self._evaluation, call))

@@ -14,7 +14,7 @@ from ..patches.blocks import Block
 from ..patches.conditionings import Cond, Conditionings
 from ..patches.node_text import Show, nowhere
 from ..patches.unet import family
-from .cache import MIB, Identity
+from .cache import MIB, weight_patches
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -23,8 +23,11 @@ log = logging.getLogger(__name__)
 CLOSE = 1e-5  # relative difference of two noise levels that are the same but for rounding
 
 
-class RecordedRun:
+class RecordedRun(list[Tensor]):
     """What one sampling run gave at each noise level, on the CPU.
+
+    A list of its keys and values: where main memory gets short, ComfyUI drops what nodes gave, the largest first, and
+    knows the size of tensors in lists only.
 
     Args:
         model: that runs.
@@ -44,6 +47,7 @@ class RecordedRun:
         is_half: bool,
         show: Show = nowhere,
     ) -> None:
+        super().__init__()
         self.blocks = blocks
         self.references = references
         self.is_half = is_half
@@ -51,8 +55,8 @@ class RecordedRun:
         self._budget = budget
         self._show = show
         self._family = family(model)
-        self._model = Identity(model.model)
-        self._weights = model.patches_uuid
+        self._model = model.clone_base_uuid
+        self._weights = weight_patches(model)
         self._levels: dict[float, KeyValueBank] = {}
         self._roles: list[str] = []  # a recorded chunk's half is a place in this list
 
@@ -78,6 +82,7 @@ class RecordedRun:
             return self._half(roles[half] or ""), place
 
         self._levels.setdefault(sigma, KeyValueBank("RefDropApply")).add(bank, placed)
+        self.extend(bank.tensors)
         self.size += bank.size
         expected = self.size + bank.size * max(levels - len(self._levels), 0)
         if expected > self._budget:
@@ -127,8 +132,9 @@ class RecordedRun:
                 f"cache was recorded with a {self._family} model, but the connected one is {family(model)}. "
                 "Record with the model that is to be guided."
             )
-        if self._model != Identity(model.model) or self._weights != model.patches_uuid:
-            what = "other weights (a LoRA)" if self._model == Identity(model.model) else "another checkpoint"
+        # Not the module, which ComfyUI may load anew, nor the number of its patches, which prompts with hooks change.
+        if self._model != model.clone_base_uuid or self._weights != weight_patches(model):
+            what = "other weights (a LoRA)" if self._model == model.clone_base_uuid else "another checkpoint"
             raise ValueError(
                 f"cache was recorded with {what} than the connected model has. Connect RefDropRecord and "
                 "RefDropApply to the same output."

@@ -68,6 +68,11 @@ class RefDropRun(Run):
         return [reader.latents for reader in self._readers.values()]
 
     @property
+    def held(self) -> int:
+        """The keys and values of all references."""
+        return sum(reader.held for reader in self._readers.values())
+
+    @property
     def prompts(self) -> list[dict[str, Any]]:
         """The references' own conditionings."""
         return [entry for reader in self._readers.values() for entry in reader.own_prompts]
@@ -126,6 +131,7 @@ class RefDropEvaluation(Evaluation):
         active: list[RefDropSettings],
         banks: dict[RefDropSettings, KeyValueBank],
     ) -> None:
+        super().__init__()
         self._run = run
         self._asked = asked
         self._active = active
@@ -151,7 +157,7 @@ class RefDropEvaluation(Evaluation):
         branches = [branch for each in chosen for branch in self._branches(each, call)]
         if not branches:
             return call.plain()
-        self._run.acted.add(call.block)
+        self.acted.add(call.block)
         joint = None if call.joint is None else call.joint()
         return reference_feature_guidance(call.attend, call.q, call.k, call.v, len(call.chunks), branches, joint)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -28,4 +28,11 @@ class Attentions(Protocol):
         Args:
             x: (G * B, C, H, W) or (G * B, C, F, H, W), the latents of the pass.
             inputs: what else the pass is given by name.
+        """
+
+    def recorded(self, blocks: frozenset[Block], latent: Sequence[int]) -> int:
+        """How many numbers the keys and values of some blocks are for one sample.
+
+        Args:
+            latent: its shape, (C, H, W) or (C, F, H, W).
         """

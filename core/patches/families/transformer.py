@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..attention import AttentionCall, Handler, Options, chunks_of, opaque
 from ..blocks import Block, Layer
 
 APPENDED = ("time_dim_concat", "context_latents")  # inputs of Wan whose tokens ComfyUI puts behind the video's
+WIDTHS = ("hidden_size", "inner_dim", "dim")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,14 @@ class TransformerAttentions:
             replacements = options.get("patches_replace", {})
             fresh["patches_replace"] = {**replacements, "dit": self._naming(replacements.get("dit", {}))}
         return fresh
+
+    def recorded(self, blocks: frozenset[Block], latent: Sequence[int]) -> int:
+        """How many numbers the keys and values of some blocks are for a (C, H, W) or (C, F, H, W) sample."""
+        height, width = (-(-size // patch) for size, patch in zip(latent[-2:], self._patch(), strict=True))
+        tokens = math.prod(latent[1:-2]) * height * width
+        return (
+            2 * tokens * _width(self._module) * sum(number for block, number in self.layers.items() if block in blocks)
+        )
 
     def _patch(self) -> tuple[int, int]:
         return self._layout.patch(self._module)
@@ -193,6 +202,11 @@ class _Joint:
         if image.data_ptr() != own.data_ptr():
             own.copy_(image)
         return self._whole()
+
+
+def _width(module: nn.Module) -> int:
+    """C of the keys, by the name that the host's classes give it."""
+    return next(int(getattr(module, name)) for name in WIDTHS if hasattr(module, name))
 
 
 def _length(t: Tensor, kwargs: Mapping[str, Any]) -> int:
