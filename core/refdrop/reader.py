@@ -45,7 +45,7 @@ class ReferenceReader:
         attentions: Attentions,
     ) -> None:
         self.reference = reference
-        self._passes = ReferencePass(reference, guider.conds, KEY)
+        self._passes = ReferencePass(reference, guider.conds, KEY, attentions.of_picture)
         self._settings = settings
         self._sigmas = sigmas.cpu()
         self._attentions = attentions
