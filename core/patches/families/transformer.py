@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...kernels.attention import Attend
-from ..attention import AttentionCall, Handler, Options, chunks_of, opaque
+from ..attention import AttentionCall, Handler, Options, TokenSequence, chunks_of, opaque
 from ..blocks import Block, Layer
 
 APPENDED = ("time_dim_concat", "context_latents")  # inputs of Wan whose tokens ComfyUI puts behind the video's
@@ -125,8 +125,16 @@ class _Routed:
         heads = args[0] if args else kwargs["heads"]
         plain = {name: value for name, value in kwargs.items() if name not in ("heads", "mask", "skip_reshape")}
         heads_first = kwargs.get("skip_reshape", False)
-        is_masked = kwargs.get("mask") is not None or (len(args) > 1 and args[1] is not None)
-        joint = _Joint(whole, image) if is_masked or image != slice(0, _length(q, kwargs)) else None
+        mask = args[1] if len(args) > 1 else kwargs.get("mask")
+        joint = _Joint(whole, image) if mask is not None or image != slice(0, _length(q, kwargs)) else None
+
+        def sequence() -> TokenSequence:
+            every = slice(None)
+            references = tuple(kwargs["transformer_options"].get("reference_image_num_tokens", ()))
+            return TokenSequence(
+                _tokens(k, every, heads_first), _tokens(v, every, heads_first), mask, image, references
+            )
+
         out = self._handler(
             AttentionCall(
                 q=_tokens(q, image, heads_first),
@@ -139,6 +147,8 @@ class _Routed:
                 chunks=chunks_of(kwargs["transformer_options"]),
                 frames=self._frames,
                 joint=joint,
+                heads=heads,
+                sequence=sequence if joint is not None else None,
             )
         )
         return out if joint is None else joint.with_image(out)
@@ -163,9 +173,9 @@ class _Routed:
         first = _length(k, kwargs) - after - tokens
         if first < 0 or _length(q, kwargs) != _length(k, kwargs):
             raise RuntimeError(
-                f"RefDrop: the picture has {self._frames} x {self._grid[0]} x {self._grid[1]} tokens, but an "
-                f"attention was given {_length(q, kwargs)} queries and {_length(k, kwargs)} keys. Remove what adds "
-                "or takes away tokens: guide frames, token merging, another patch."
+                f"Attention cannot be read: the picture has {self._frames} x {self._grid[0]} x {self._grid[1]} tokens, "
+                f"but an attention was given {_length(q, kwargs)} queries and {_length(k, kwargs)} keys. Remove what "
+                "adds or takes away tokens: guide frames, token merging, another patch."
             )
         return slice(first, first + tokens)
 
