@@ -185,7 +185,7 @@ def run_key(
         return (
             Identity(model.model),
             model.patches_uuid,
-            _structure([options, model.wrappers, model.object_patches, model.injections]),
+            structure([options, model.wrappers, model.object_patches, model.injections]),
             _content(prompts),
         )
     except NotComparable:
@@ -206,12 +206,12 @@ def _content(value: Any) -> Hashable:
     raise NotComparable
 
 
-def _structure(value: Any) -> Hashable:
+def structure(value: Any) -> Hashable:
     """Nested options by their structure, what they hold by identity."""
     if isinstance(value, Mapping):
-        return frozenset((key, _structure(each)) for key, each in value.items())
+        return frozenset((key, structure(each)) for key, each in value.items())
     if isinstance(value, (list, tuple)):
-        return tuple(_structure(each) for each in value)
+        return tuple(structure(each) for each in value)
     if isinstance(value, PLAIN):
         return value
     try:

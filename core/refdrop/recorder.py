@@ -81,6 +81,7 @@ class RecorderRun(Run):
             )
         self._given = None if given is None else ReferencePass(given, guider.conds, KEY)
         self._conditionings = Conditionings(guider.conds)
+        self._recorded.begin(sigmas)
         self._levels = len(set(sigmas.tolist()) - {0.0})
         self._size = tuple(noise_shape[-2:])
         self._pictures = tuple(noise_shape[:-2])
