@@ -53,7 +53,9 @@ class RefDropRun(Run):
         for each in asked:
             _check_batch(each, noise_shape[0], self.frames)
             if each.recorded is not None:
-                each.recorded.check(guider.model_patcher, each.blocks)  # once more: patches may have come after the node
+                each.recorded.check(
+                    guider.model_patcher, each.blocks
+                )  # once more: patches may have come after the node
                 each.recorded.check_schedule(sigmas, self._ranges[each])
         self._readers = {
             each: ReferenceReader(each, each.reference, guider, sigmas, self.attentions)

@@ -252,14 +252,16 @@ def test_the_second_of_two_equal_styles_changes_nothing() -> None:
     """Masks that overlap share the place."""
     noise, whole = latent(1, *SIZE), torch.ones(1, 8, 8)
     once = styled(mask=whole)
-    assert distance(sample(apply_deadiff(once, style(mask=whole)), noise, *PROMPTS), sample(once, noise, *PROMPTS)) < 1e-5
+    assert (
+        distance(sample(apply_deadiff(once, style(mask=whole)), noise, *PROMPTS), sample(once, noise, *PROMPTS)) < 1e-5
+    )
 
 
 def test_other_families_and_a_second_style_are_refused() -> None:
     with pytest.raises(RuntimeError, match=r"DEADiffStyle needs an SD1.5 model.*but got DemoSDXL"):
         apply_deadiff(model("sdxl"), DEADiffSettings({}))
     for first, second in ((None, None), (None, torch.ones(1, 8, 8)), (torch.ones(1, 8, 8), None)):
-        with pytest.raises(ValueError, match="already went through a DEADiffStyle node, and one of the two has no mask"):
+        with pytest.raises(ValueError, match="already went through a DEADiffStyle node, and one of the two"):
             apply_deadiff(styled(mask=first), style(mask=second))
 
 
