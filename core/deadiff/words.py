@@ -1,4 +1,4 @@
-"""The words that instruct a Q-Former: embeddings of all of them in the checkpoint, their numbers in BERT's vocabulary."""
+"""Words that instruct a Q-Former: their embeddings in the checkpoint, and their numbers in BERT's vocabulary."""
 
 from __future__ import annotations
 
