@@ -103,10 +103,10 @@ def instruction(weights: Weights, branch: str) -> Tensor:
     ready = weights.get(f"{branch}_blip.instruction")
     if ready is not None:
         return ready.float()
+    words = words_of(weights, branch)
+    if words is None:
+        raise ValueError(f"The DEADiff file is incomplete: it lacks the embeddings of the word '{branch}'. Get it again.")
     with reading(f"embeddings of the word '{branch}'"):
-        words = words_of(weights, branch)
-        if words is None:
-            raise KeyError(f"{branch}_blip.Qformer.bert.embeddings")
         return words.instruction(WORDS[branch])
 
 

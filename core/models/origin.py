@@ -46,8 +46,8 @@ class Origin:
             raise NotTellable
         try:
             base = fingerprint(model)
-        except (RuntimeError, TypeError, NotImplementedError) as error:  # weights in a format of another pack
-            raise NotTellable from error
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            raise NotTellable from error  # weights in a format of another pack
         return cls(base, _digest(model.patches) if model.patches else "")
 
 

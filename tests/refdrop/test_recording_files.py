@@ -13,9 +13,10 @@ import comfy.sd
 import pytest
 import torch
 from bootstrap import ROOT
+from comfy_extras.nodes_model_merging import ModelMergeSimple
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
 from messages import is_clear
-from refattention.core.models import checkpoint
+from refattention.core.models import checkpoint, origin
 from refattention.core.patches.families.table import attentions_of
 from refattention.core.refdrop.files import KEY, load_run, save_run
 from refattention.core.refdrop.past_run import PastRun
@@ -157,6 +158,31 @@ def test_a_lora_beside_the_weights_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"RefDropSave: the model of cache .* a LoRA beside them") as refused:
         saved(recorded, tmp_path)
     assert is_clear(str(refused.value)) and not list(tmp_path.iterdir())
+
+
+def test_merged_models(tmp_path: Path) -> None:
+    """A merge is a patch of all weights: the same one made anew is taken, one with another ratio is not."""
+
+    def merged(ratio: float) -> Any:
+        return ModelMergeSimple().merge(lora(), tiny_model("sd15"), ratio)[0]
+
+    loaded = load_run(saved(record("sd15", merged(0.5)), tmp_path))
+    guided(merged(0.5), loaded)
+    with pytest.raises(ValueError, match="recorded with other weights"):
+        guided(merged(0.4), loaded)
+
+
+def test_weights_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A format of another pack: recording goes on as ever, saving says why not."""
+
+    def unreadable(_: Any) -> str:
+        raise NotImplementedError
+
+    monkeypatch.setattr(origin, "fingerprint", unreadable)
+    recorded = record("sd15")
+    assert torch.isfinite(run("sd15", guided(tiny_model("sd15"), recorded), 1)).all()
+    with pytest.raises(ValueError, match="RefDropSave: the model of cache has weights"):
+        saved(recorded, tmp_path)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
