@@ -80,6 +80,7 @@ class RecorderRun(Run):
         of_picture = self._attentions.of_picture
         self._given = None if given is None else ReferencePass(given, guider.conds, KEY, of_picture)
         self._conditionings = Conditionings(guider.conds)
+        self._recorded.begin(sigmas)
         self._levels = len(set(sigmas.tolist()) - {0.0})
         self._size = tuple(noise_shape[-2:])
         self._pictures = tuple(noise_shape[:-2])

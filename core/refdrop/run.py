@@ -47,12 +47,15 @@ class RefDropRun(Run):
         self.frames = self.attentions.frames(noise_shape)
         self.latent_size = tuple(noise_shape[-2:])
         self._pictures = tuple(noise_shape[:-2])
-        for each in asked:
-            _check_batch(each, noise_shape[0], self.frames)
-            if each.recorded is not None:  # once more, because patches may have come after the node
-                each.recorded.check(guider.model_patcher, each.blocks)
         sampling = guider.model_patcher.get_model_object("model_sampling")
         self._ranges = {each: NoiseRange.of(sampling, each.start_percent, each.end_percent) for each in asked}
+        for each in asked:
+            _check_batch(each, noise_shape[0], self.frames)
+            if each.recorded is not None:
+                each.recorded.check(
+                    guider.model_patcher, each.blocks
+                )  # once more: patches may have come after the node
+                each.recorded.check_schedule(sigmas, self._ranges[each])
         self._readers = {
             each: ReferenceReader(each, each.reference, guider, sigmas, self.attentions)
             for each in asked
