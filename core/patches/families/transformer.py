@@ -207,8 +207,8 @@ class _Routed:
         def sequence() -> TokenSequence:
             every = slice(None)
             references = tuple(kwargs["transformer_options"].get("reference_image_num_tokens", ()))
-            tokens = (_tokens(_for_each_head(t, heads, heads_first), every, heads_first) for t in (k, v))
-            return TokenSequence(*tokens, mask, keys, references)
+            k_all, v_all = (_tokens(_for_each_head(t, heads, heads_first), every, heads_first) for t in (k, v))
+            return TokenSequence(k_all, v_all, mask, keys, references)
 
         out = self._handler(
             AttentionCall(
