@@ -14,7 +14,7 @@ from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family
 from ..core.pictures import gate
 from ..core.refdrop.cache import ReferenceCache
-from ..core.refdrop.recorded_run import RecordedRun
+from ..core.refdrop.past_run import PastRun
 from ..core.refdrop.settings import RefDropSettings
 from ..core.refdrop.wrappers import apply_refdrop
 from . import refdrop_inputs as common
@@ -94,7 +94,7 @@ class RefDropApply(io.ComfyNode):
         reference_positive: list[Any] | None = None,
         mask: torch.Tensor | None = None,
         reference_mask: torch.Tensor | None = None,
-        cache: RecordedRun | None = None,
+        cache: PastRun | None = None,
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
         if cache is not None and (reference_latent is not None or reference_positive is not None):

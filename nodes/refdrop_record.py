@@ -119,7 +119,16 @@ class RefDropRecord(io.ComfyNode):
         available = list(attentions_of(model, "RefDropRecord").layers)
         chosen = block_choice.select(blocks, custom_blocks, available, family(model))
         is_half = common.is_half(cache_precision)
-        recorded = RecordedRun(model, chosen, batch_references, cache_mib * 2**20, is_half, text_on_node())
         sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise, sigmas)
+        budget, said = cache_mib * 2**20, _said(sampling)
+        recorded = RecordedRun(model, chosen, batch_references, budget, is_half, text_on_node(), said)
         out = sampled_latent(apply_recorder(model, recorded, given), positive, negative, latent_image, sampling)
         return io.NodeOutput(reference_latent or out, recorded)
+
+
+def _said(sampling: Sampling) -> str:
+    """What a run that follows the recording must have in common with it."""
+    if sampling.sigmas is not None:
+        return f"{sampling.sampler_name}, {len(sampling.sigmas) - 1} steps by sigmas"
+    said = f"{sampling.sampler_name}, {sampling.scheduler}, {sampling.steps} steps"
+    return said if sampling.denoise == 1 else f"{said}, denoise {sampling.denoise:g}"

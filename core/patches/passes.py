@@ -16,6 +16,7 @@ from .conditionings import Cond
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
+    from comfy.model_patcher import ModelPatcher
 
 Keep = Callable[[Mapping[Any, Any]], dict[Any, Any]]  # chooses among the wrappers at one place, by their key
 OURS = "refattention."  # how the keys of the pack's wrappers begin
@@ -48,6 +49,15 @@ class Asked:
     def options(self) -> Options:
         """The transformer_options of the evaluation."""
         return self.model_options["transformer_options"]
+
+    def patcher(self, options: Options) -> ModelPatcher:
+        """The model's patcher on the device of one of the evaluation's forward passes.
+
+        ComfyUI's multi-GPU split runs them on copies of the model, each with copies of its additional models.
+        """
+        copies = self.model_options.get("multigpu_clones", {})
+        found: ModelPatcher = copies.get(options.get("multigpu_thread_device"), self.model.current_patcher)
+        return found
 
     @property
     def latents(self) -> Tensor:

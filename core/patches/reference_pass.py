@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from .passes import Asked, evaluation_key, read_reference
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
+    from comfy.samplers import CFGGuider
 
 # Entries of a conditioning that belong to the generated picture, not to the prompt.
 PICTURE_KEYS = frozenset(
@@ -93,6 +95,7 @@ class Recording(Evaluation):
         mask: Tensor | None = None,
         share_conditional: bool = False,
     ) -> None:
+        super().__init__()
         self.bank = KeyValueBank(method, share_conditional)
         self.pictures = len(passes.reference.samples) * passes.prompts_each
         self._references, self._channels = passes.reference.samples.shape[:2]
@@ -179,6 +182,18 @@ class ReferencePass:
     def latents(self) -> Tensor:
         """(R * P, C, ...), what passes through the model."""
         return self._each(self.reference.samples)
+
+    def held(self, attentions: Attentions, blocks: frozenset[Block], guider: CFGGuider, shared: bool = False) -> int:
+        """How many numbers the keys and values of some blocks are, read for all that is evaluated at one noise level.
+
+        Args:
+            shared: whether the conditional half is read alone.
+        """
+        is_guided = not math.isclose(getattr(guider, "cfg", 0.0), 1.0)
+        is_alone = shared or not (is_guided or guider.model_options.get("disable_cfg1_optimization"))
+        read = [self._prompts["positive"]] if is_alone and "positive" in self._prompts else self._prompts.values()
+        each = attentions.recorded(blocks, self.reference.samples.shape[1:])
+        return each * len(self.latents) * sum(map(len, read))
 
     def noised(self, model: BaseModel, sigma: Tensor) -> Tensor:
         """(R, C, ...), the references at noise level `sigma`, (1,), on its device."""

@@ -80,6 +80,7 @@ class RecorderRun(Run):
         of_picture = self._attentions.of_picture
         self._given = None if given is None else ReferencePass(given, guider.conds, KEY, of_picture)
         self._conditionings = Conditionings(guider.conds)
+        self._recorded.begin(sigmas)
         self._levels = len(set(sigmas.tolist()) - {0.0})
         self._size = tuple(noise_shape[-2:])
         self._pictures = tuple(noise_shape[:-2])
@@ -101,7 +102,7 @@ class RecorderRun(Run):
             return None
         why, cure = "which cannot be recorded", "Sample no more than a window holds"
         require_all_pictures(asked, self._pictures, NODE, why, cure)
-        return RecorderEvaluation(self, asked, self._recorded, self._attentions, self._frames, self._size)
+        return RecorderEvaluation(asked, self._recorded, self._attentions, self._frames, self._size)
 
     def served(self, asked: Asked, evaluation: RecorderEvaluation) -> None:
         """Keeps what an evaluation gave."""
@@ -133,15 +134,14 @@ class RecorderEvaluation(Evaluation):
 
     def __init__(
         self,
-        run: RecorderRun,
         asked: Asked,
         recorded: RecordedRun,
         attentions: Attentions,
         frames: int,
         size: tuple[int, ...],
     ) -> None:
+        super().__init__()
         self.bank = KeyValueBank(NODE)
-        self._run = run
         self._asked = asked
         self._recorded = recorded
         self.blocks = recorded.blocks
@@ -169,7 +169,7 @@ class RecorderEvaluation(Evaluation):
         if call.block in self._recorded.blocks:
             pairs = [(self._kept(keys), self._kept(values)) for keys, values in self._leading(call)]
             self.bank.store(call.layer, Record(call.chunks, call.grid, pairs))
-            self._run.acted.add(call.block)
+            self.acted.add(call.block)
         return call.plain()
 
     def _leading(self, call: AttentionCall) -> list[KeysValues]:

@@ -47,12 +47,15 @@ class RefDropRun(Run):
         self.frames = self.attentions.frames(noise_shape)
         self.latent_size = tuple(noise_shape[-2:])
         self._pictures = tuple(noise_shape[:-2])
-        for each in asked:
-            _check_batch(each, noise_shape[0], self.frames)
-            if each.recorded is not None:  # once more, because patches may have come after the node
-                each.recorded.check(guider.model_patcher, each.blocks)
         sampling = guider.model_patcher.get_model_object("model_sampling")
         self._ranges = {each: NoiseRange.of(sampling, each.start_percent, each.end_percent) for each in asked}
+        for each in asked:
+            _check_batch(each, noise_shape[0], self.frames)
+            if each.recorded is not None:
+                each.recorded.check(
+                    guider.model_patcher, each.blocks
+                )  # once more: patches may have come after the node
+                each.recorded.check_schedule(sigmas, self._ranges[each])
         self._readers = {
             each: ReferenceReader(each, each.reference, guider, sigmas, self.attentions)
             for each in asked
@@ -65,6 +68,11 @@ class RefDropRun(Run):
     def latents(self) -> list[Tensor]:
         """The references."""
         return [reader.latents for reader in self._readers.values()]
+
+    @property
+    def held(self) -> int:
+        """The keys and values of all references."""
+        return sum(reader.held for reader in self._readers.values())
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
@@ -125,6 +133,7 @@ class RefDropEvaluation(Evaluation):
         active: list[RefDropSettings],
         banks: dict[RefDropSettings, KeyValueBank],
     ) -> None:
+        super().__init__()
         self._run = run
         self._asked = asked
         self._active = active
@@ -151,7 +160,7 @@ class RefDropEvaluation(Evaluation):
         branches = [branch for each in chosen for branch in self._branches(each, call)]
         if not branches:
             return call.plain()
-        self._run.acted.add(call.block)
+        self.acted.add(call.block)
         joint = None if call.joint is None else call.joint()
         return reference_feature_guidance(call.attend, call.q, call.k, call.v, len(call.chunks), branches, joint)
 

@@ -35,3 +35,10 @@ class Attentions(Protocol):
             x: (G * B, C, H, W) or (G * B, C, F, H, W), the latents of the pass.
             inputs: what else the pass is given by name.
         """
+
+    def recorded(self, blocks: frozenset[Block], latent: Sequence[int]) -> int:
+        """How many numbers the keys and values of some blocks are for one sample.
+
+        Args:
+            latent: its shape, (C, H, W) or (C, F, H, W).
+        """

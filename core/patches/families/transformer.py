@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...kernels.attention import Attend
-from ..attention import AttentionCall, Handler, Options, chunks_of, opaque
+from ..attention import AttentionCall, Handler, Options, TokenSequence, chunks_of, opaque
 from ..blocks import Block, Layer
 
+WIDTHS = ("hidden_size", "inner_dim", "dim")  # names of the width in ComfyUI's classes
 Inputs = Mapping[str, Any]  # what a forward pass is given by name
 Grid = tuple[int, int, int]  # frames, height, width in tokens
 
@@ -121,6 +122,12 @@ class TransformerAttentions:
             fresh["patches_replace"] = {**replacements, "dit": self._naming(replacements.get("dit", {}))}
         return fresh
 
+    def recorded(self, blocks: frozenset[Block], latent: Sequence[int]) -> int:
+        """How many numbers the keys and values of some blocks are for a (C, H, W) or (C, F, H, W) sample."""
+        tokens = math.prod(self._grid((1, *latent)))
+        attentions = sum(number for block, number in self.layers.items() if block in blocks)
+        return 2 * tokens * _width(self._module) * attentions
+
     def _grid(self, latents: Sequence[int]) -> Grid:
         """The tokens of latents (B, C, H, W) or (B, C, F, H, W); what is no whole patch is filled up by the model."""
         size = (1, *latents[2:])[-3:]
@@ -193,9 +200,16 @@ class _Routed:
 
         image, keys = self._image(_length(q, kwargs), _length(k, kwargs), kwargs["transformer_options"])
         plain = {name: value for name, value in kwargs.items() if name not in PLAINLY}
-        is_masked = kwargs.get("mask") is not None or (len(args) > 1 and args[1] is not None)
+        mask = args[1] if len(args) > 1 else kwargs.get("mask")
         is_part = _length(k, kwargs) != math.prod(self._grid)
-        joint = _Joint(whole, image) if is_masked or is_part else None
+        joint = _Joint(whole, image) if mask is not None or is_part else None
+
+        def sequence() -> TokenSequence:
+            every = slice(None)
+            references = tuple(kwargs["transformer_options"].get("reference_image_num_tokens", ()))
+            k_all, v_all = (_tokens(_for_each_head(t, heads, heads_first), every, heads_first) for t in (k, v))
+            return TokenSequence(k_all, v_all, mask, keys, references)
+
         out = self._handler(
             AttentionCall(
                 q=_tokens(q, image, heads_first),
@@ -208,6 +222,8 @@ class _Routed:
                 chunks=chunks_of(kwargs["transformer_options"]),
                 frames=self._grid[0],
                 joint=joint,
+                heads=heads,
+                sequence=sequence if joint is not None else None,
             )
         )
         out = out if joint is None else joint.with_image(out)
@@ -239,9 +255,9 @@ class _Routed:
         if min(first) < 0 or first[0] + tokens > queries or not (queries == keys or may_differ):
             frames, height, width = self._grid
             raise RuntimeError(
-                f"RefDrop: the picture has {frames} x {height} x {width} tokens, but an attention was given "
-                f"{queries} queries and {keys} keys. Remove what adds or takes away tokens: guide frames, token "
-                "merging, another patch."
+                f"Attention cannot be read: the picture has {frames} x {height} x {width} tokens, but an attention "
+                f"was given {queries} queries and {keys} keys. Remove what adds or takes away tokens: guide frames, "
+                "token merging, another patch."
             )
         return slice(first[0], first[0] + tokens), slice(first[1], first[1] + tokens)
 
@@ -273,6 +289,11 @@ class _Joint:
         if image.data_ptr() != own.data_ptr():
             own.copy_(image)
         return self._whole()
+
+
+def _width(module: nn.Module) -> int:
+    """C of the keys, by the name that the host's classes give it."""
+    return next(int(getattr(module, name)) for name in WIDTHS if hasattr(module, name))
 
 
 def _blocks(found: Any) -> list[Any]:
