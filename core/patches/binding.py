@@ -145,7 +145,7 @@ class Binding:
         """Opens a run for one call of the sampler and drops it, with all its tensors, whatever happens."""
         options = executor.class_obj.model_options["transformer_options"]
         asked = options[self.key]
-        shapes = kwargs.get("latent_shapes", [])  # several where a video is sampled together with its sound
+        shapes = kwargs.get("latent_shapes") or []  # several where a video is sampled together with its sound
         shape: Sequence[int] = shapes[0] if len(shapes) > 1 else noise.shape
         opened = _Opened(self.open(asked, executor.class_obj, shape, sigmas))
         options[self.key] = opened
