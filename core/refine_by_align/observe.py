@@ -76,9 +76,7 @@ def picture_attentions(model: ModelPatcher, node: str) -> Attentions:
     """
     attentions = attentions_of(model, node)
     if attentions.is_video:
-        raise RuntimeError(
-            f"{node} works on pictures, but {family(model)} makes videos. Connect a model of pictures."
-        )
+        raise RuntimeError(f"{node} works on pictures, but {family(model)} makes videos. Connect a model of pictures.")
     return attentions
 
 
