@@ -20,7 +20,7 @@ from ..kernels.attention import AttentionLayer
 from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, opaque
 from ..patches.blocks import Layer
-from ..patches.families.table import TRANSFORMERS
+from ..patches.families.table import layout_of
 from ..patches.passes import COMPILED
 from ..patches.single_evaluation import evaluate_once
 from ..patches.unet import family
@@ -165,8 +165,9 @@ def _kept(maps: Tensor, mask: Tensor) -> Tensor:
 
 def _grid_of(model: ModelPatcher, latent: Tensor) -> Grid:
     module = model.model.diffusion_model
-    patch = TRANSFORMERS[type(module)].patch(module)
-    rows, columns = (-(-size // each) for size, each in zip(latent.shape[-2:], patch, strict=True))
+    layout = layout_of(module)
+    assert layout is not None  # as it was routed
+    rows, columns = (-(-n // p) for n, p in zip(latent.shape[-2:], layout.patch(module)[1:], strict=True))
     return rows, columns
 
 

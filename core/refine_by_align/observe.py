@@ -16,7 +16,7 @@ from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, Options
 from ..patches.blocks import Block, Layer, name_of, select_layers
 from ..patches.families.attentions import Attentions
-from ..patches.families.table import TRANSFORMERS, attentions_of
+from ..patches.families.table import attentions_of, layout_of
 from ..patches.passes import IS_REFERENCE_PASS, ours
 from ..patches.reference_pass import PICTURE_KEYS, ReferenceRecorded, until_recorded
 from ..patches.single_evaluation import evaluate_once, other_seed
@@ -85,8 +85,8 @@ def cell_and_unit(model: ModelPatcher) -> tuple[int, int]:
     """Pixels of a latent each way, and the sides of pictures in pixels that make whole tokens."""
     cell: int = model.model.latent_format.spacial_downscale_ratio
     module = getattr(model.model, "diffusion_model", None)
-    layout = TRANSFORMERS.get(type(module))
-    return cell, cell * max(layout.patch(module)) if layout else cell
+    layout = layout_of(module)
+    return cell, cell * max(layout.patch(module)[1:]) if layout else cell
 
 
 def layers_of(attentions: Attentions) -> list[Layer]:

@@ -42,7 +42,7 @@ def grid_of(name: str, latent: Tensor) -> tuple[int, int]:
 
 
 def image_tokens(name: str, samples: Tensor, timestep: int, seed: int) -> list[tuple[Tensor, Tensor, int]]:
-    """Queries and keys of the picture's tokens in each attention, (N, C), and its heads, as the host computes with."""
+    """Queries and keys of the picture's tokens in each attention, (N, C), and its heads, as the host sees them."""
     found: list[tuple[Tensor, Tensor, int]] = []
     rows, columns = grid_of(name, samples)
     text, image = TEXT.get(name, 5), rows * columns
@@ -133,9 +133,8 @@ def _found(name: str, way: str, seed: int) -> float:
         return [int(rng.integers(max(0, a + k - side), min(a, n - side) + 1)) for a, k, n in spans]
 
     def latent_of(window: list[int]) -> Tensor:
-        return AnyCodec(name, brightness=0.05, scale=100.0).encode(
-            Box(window[1] * unit, window[0] * unit, side * unit, side * unit).cut(photo)
-        )
+        box = Box(window[1] * unit, window[0] * unit, side * unit, side * unit)
+        return AnyCodec(name, brightness=0.05, scale=100.0).encode(box.cut(photo))
 
     def place(window: list[int]) -> Box:
         return Box(*(unit * n for n in (patch[1] - window[1], patch[0] - window[0], size[1], size[0])))

@@ -14,7 +14,7 @@ from host import HeadlessHost
 
 Workflow = dict[str, Any]
 NEED_OTHER_MODELS = {
-    *("refdrop_flux", "refdrop_svd", "refdrop_wan", "p3s_trained"),
+    *("refdrop_flux", "refdrop_svd", "refdrop_wan", "p3s_trained", "refdrop_kept"),
     *("refine_trained", "refine_qwen_image_edit", "refine_flux_kontext"),
 }
 RUN_ONCE = {"deadiff_extract"}  # never writes over its file
