@@ -28,27 +28,44 @@ Scores = dict[tuple[int, str], list[float]]  # IoU of each case by timestep and 
 
 
 def score(
-    cases: Iterable[Path], model: Any, vae: Any, positive: list[Any], timesteps: Iterable[int], size: int
+    cases: Iterable[Path],
+    model: Any,
+    vae: Any,
+    positive: list[Any],
+    timesteps: Iterable[int],
+    size: int,
+    in_context: bool = False,
 ) -> Scores:
     """IoU of found and true place for every case, timestep and layer."""
     import torch
     from refattention.core.patches.blocks import layer_name
-    from refattention.core.patches.unet import require_image_unet, self_attention_layers
+    from refattention.core.refine_by_align.in_context import in_context_maps
     from refattention.core.refine_by_align.kernel import group_of_mask
     from refattention.core.refine_by_align.match import Finding, find
-    from refattention.core.refine_by_align.observe import Look, attention_maps
+    from refattention.core.refine_by_align.observe import (
+        Look,
+        attention_maps,
+        cell_and_unit,
+        layers_of,
+        picture_attentions,
+    )
     from refattention.core.refine_by_align.window import Work, artifacts, scaled
 
-    layers = frozenset(self_attention_layers(require_image_unet(model, "calibrate_align")))
+    node, (_, unit) = "calibrate_align", cell_and_unit(model)
+    layers = frozenset(layers_of(picture_attentions(model, node)))
     scores: Scores = {}
     for case in cases:
         image, mask, reference, truth = (picture(case, name) for name in NAMES)
         (area,) = artifacts((mask[0, ..., 0] > 0.5).float(), Work(feather=0), is_together=True)
         inside = area.window.cut(area.region.unsqueeze(0))[0]
-        latents = [vae.encode(scaled(each, size)) for each in (area.window.cut(image), reference)]
+        latents = [vae.encode(scaled(each, size, unit)) for each in (area.window.cut(image), reference)]
         groups: Callable[..., Any] = lambda grid, inside=inside: group_of_mask(inside, grid)  # noqa: E731
         with torch.inference_mode():
-            maps = attention_maps(model, positive, *latents, Look(layers, tuple(timesteps)), groups, "calibrate_align")
+            look = Look(layers, tuple(timesteps))
+            if in_context:
+                (maps,) = in_context_maps(model, positive, latents[0], latents[1:], look, groups, node)
+            else:
+                maps = attention_maps(model, positive, *latents, look, groups, node)
         for (timestep, layer), seen in maps.items():
             region = find(seen[0], (truth.shape[1], truth.shape[2]), Finding()).region > 0
             wanted = truth[0, ..., 0] > 0.5
@@ -120,9 +137,10 @@ def main() -> int:
     """Scores the set and writes both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path, help="folder of cases")
-    parser.add_argument("checkpoint", type=Path, help="SD1.5, SD2 or SDXL file")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of a model of pictures, with text encoder and VAE")
     parser.add_argument("--prompt", default="", help="one that fits all cases")
-    parser.add_argument("--size", type=int, default=512, help="working size, 1024 for SDXL")
+    parser.add_argument("--size", type=int, default=512, help="working size, 1024 for SDXL and transformers")
+    parser.add_argument("--in-context", action="store_true", help="an editing model, which sees references beside it")
     parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
     parser.add_argument("--output", type=Path, default=Path("calibration"), help="both files, without an ending")
     arguments = parser.parse_args()
@@ -142,7 +160,7 @@ def main() -> int:
     cases = sorted(path for path in arguments.set.iterdir() if path.is_dir())
     if not cases:
         parser.error(f"{arguments.set} holds no folders; each case is one, with {', '.join(NAMES)} as png")
-    scores = score(cases, model, vae, positive, TIMESTEPS, arguments.size)
+    scores = score(cases, model, vae, positive, TIMESTEPS, arguments.size, arguments.in_context)
     for part, title in enumerate(("timestep", "layer")):
         for key, value in means(scores, part).items():
             print(f"{title} {key!s:14} mIoU {value:.3f}")

@@ -30,6 +30,7 @@ KEY = "refattention.align"
 # The picture is observed whole, whatever part of it and of the schedule the sampler limits its prompt to.
 SAMPLER_KEYS = PICTURE_KEYS | {"start_percent", "end_percent"}
 
+TRANSFORMER = ("double", "single")  # kinds of blocks
 MIDDLE_BLOCKS = 6  # of a transformer, read unless others are named
 
 Route = Callable[[Tensor, Mapping[str, Any], Options], Options]
@@ -83,7 +84,7 @@ def picture_attentions(model: ModelPatcher, node: str) -> Attentions:
 def cell_and_unit(model: ModelPatcher) -> tuple[int, int]:
     """Pixels of a latent each way, and the sides of pictures in pixels that make whole tokens."""
     cell: int = model.model.latent_format.spacial_downscale_ratio
-    module = model.model.diffusion_model
+    module = getattr(model.model, "diffusion_model", None)
     layout = layout_of(module)
     return cell, cell * max(layout.patch(module)[1:]) if layout else cell
 
@@ -100,9 +101,7 @@ def usual_layers(available: list[Layer]) -> str:
         For a transformer this is a guess: the six blocks in the middle, between those that hardly know yet what they
         see and those that are about to give it back as pixels. tools/calibrate_align.py finds better ones.
     """
-    blocks = [name_of(block) for block in dict.fromkeys(block for block, _ in available)]
-    if available[0][0][0] not in ("double", "single"):
-        return ""
+    blocks = [name_of(block) for block in dict.fromkeys(block for block, _ in available) if block[0] in TRANSFORMER]
     first = max((len(blocks) - MIDDLE_BLOCKS) // 2, 0)
     return ", ".join(blocks[first : first + MIDDLE_BLOCKS])
 
