@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..core.patches import blocks as block_choice
-from ..core.patches.families.table import NAMES, attentions_of
+from ..core.patches.families.table import attentions_of
 from ..core.patches.node_text import text_on_node
 from ..core.patches.reference_pass import Reference
 from ..core.patches.sampling import Sampling, sampled_latent
@@ -36,7 +36,9 @@ class RefDropRecord(io.ComfyNode):
             ),
             search_aliases=["refdrop", "RFG", "record reference", "save reference", "consistent character", "story"],
             inputs=[
-                io.Model.Input("model", tooltip=f"Model that samples: {NAMES}. RefDrop Apply needs the same one."),
+                io.Model.Input(
+                    "model", tooltip=f"Model that samples: {common.FAMILIES}. RefDrop Apply needs the same one."
+                ),
                 io.Conditioning.Input("positive", tooltip="Prompt of the recorded picture."),
                 io.Conditioning.Input("negative", tooltip="Negative prompt of the recorded picture."),
                 seed_input("Seed of the noise, as in KSampler.", advanced=False, is_drawn_anew=True),

@@ -110,6 +110,7 @@ class DEADiffEvaluation(Evaluation):
     """
 
     def __init__(self, run: DEADiffRun, asked: Asked, styles: Styles, prompts: dict[Chunk, Prompt]) -> None:
+        super().__init__()
         self.run = run
         self.styles = styles
         self.blocks = frozenset(block for each in styles for block, _ in each.image)
@@ -151,7 +152,7 @@ class _ForwardPass:
 
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention to text and image, that of later styles laid over that of earlier ones."""
-        self._run.acted.add(call.block)
+        self._evaluation.acted.add(call.block)
         styles = self._evaluation.styles
         known = {} if self._joints is None else self._joints
         if call.layer not in known:

@@ -72,6 +72,12 @@ class KeyValueBank:
         }
 
     @property
+    def tensors(self) -> list[Tensor]:
+        """All keys and values."""
+        records = (record for of_layer in self._records.values() for record in of_layer)
+        return [part for record in records for pair in record.pairs for part in pair]
+
+    @property
     def size(self) -> int:
         """Bytes of all keys and values."""
         return sum(self.sizes.values())

@@ -192,6 +192,14 @@ def run_key(
         return None
 
 
+def weight_patches(model: ModelPatcher) -> Hashable:
+    """The LoRAs and whatever else changes a model's weights in all of a run."""
+    try:
+        return structure(model.patches)
+    except NotComparable:
+        return model.patches_uuid
+
+
 def _content(value: Any) -> Hashable:
     """A conditioning by its content."""
     if isinstance(value, Tensor):

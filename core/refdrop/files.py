@@ -100,6 +100,7 @@ def _run(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> PastRun:
             unused -= {f"{name}.{part}" for name in said["tensors"] for part in "kv"}
     if unused or not run.levels or not run.references > 0:
         raise ValueError(unused)
+    run.extend(tensors.values())
     return run
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..models.origin import NotTellable, Origin
+from ..patches.attention import Chunk
 from ..patches.bank import KeyValueBank
 from ..patches.blocks import Block
 from ..patches.conditionings import Cond, Conditionings
 from ..patches.schedule import NoiseRange
 from ..patches.unet import family
-from .cache import Identity, structure
+from .cache import structure, weight_patches
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 CLOSE = 1e-5  # relative difference of two noise levels that are the same but for rounding
 
 
-class PastRun:
+class PastRun(list[Tensor]):
     """What one sampling run gave at each noise level, on the CPU.
+
+    A list of its keys and values: where main memory gets short, ComfyUI drops what nodes gave, the largest first, and
+    knows the size of tensors in lists only.
 
     Args:
         references: how many pictures of its batch, or frames of its video, are references.
@@ -37,6 +41,7 @@ class PastRun:
     """
 
     def __init__(self, references: int, family: str, origin: Origin | None) -> None:
+        super().__init__()
         self.references = references
         self.family = family
         self.origin = origin
@@ -50,6 +55,11 @@ class PastRun:
     def size(self) -> int:
         """Bytes of all keys and values."""
         return sum(bank.size for bank in self.levels.values())
+
+    def keep(self, sigma: float, bank: KeyValueBank, placed: Callable[[Chunk], Chunk]) -> None:
+        """Adds what an evaluation gave at a noise level, its chunks under other names."""
+        self.levels.setdefault(sigma, KeyValueBank("RefDropApply")).add(bank, placed)
+        self.extend(bank.tensors)
 
     def look(
         self, sigma: Tensor, conds: list[list[Cond] | None], names: Conditionings, share_conditional: bool = False
@@ -146,7 +156,8 @@ class PastRun:
 
 def weights_of(model: ModelPatcher) -> Hashable:
     """What tells, in this process, whether two models have the same weights with the same LoRAs."""
-    return Identity(model.model), model.patches_uuid, structure(model.injections)
+    # Not the module, which ComfyUI may load anew, nor the number of its patches, which prompts with hooks change.
+    return model.clone_base_uuid, weight_patches(model), structure(model.injections)
 
 
 def origin_of(model: ModelPatcher) -> Origin | None:

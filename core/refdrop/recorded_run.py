@@ -79,7 +79,7 @@ class RecordedRun(PastRun):
             half, place = names.by_place(chunk)
             return self._half(roles[half] or ""), place
 
-        self.levels.setdefault(sigma, KeyValueBank("RefDropApply")).add(bank, placed)
+        self.keep(sigma, bank, placed)
         expected = self.size + bank.size * max(levels - len(self.levels), 0)
         if expected > self._budget:
             raise ValueError(
