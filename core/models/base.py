@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import comfy.model_management
@@ -39,13 +39,18 @@ def patched_weights(model: ModelPatcher) -> Callable[[str], Tensor]:
 
 def fingerprint(model: ModelPatcher) -> str:
     """Tells U-Nets apart by some numbers of each weight; neither the type they are held in nor a LoRA matters."""
+    # ComfyUI keeps the weights without the LoRA there while the model is loaded with it.
+    kept = {name.removeprefix(PREFIX): each.weight for name, each in model.backup.items()}
+    return digest_of({name: kept.get(name, weight) for name, weight in unet_weights(model).items()})
+
+
+def digest_of(weights: Mapping[str, Tensor]) -> str:
+    """Tells weights apart by some numbers of each, whatever the type they are held in."""
     digest = hashlib.sha256()
-    for name, weight in sorted(unet_weights(model).items()):
-        # ComfyUI keeps the weights without the LoRA there while the model is loaded with it.
-        original = model.backup[PREFIX + name].weight if PREFIX + name in model.backup else weight
-        flat = original.detach().flatten()
+    for name, weight in sorted(weights.items()):
+        flat = weight.detach().flatten()
         chosen = flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].cpu().to(torch.bfloat16)
-        digest.update(f"{name} {tuple(original.shape)}".encode())
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
         digest.update(chosen.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
 

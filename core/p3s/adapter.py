@@ -12,6 +12,7 @@ from torch import Tensor
 from ..models.base import managed, patched_weights, require_base, storage_dtype
 from ..models.checkpoint import check, shapes
 from .network import P3SNetwork, initialise
+from .settings import BOTH, EMPTY, SAME
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -51,6 +52,11 @@ class TrainedAdapter:
     weights: dict[str, Tensor]
     origin: Origin
 
+    @property
+    def negative(self) -> str:
+        """What the negative half of the guidance was trained with: SAME or EMPTY, of the settings."""
+        return EMPTY if self.origin.settings.get("dropped") == BOTH else SAME
+
 
 def new_adapter(model: ModelPatcher, vision_width: int, seed: int) -> ModelPatcher:
     """An untrained adapter for a model, made of the model's own weights with its LoRAs; injected, it changes nothing.
@@ -77,15 +83,26 @@ def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> Mode
     origin = adapter.origin
     who = f"The adapter of '{origin.class_word}'"
     require_base(model, family, (origin.family, origin.base), who, "the subject may be less alike")
-    network = _network(model, origin.vision_width, device="meta")
+    network = _network(model, origin.vision_width, learned_weight=has_learned_weight(adapter), device="meta")
     check(shapes(adapter.weights), shapes(network.state_dict()), who)
     dtype = storage_dtype(model)
     network.load_state_dict({name: weight.to(dtype) for name, weight in adapter.weights.items()}, assign=True)
     return managed(model, network)
 
 
-def trainable(model: ModelPatcher, vision_width: int, seed: int) -> P3SNetwork:
+def has_learned_weight(adapter: TrainedAdapter) -> bool:
+    """Whether the weight of the injection was learnt, too."""
+    return any(name.startswith("weight.") for name in adapter.weights)
+
+
+def trainable(
+    model: ModelPatcher, vision_width: int, seed: int, rngr: bool = True, learned_weight: bool = False
+) -> P3SNetwork:
     """The network of an untrained adapter in float32, whose weights take gradients.
+
+    Args:
+        rngr: False leaves the RNGR encoder out: what it adds to the reference's latent is 0 and stays so.
+        learned_weight: whether the weight of the injection is learnt, too.
 
     Raises:
         RuntimeError: the model's U-Net takes more than the latent.
@@ -96,9 +113,14 @@ def trainable(model: ModelPatcher, vision_width: int, seed: int) -> P3SNetwork:
             f"P3STrain needs a U-Net that takes the {latent} channels of a latent, but this one takes {channels}: an "
             "inpainting or instruction model. Train with the checkpoint it was made from; the adapter fits both."
         )
-    network = _network(model, vision_width, operations=comfy.ops.manual_cast, dtype=torch.float32, device="cpu")
+    placed = {"dtype": torch.float32, "device": "cpu"}
+    network = _network(model, vision_width, comfy.ops.manual_cast, learned_weight, **placed)
     initialise(network, patched_weights(model), seed)
-    return network.train().requires_grad_(True)
+    network.train().requires_grad_(True)
+    if not rngr:
+        network.encoder.requires_grad_(False)
+        torch.nn.init.zeros_(network.encoder.to_v.weight)
+    return network
 
 
 def trained_weights(network: P3SNetwork, model: ModelPatcher) -> dict[str, Tensor]:
@@ -107,12 +129,14 @@ def trained_weights(network: P3SNetwork, model: ModelPatcher) -> dict[str, Tenso
     return {name: weight.detach().to("cpu", dtype, copy=True) for name, weight in network.state_dict().items()}
 
 
-def _network(model: ModelPatcher, vision_width: int, operations: Any = None, **placed: Any) -> P3SNetwork:
+def _network(
+    model: ModelPatcher, vision_width: int, operations: Any = None, learned_weight: bool = False, **placed: Any
+) -> P3SNetwork:
     base = model.model
     operations = operations or comfy.ops.pick_operations(base.get_dtype(), base.manual_cast_dtype)
     # Of the reference it reads the latent, whatever else the U-Net is given (a mask, say).
     config = {**base.model_config.unet_config, "in_channels": _latent_channels(model)}
-    return P3SNetwork(config, vision_width, operations, **placed)
+    return P3SNetwork(config, vision_width, operations, learned_weight, **placed)
 
 
 def _latent_channels(model: ModelPatcher) -> int:
