@@ -12,7 +12,7 @@ from torch import Tensor
 from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, Chunk
 from ..patches.bank import KeyValueBank, of_each_picture
-from ..patches.binding import Run
+from ..patches.blocks import Block
 from .kernel import injected, on_grid
 from .settings import NODE
 
@@ -102,19 +102,20 @@ class Injection:
 
     Args:
         parts: the subjects. Those that act in the same place are keys of one softmax.
-        run: is told of the effect; None in training.
+
+    Attributes:
+        acted: the blocks that were given some.
     """
 
-    def __init__(self, parts: Sequence[Part], run: Run | None = None) -> None:
+    def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
-        self._run = run
+        self.acted: set[Block] = set()
         self._places: dict[tuple[tuple[Part, ...], tuple[int, int]], list[Place]] = {}
 
     def inject(self, call: AttentionCall) -> Tensor:
         """Computes one self-attention with the subjects' keys and values beside the picture's own."""
         _check_tokens(call)
-        if self._run is not None:
-            self._run.acted.add(call.block)
+        self.acted.add(call.block)
         halves: dict[tuple[Part, ...], list[int]] = {}
         for number, (conditioning, _) in enumerate(call.chunks):
             acting = tuple(part for part in self._parts if conditioning not in part.without)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.base import digest_of
 from .training import Pictures, Trainer
 
+SAMPLES = 256  # numbers of a frozen weight that tell models and their LoRAs apart
 log = logging.getLogger(__name__)
 
 
@@ -82,7 +82,8 @@ class Resumable:
 def _name(trainer: Trainer, pictures: Iterable[Pictures]) -> str:
     settings: dict[str, Any] = {**dataclasses.asdict(trainer.settings), "epochs": None}
     digest = hashlib.sha256(str(sorted(settings.items())).encode())
-    digest.update(digest_of(trainer.objective.frozen.state_dict()).encode())
+    for name, weight in trainer.objective.frozen.state_dict().items():
+        digest.update(name.encode() + _bytes(weight.flatten()[:: max(1, weight.numel() // SAMPLES)]))
     for each in pictures:
         texts = each.prompt.context, each.prompt.y, each.empty.context, each.empty.y
         for tensor in (each.latents, each.vision, *(each.masks if each.masks is not None else ()), *texts):

@@ -29,6 +29,7 @@ from .trained import ReadByAdapter, with_cross
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
+    from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider
 
 Given = tuple[Tensor, Tensor, Tensor | None, Options]  # timesteps, context, y and options of a forward pass
@@ -51,6 +52,7 @@ class P3SRun(Run):
         self.base: BaseModel = model.model
         self.attentions = UNetAttentions(model.model.diffusion_model)
         self.subjects = [SubjectRun(settings, guider, self._sampling) for settings in asked]
+        self._held = sum(each.reference.held(self.attentions, self.blocks, guider) for each in self.subjects)
         self.latent_size = tuple(noise_shape[-2:])
         self._pictures = tuple(noise_shape[:-2])
         self._conditionings = Conditionings(guider.conds)
@@ -59,6 +61,11 @@ class P3SRun(Run):
     def latents(self) -> list[Tensor]:
         """The references."""
         return [each.reference.latents for each in self.subjects]
+
+    @property
+    def held(self) -> int:
+        """The references' keys and values, or features of adapters, which are as many."""
+        return self._held
 
     @property
     def blocks(self) -> frozenset[Block]:
@@ -81,21 +88,22 @@ class P3SRun(Run):
 
     def evaluation(self, asked: Asked) -> Evaluation | None:
         """One of the subjects that act at its noise level, with what the model itself has just read of theirs."""
-        # Not adapter.network, of which ComfyUI may have made a copy for this device.
-        loaded = iter(asked.model.current_patcher.get_additional_models_with_key(KEY))
-        networks = [None if each.settings.adapter is None else next(loaded).model for each in self.subjects]
-        negatives = self._negatives(asked)
-        active = []
-        for subject, network in zip(self.subjects, networks, strict=True):
+        negatives, active = self._negatives(asked), []
+        for number, (subject, network) in enumerate(self.with_networks(asked.model.current_patcher)):
             if epsilon := subject.epsilon(asked.sigma, network):
-                active.append(ActiveSubject(subject, network, epsilon, negatives))
+                active.append(ActiveSubject(number, subject, epsilon, negatives))
         if not active:
             return None
         for each in active:
-            if each.network is None:
+            if each.subject.settings.adapter is None:
                 self._require_all_pictures(asked)
                 each.read_by_model(self, asked)
         return P3SEvaluation(self, asked, active)
+
+    def with_networks(self, model: ModelPatcher) -> list[tuple[SubjectRun, P3SNetwork | None]]:
+        """The subjects, each with its adapter's network, of a model that may be a copy for another device."""
+        loaded = iter(model.get_additional_models_with_key(KEY))
+        return [(each, None if each.settings.adapter is None else next(loaded).model) for each in self.subjects]
 
     def _negatives(self, asked: Asked) -> frozenset[int]:
         """The numbers of the conditionings that guidance leads away from."""
@@ -143,15 +151,13 @@ class ActiveSubject:
     """One subject in one evaluation of the sampler.
 
     Args:
-        network: of its adapter, loaded; None where the model itself reads the reference.
+        number: of the subject in the run.
         epsilon: weight of the injection.
         negatives: numbers of the conditionings that guidance leads away from.
     """
 
-    def __init__(
-        self, subject: SubjectRun, network: P3SNetwork | None, epsilon: float, negatives: frozenset[int]
-    ) -> None:
-        self.subject, self.network = subject, network
+    def __init__(self, number: int, subject: SubjectRun, epsilon: float, negatives: frozenset[int]) -> None:
+        self.number, self.subject = number, subject
         self._epsilon = epsilon
         self._without = negatives if subject.settings.negative == NONE else frozenset[int]()
         self._empty = negatives if subject.settings.negative == EMPTY else frozenset[int]()
@@ -164,9 +170,15 @@ class ActiveSubject:
         if any(conds):
             self.subject.reference.run(asked, self._recording, conds)
 
-    def hidden(self, run: P3SRun, unet: UNetModel, x: Tensor, given: Given) -> tuple[Hidden, FeaturesOf]:
-        """The subject's hidden states for a forward pass of x, and of an adapter all that it reads for it."""
-        if self.network is None:
+    def hidden(
+        self, run: P3SRun, network: P3SNetwork | None, unet: UNetModel, x: Tensor, given: Given
+    ) -> tuple[Hidden, FeaturesOf]:
+        """The subject's hidden states for a forward pass of x, and of an adapter all that it reads for it.
+
+        Args:
+            network: of its adapter; None where the model itself has read the reference.
+        """
+        if network is None:
             assert self._recording is not None
             return ReadByModel(self._recording.bank), {}
         timesteps, context, y, options = given
@@ -175,7 +187,7 @@ class ActiveSubject:
         rows = 1 if run.prompts_each > 1 else len(x) // len(halves)
         read = slice(None, None, rows)
         timestep, text, label = timesteps[read], context[read], None if y is None else y[read]
-        features = self.network(*self._reference(run, x, len(timestep), halves), timestep, text, label)
+        features = network(*self._reference(run, x, len(timestep), halves), timestep, text, label)
         adapter = self.subject.settings.adapter
         return ReadByAdapter(features, unet, adapter is not None and adapter.identity_at_zero), features
 
@@ -206,6 +218,7 @@ class P3SEvaluation(Evaluation):
     """One evaluation of the sampler; before each forward pass, adapters read their references for its halves."""
 
     def __init__(self, run: P3SRun, asked: Asked, active: list[ActiveSubject]) -> None:
+        super().__init__()
         self._run = run
         self._asked = asked
         self._active = active
@@ -217,14 +230,17 @@ class P3SEvaluation(Evaluation):
         given = timesteps, context, y, options
         if any(each.subject.settings.mask is not None for each in self._active):
             require_whole_picture(x, self._asked, self._run.latent_size, NODE)
+        networks = [network for _, network in self._run.with_networks(self._asked.patcher(options))]
         parts = []
         for each in self._active:
-            hidden, features = each.hidden(self._run, executor.class_obj, x, given)
+            hidden, features = each.hidden(self._run, networks[each.number], executor.class_obj, x, given)
             parts.append(each.part(hidden))
             if features:
                 options = each.with_cross(options, features)
-        options = route_self_attention(options, Injection(parts, self._run).inject)
-        return executor(x, timesteps, context, y, control, options, **kwargs)
+        injection = Injection(parts)
+        out = executor(x, timesteps, context, y, control, route_self_attention(options, injection.inject), **kwargs)
+        self.acted |= injection.acted
+        return out
 
 
 def time_of(sampling: Any, sigma: float) -> float:

@@ -11,8 +11,7 @@ from comfy.controlnet import ControlBase
 from families import tiny_model, tiny_prompt
 from naive import HiddenStates, labelled_layers
 from p3s_support import VISION_WIDTH, fill_zeros
-from refattention.core.models.base import managed
-from refattention.core.p3s.adapter import new_adapter, trainable
+from refattention.core.p3s.adapter import Origin, TrainedAdapter, for_model, new_adapter, trainable, trained_weights
 from refattention.core.p3s.settings import Adapter, P3SSettings, Schedule
 from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.reference_pass import Reference
@@ -197,7 +196,9 @@ def test_a_learned_weight_takes_the_place_of_the_schedule() -> None:
         network.weight.out.bias.fill_(-0.2)
         hidden = network.weight.hidden.weight.double().flatten() + network.weight.hidden.bias.double()
         learned = 1 + (0.3 * hidden * hidden.sigmoid()).sum().item() - 0.2  # at t / T = 1
-    adapter = managed(patcher, network)
+    family = type(patcher.model.model_config).__name__
+    origin = Origin(family, "", VISION_WIDTH, "", "", "", {})
+    adapter = for_model(TrainedAdapter(trained_weights(network, patcher), origin), patcher, family)
     got = picture(injected(patcher, network=adapter, schedule=Schedule("learned")), steps=1)
     want = picture(injected(patcher, network=adapter, schedule=Schedule("fixed"), strength=learned), steps=1)
     assert distance(got, want) < 1e-5
