@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 KEY = "refattention.align"
 # The picture is observed whole, whatever part of it and of the schedule the sampler limits its prompt to.
 SAMPLER_KEYS = PICTURE_KEYS | {"start_percent", "end_percent"}
+AUTO = "auto"
+USUAL = {"timesteps": "261", "layers": ""}
 
 HandlerT = TypeVar("HandlerT")
 See = Callable[[int, Layer, AttentionLayer], None]
@@ -49,13 +51,22 @@ class Look:
     seed: int = 0
 
 
-def parse_look(model: ModelPatcher, timesteps: str, layers: str, seed: int, node: str) -> Look:
+def parse_look(
+    model: ModelPatcher, timesteps: str, layers: str, seed: int, node: str, calibrated: Mapping[str, str] | None = None
+) -> Look:
     """How to look, from text: `261` or `181, 261`, and `output.4, output.5.0` or nothing for the usual layers.
+
+    Args:
+        calibrated: what `auto` stands for; without it, or what it does not tell, the usual.
 
     Raises:
         RuntimeError: not an image U-Net.
         ValueError: text that names no timesteps, or layers that the model does not have.
     """
+    known = {**USUAL, **(calibrated or {})}
+    timesteps, layers = (
+        known[name] if text.strip() == AUTO else text for name, text in (("timesteps", timesteps), ("layers", layers))
+    )
     parts = [part.strip() for part in timesteps.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() and int(part) <= 999 for part in parts):
         raise ValueError(f"timesteps is '{timesteps}', but needs whole numbers from 0 to 999, such as 261 or 181, 261.")
