@@ -40,6 +40,7 @@ def score(
     size: int,
     adapter: Any = None,
     clip_vision: Any = None,
+    in_context: bool = False,
 ) -> Scores:
     """IoU of found and true place for every case, timestep and layer.
 
@@ -48,22 +49,24 @@ def score(
     """
     import torch
     from refattention.core.patches.blocks import layer_name
-    from refattention.core.patches.unet import require_image_unet, self_attention_layers
-    from refattention.core.refine_by_align.back_ends import Scene, back_end
+    from refattention.core.refine_by_align.back_ends import AUTO, IN_CONTEXT, SELF, Scene, back_end
     from refattention.core.refine_by_align.match import Finding, find
-    from refattention.core.refine_by_align.observe import Look
+    from refattention.core.refine_by_align.observe import Look, cell_and_unit, layers_of, picture_attentions
     from refattention.core.refine_by_align.window import Work, artifacts, latent_mask, scaled
 
-    layers = frozenset(self_attention_layers(require_image_unet(model, NAME)))
-    shown = back_end(model, vae.encode, positive, NAME, adapter, clip_vision)
+    cell, unit = cell_and_unit(model)
+    layers = frozenset(layers_of(picture_attentions(model, NAME)))
+    untrained = IN_CONTEXT if in_context else SELF
+    choice = untrained if adapter is None else AUTO
+    shown = back_end(model, vae.encode, positive, NAME, adapter, clip_vision, choice)
     scores: Scores = {}
     for case in cases:
         image, mask, reference, truth = (picture(case, name) for name in NAMES)
         (area,) = artifacts((mask[0, ..., 0] > 0.5).float(), Work(feather=0), is_together=True)
-        work = scaled(area.window.cut(image), size)
-        scene = Scene(work, area.window.cut(area.region.unsqueeze(0))[0], latent_mask(area, work))
+        work = scaled(area.window.cut(image), size, unit)
+        scene = Scene(work, area.window.cut(area.region.unsqueeze(0))[0], latent_mask(area, work, cell))
         with torch.inference_mode():
-            maps = shown.maps(scene, scaled(reference, size), None, Look(layers, tuple(timesteps)))
+            maps = shown.maps(scene, scaled(reference, size, unit), None, Look(layers, tuple(timesteps)))
         for (timestep, layer), seen in maps.items():
             region = find(seen[0], (truth.shape[1], truth.shape[2]), Finding()).region > 0
             wanted = truth[0, ..., 0] > 0.5
@@ -145,9 +148,10 @@ def main() -> int:
     """Scores the set and writes the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path, help="folder of cases")
-    parser.add_argument("checkpoint", type=Path, help="SD1.5, SD2 or SDXL file")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of a model of pictures, with text encoder and VAE")
     parser.add_argument("--prompt", default="", help="one that fits all cases")
-    parser.add_argument("--size", type=int, default=512, help="working size, 1024 for SDXL")
+    parser.add_argument("--size", type=int, default=512, help="working size, 1024 for SDXL and transformers")
+    parser.add_argument("--in-context", action="store_true", help="an editing model, which sees references beside it")
     parser.add_argument("--adapter", type=Path, help="a trained adapter, as Refine Align Load reads it")
     parser.add_argument("--clip-vision", type=Path, help="the vision encoder that it was trained with")
     parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
@@ -168,25 +172,26 @@ def main() -> int:
     import comfy.sd
     from refattention.core.refine_by_align.files import load_adapter
 
-    trained = ()
+    adapter = vision = None
     if arguments.adapter:
-        trained = load_adapter(arguments.adapter), comfy.clip_vision.load(str(arguments.clip_vision))
-        if trained[1] is None:
+        adapter, vision = load_adapter(arguments.adapter), comfy.clip_vision.load(str(arguments.clip_vision))
+        if vision is None:
             parser.error(f"{arguments.clip_vision} is no vision encoder that ComfyUI knows")
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(arguments.checkpoint))
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(arguments.prompt))
     cases = sorted(path for path in arguments.set.iterdir() if path.is_dir())
     if not cases:
         parser.error(f"{arguments.set} holds no folders; each case is one, with {', '.join(NAMES)} as png")
-    scores = score(cases, model, vae, positive, TIMESTEPS, arguments.size, *trained)
+    given = cases, model, vae, positive, TIMESTEPS, arguments.size, adapter, vision
+    scores = score(*given, in_context=arguments.in_context)
     for part, title in enumerate(("timestep", "layer")):
         for key, value in means(scores, part).items():
             print(f"{title} {key!s:14} mIoU {value:.3f}")
     chosen = best(scores)
     print(f"best: {chosen}")
     save(chosen, scores, *targets[:2])
-    if trained:
-        save_calibrated(trained[0], chosen, targets[2])
+    if adapter:
+        save_calibrated(adapter, chosen, targets[2])
     return 0
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import refine_support
 import torch
+from editing import AnyCodec, editing_model
+from families import tiny_prompt
 from PIL import Image
 from refattention.core.patches.blocks import select_layers
 from refattention.core.patches.unet import self_attention_layers
@@ -47,6 +49,14 @@ def test_scores_are_there_for_every_timestep_and_layer_and_give_inputs_of_the_no
     calibrate_align.plot(scores, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.size[0] > 400
+
+
+@pytest.mark.parametrize("in_context", [False, True])
+def test_transformers_are_calibrated_by_either_way(case: Path, in_context: bool) -> None:
+    model, prompt = editing_model("flux"), tiny_prompt("flux", 1)
+    scores = calibrate_align.score([case], model, AnyCodec("flux"), prompt, [100], 96, in_context=in_context)
+    assert {layer for _, layer in scores} == {"double.0.0", "double.1.0", "single.0.0", "single.1.0"}
+    assert all(0 <= values[0] <= 1 for values in scores.values())
 
 
 def test_a_trained_adapter_is_scored_by_its_cross_attentions_and_carries_what_was_found(
