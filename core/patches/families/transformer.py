@@ -81,11 +81,13 @@ class TransformerAttentions:
 
     def __init__(self, module: nn.Module, layout: Layout, has_frames: bool) -> None:
         self.is_video = layout.is_video and has_frames
-        self.layers: dict[Block, int] = {
-            (kind, number): layout.attentions(block)
+        blocks = {
+            (kind, number): block
             for kind, name in layout.blocks.items()
             for number, block in enumerate(_blocks(attrgetter(name)(module)))
         }
+        self.layers: dict[Block, int] = {label: layout.attentions(block) for label, block in blocks.items()}
+        self._width = _width(module, next(iter(blocks.values())))
         self.of_picture = layout.of_picture
         self._module = module
         self._layout = layout
@@ -126,7 +128,7 @@ class TransformerAttentions:
         """How many numbers the keys and values of some blocks are for a (C, H, W) or (C, F, H, W) sample."""
         tokens = math.prod(self._grid((1, *latent)))
         attentions = sum(number for block, number in self.layers.items() if block in blocks)
-        return 2 * tokens * _width(self._module) * attentions
+        return 2 * tokens * self._width * attentions
 
     def _grid(self, latents: Sequence[int]) -> Grid:
         """The tokens of latents (B, C, H, W) or (B, C, F, H, W); what is no whole patch is filled up by the model."""
@@ -291,9 +293,13 @@ class _Joint:
         return self._whole()
 
 
-def _width(module: nn.Module) -> int:
-    """C of the keys, by the name that the host's classes give it."""
-    return next(int(getattr(module, name)) for name in WIDTHS if hasattr(module, name))
+def _width(module: nn.Module, block: nn.Module) -> int:
+    """C of the keys: by the name that some of the host's classes give it, else as its largest matrix has it."""
+    for name in WIDTHS:
+        if hasattr(module, name):
+            return int(getattr(module, name))
+    matrices = [(each.in_features, each.out_features) for each in block.modules() if hasattr(each, "in_features")]
+    return min(max(matrices, key=math.prod, default=(0, 0)))  # into and out of the MLP, or to queries, keys and values
 
 
 def _blocks(found: Any) -> list[Any]:
