@@ -298,8 +298,13 @@ def _width(module: nn.Module, block: nn.Module) -> int:
     for name in WIDTHS:
         if hasattr(module, name):
             return int(getattr(module, name))
-    matrices = [(each.in_features, each.out_features) for each in block.modules() if hasattr(each, "in_features")]
-    return min(max(matrices, key=math.prod, default=(0, 0)))  # into and out of the MLP, or to queries, keys and values
+    sizes = [(each.in_features, each.out_features) for each in _matrices(block)]
+    return min(max(sizes, key=math.prod, default=(0, 0)))  # into and out of the MLP, or to queries, keys and values
+
+
+def _matrices(block: nn.Module) -> list[Any]:
+    """The linear layers, whatever class has been put in their place."""
+    return [each for each in block.modules() if hasattr(each, "in_features")]
 
 
 def _blocks(found: Any) -> list[Any]:
