@@ -39,7 +39,7 @@ def test_it_comes_to_its_end_and_does_nothing_twice(tmp_path: Path) -> None:
 
     results = gpu_check.Results(tmp_path / "toy.json", found["about"])
     assert gpu_check.check(results, lambda name, seconds: pytest.fail(name), 1.0, lambda line: None)
-    anew = gpu_check.Results(tmp_path / "toy.json", {**found["about"], "pack": "another"})
+    anew = gpu_check.Results(tmp_path / "toy.json", {**found["about"], "code": "another"})
     assert not anew.steps
 
     # A picture that is not what it should be is seen.

@@ -1,6 +1,19 @@
-"""A small picture by every method on every family it knows, in any precision: it should be the same on every device."""
+"""A small picture by every method on every family it knows, in any precision: it should be the same on every device.
+
+As a program it paints some of them in a host that was started with options, into a file:
+`python every_method.py FILE.safetensors NAME,NAME --OPTION ...`
+"""
 
 from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    import bootstrap
+
+    FILE, NAMES, *OPTIONS = sys.argv[1:]
+    bootstrap.name_packages()
+    bootstrap.prepare_host_as_started(OPTIONS)
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -157,3 +170,10 @@ def computing_in(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         management.unet_dtype, management.unet_manual_cast = before
+
+
+if __name__ == "__main__":
+    from safetensors.torch import save_file
+
+    paint = EveryMethod(torch.float32)
+    save_file({name: paint.picture(name).contiguous() for name in NAMES.split(",")}, FILE)
