@@ -15,7 +15,7 @@ import torch
 import tryon
 from comfy.model_patcher import CoreModelPatcher
 from every_method import computing_in
-from families import FAMILIES, TinyFamily, random_prompt, tiny_model, tiny_prompt
+from families import FAMILIES, tiny_model, tiny_prompt
 from naive_deadiff import random_image
 from refattention.core.deadiff.settings import DEADiffSettings
 from refattention.core.deadiff.wrappers import apply_deadiff
@@ -32,6 +32,7 @@ from refattention.core.refdrop.wrappers import apply_refdrop
 from refattention.core.refine_by_align.kernel import group_of_mask
 from refattention.core.refine_by_align.observe import Look, attention_maps
 from timing import alternate
+from tiny_family import TinyFamily, random_prompt
 from torch import Tensor
 
 Rows = dict[str, dict[str, Any]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,11 @@ class KeyValueBank:
     def store(self, layer: Layer, record: Record) -> None:
         """Keeps a record; ComfyUI may need several forward passes for all chunks."""
         self._records.setdefault(layer, []).append(record)
+
+    def records(self) -> Iterator[tuple[Layer, Record]]:
+        """All records, in the order the layers run."""
+        for layer, records in self._records.items():
+            yield from ((layer, record) for record in records)
 
     def grid(self, layer: Layer) -> tuple[int, int]:
         """(h, w) of a layer's tokens."""

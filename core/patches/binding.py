@@ -99,7 +99,8 @@ class Binding:
     Attributes:
         key: of the method in `transformer_options` and among the wrappers; begins with "refattention.".
         name: of the method or its node, for messages.
-        open: makes a run of what the model carries, the guider, the shape of the latents and the noise levels.
+        open: makes a run of what the model carries, the guider, the shape of the latents (of a video
+            without its sound) and the noise levels.
         place: the wrapper in which attentions are routed. What is routed in DIFFUSION_MODEL lies inside of all that is
             routed in APPLY_MODEL, whatever the order of the nodes.
         reads_references: whether the method also acts while another one reads its reference.
@@ -144,7 +145,9 @@ class Binding:
         """Opens a run for one call of the sampler and drops it, with all its tensors, whatever happens."""
         options = executor.class_obj.model_options["transformer_options"]
         asked = options[self.key]
-        opened = _Opened(self.open(asked, executor.class_obj, noise.shape, sigmas))
+        shapes = kwargs.get("latent_shapes", [])  # several where a video is sampled together with its sound
+        shape: Sequence[int] = shapes[0] if len(shapes) > 1 else noise.shape
+        opened = _Opened(self.open(asked, executor.class_obj, shape, sigmas))
         options[self.key] = opened
         try:
             out = executor(noise, latent, sampler, sigmas, *args, **kwargs)

@@ -22,7 +22,7 @@ def shape_with(noise_shape: Sequence[int], latents: Iterable[Tensor]) -> list[in
     return [max([noise_shape[0], *passes]), *noise_shape[1:]]
 
 
-class Reserved(ControlBase):  # type: ignore[misc]  # the host is not typed
+class Reserved(ControlBase):
     """Bytes that are free when sampling begins; ComfyUI asks ControlNets of conditionings how many they need."""
 
     def __init__(self, memory: int) -> None:

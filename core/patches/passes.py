@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,26 @@ class Asked:
         copies = self.model_options.get("multigpu_clones", {})
         found: ModelPatcher = copies.get(options.get("multigpu_thread_device"), self.model.current_patcher)
         return found
+
+    @property
+    def latents(self) -> Tensor:
+        """What `x` holds of the picture or video, without sound."""
+        entry = next((entry for entries in self.conds for entry in entries or ()), {})
+        shapes = entry.get("model_conds", {}).get("latent_shapes")
+        return without_sound(self.x, None if shapes is None else shapes.cond)
+
+
+def without_sound(x: Tensor, shapes: Sequence[Sequence[int]] | None) -> Tensor:
+    """The video among latents that ComfyUI has put together with those of its sound.
+
+    Args:
+        x: (B, C, ...), or (B, 1, N) where there is sound.
+        shapes: (B, C, F, H, W) of the video and (B, C, ...) of its sound; of the video alone, or None, without sound.
+    """
+    if shapes is None or len(shapes) < 2:
+        return x
+    shape = shapes[0][1:]
+    return x[:, :, : math.prod(shape)].reshape(len(x), *shape)
 
 
 def rearranger(model_options: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ class ReferenceReader:
         attentions: Attentions,
     ) -> None:
         self.reference = reference
-        self._passes = ReferencePass(reference, guider.conds, KEY)
+        self._passes = ReferencePass(reference, guider.conds, KEY, attentions.of_picture)
         self._settings = settings
         self.held = self._passes.held(attentions, settings.blocks, guider, settings.share_conditional)
         self._sigmas = sigmas.cpu()

@@ -65,7 +65,8 @@ class EveryMethod:
     @property
     def names(self) -> list[str]:
         """Of all pictures, METHOD.FAMILY; "plain" is without a method."""
-        families = [f"{method}.{family}" for family in FAMILIES for method in ("plain", "refdrop")]
+        known = [family for family in FAMILIES if family != "pid"]  # whose prompts hold the picture that it enlarges
+        families = [f"{method}.{family}" for family in known for method in ("plain", "refdrop")]
         return [*families, "cached.sd15", "recorded.sd15", "p3s.sd15", "adapter.sd15", "deadiff.sd15", "align.sd15",
                 "leffa.sd15"]  # fmt: skip
 

@@ -17,10 +17,16 @@ from ..unet import self_attention_blocks, self_attention_layers
 class UNetAttentions:
     """The spatial self-attentions of a U-Net."""
 
+    of_picture: frozenset[str] = frozenset()
+
     def __init__(self, unet: UNetModel) -> None:
         self.layers = self_attention_blocks(unet)
         self.is_video = any(isinstance(module, SpatialVideoTransformer) for module in unet.modules())
         self._unet = unet
+
+    def frames(self, latents: Sequence[int]) -> int:
+        """1: frames lie in the batch."""
+        return 1
 
     def route(self, x: Tensor, inputs: Mapping[str, Any], options: Options, handler: Handler) -> Options:
         """Routes one forward pass; the attention of a video model over time is left alone."""
