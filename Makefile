@@ -11,7 +11,7 @@ LOCK_WITHOUT := api assets-01 image other video
 export COMFYUI_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test soak train-check train-fullsize fuzz beside lint bench world-train claims serve lock clean
+.PHONY: help setup browser demo test soak train-check train-fullsize fuzz beside lint bench gpu-check world-train claims serve lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,9 @@ lint: setup ## ruff (rules and format) and mypy
 
 bench: setup ## measure speed, results go to bench/results
 	$(BIN)/python bench/run.py
+
+gpu-check: setup ## on a graphics card, in ten minutes: is it right, how long, how much memory
+	$(BIN)/python bench/gpu_check.py $(GPU_CHECK_ARGS)
 
 world-train: setup ## train the demo world's models in the background of the machine; goes on where it was stopped
 	@cd dev && nice -n 19 ../$(BIN)/python -m world.train
