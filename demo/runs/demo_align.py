@@ -24,8 +24,8 @@ def run(host: HeadlessHost, folder: Path) -> Path:
     )
     entry = host.run(workflow)
     cells = [
-        ("with artifact", host.base / "input" / "garbled_cup.png"),
-        ("reference", PHOTO.with_name("two_cups.jpg")),
+        ("with artifact", host.base / "input" / "refattention_garbled_cup.png"),
+        ("reference", PHOTO.with_name("refattention_two_cups.jpg")),
     ]
     for node, label in (("8", "where it looks"), ("7", "repaired")):
         target = folder / f"align_{label.replace(' ', '_')}.png"

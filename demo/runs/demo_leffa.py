@@ -30,9 +30,8 @@ def run(host: HeadlessHost, folder: Path) -> Path:
         target = folder / f"leffa_{label}.png"
         shutil.copyfile(picture, target)
         cells.append((label, target))
-    inputs = [
-        (name, host.base / "input" / file) for name, file in (("person", "person.jpg"), ("garment", "garment.png"))
-    ]
+    files = {"person": "refattention_person.jpg", "garment": "refattention_garment.png"}
+    inputs = [(name, host.base / "input" / file) for name, file in files.items()]
     print(f"demo: try-on done in {time.monotonic() - started:.1f} s", flush=True)
     sheet = folder / "leffa_contact_sheet.png"
     contact_sheet([*inputs, *sorted(cells)]).save(sheet)

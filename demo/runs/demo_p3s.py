@@ -28,7 +28,7 @@ def run(host: HeadlessHost, folder: Path) -> Path:
     workflow = load_workflow("p3s_train")
     for node, inputs in SMALL.items():
         workflow = set_inputs(workflow, node, **inputs)
-    cells = [("picture", PHOTOS / "two_cups.jpg")]
+    cells = [("picture", PHOTOS / "refattention_two_cups.jpg")]
     names = {"p3s_loss": "loss", "p3s_train": "trained"}
     trained = {names[path.name.rsplit("_", 2)[0]]: path for path in host.images(host.run(workflow))}
     others = {"without": _without(workflow), "training-free": _training_free(workflow)}

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import folder_paths
 import pytest
 from bootstrap import HOST, ROOT
 
@@ -52,10 +53,13 @@ def host_nodes(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     import nodes
 
     assert Path(nodes.__file__).parent == HOST
+    pictures, own = tmp_path_factory.mktemp("input"), folder_paths.get_input_directory()
+    folder_paths.set_input_directory(str(pictures))
     pack = tmp_path_factory.mktemp("custom_nodes") / "ComfyUI-RefAttention"
     pack.symlink_to(ROOT)
     core = set(nodes.NODE_CLASS_MAPPINGS)
     assert asyncio.run(nodes.load_custom_node(str(pack)))
+    folder_paths.set_input_directory(own)
     nodes.pack_ids = set(nodes.NODE_CLASS_MAPPINGS) - core
     return nodes
 
