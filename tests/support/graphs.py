@@ -16,7 +16,8 @@ BLUEPRINTS = {path.stem: path for path in sorted((ROOT / "subgraphs").glob("*.js
 MODEL, TEXT, LATENT, SAMPLER, DECODER = 101, 102, 103, 104, 105
 OF_CHECKPOINT = ("MODEL", "CLIP", "VAE")
 PICTURES = {name: f"small_refattention_{name}.png" for name in ("garment", "densepose", "parsing")}
-PICTURES |= {"person": "small_refattention_person.jpg", "image": "small_refattention_garbled_cup.png", "mask": "small_refattention_garbled_cup.png"}
+PICTURES |= {"person": "small_refattention_person.jpg"}
+PICTURES |= dict.fromkeys(("image", "mask"), "small_refattention_garbled_cup.png")
 # Values of a blueprint's widgets: small and quick, and a point on something.
 VALUES = {"steps": 1, "megapixels": 0.01, "positive_coords": '[{"x": 50, "y": 40}]'}
 VALUES |= {"prompt": "a saucer", "reference_prompt": "a saucer"}
