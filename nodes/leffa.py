@@ -44,12 +44,13 @@ class LeffaLoader(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "cache_megabytes",
+                    display_name="cache_mib",
                     default=1024,
                     min=0,
                     max=65536,
                     advanced=True,
-                    tooltip="Memory for what the reference U-Net makes of an empty reference. It depends on size and "
-                    "timestep only and is used again for the next picture; 768 x 1024 needs 70 MB a step.",
+                    tooltip="Memory, in MiB, for what the reference U-Net makes of an empty reference. It depends on size "
+                    "and timestep only and is used again for the next picture; 768 x 1024 needs 66 MiB a step.",
                 ),
                 io.Combo.Input(
                     "body_map",

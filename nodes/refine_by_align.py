@@ -86,7 +86,7 @@ class RefineByAlign(io.ComfyNode):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures and what was found in the reference."""
-        work = Work(context, working_size, feather)
+        work = Work(context, common.size_of(model, working_size), feather)
         stages = common.stages(model, vae, positive, work, adapter, clip_vision, NODE)
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
         search = Search(parse_look(model, timesteps, layers, seed, NODE), finding)

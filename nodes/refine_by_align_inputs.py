@@ -6,10 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.patches.unet import trained_size
 from ..core.pictures import gate
 from ..core.refine_by_align.back_ends import back_end
 from ..core.refine_by_align.repair import Repair
-from ..core.refine_by_align.window import Case, Work, cases
+from ..core.refine_by_align.window import SHORTEST, Case, Work, cases
 from .refine_by_align_files import RefineAdapterIO
 from .shared import encoder, number_input, sampler_inputs, seed_input, step_inputs
 
@@ -142,16 +143,34 @@ def work_inputs(with_feather: bool = True) -> list[io.Input]:
     return [
         number_input("context", 0.5, 4.0, "What the model sees around the artifact, as a share of its longer side."),
         working_size_input(
-            "Longer side, in pixels, at which the model works on the area around the artifact and sees the reference. "
-            "512 for SD1.5, 1024 for SDXL."
+            "Longer side, in pixels, at which the model works on the area around the artifact and sees the reference."
         ),
         *([feather] if with_feather else []),
     ]
 
 
 def working_size_input(tooltip: str) -> io.Input:
-    """`working_size`."""
-    return io.Int.Input("working_size", default=512, min=128, max=2048, step=8, advanced=True, tooltip=tooltip)
+    """`working_size`; `tooltip` says what is of this size."""
+    return io.Int.Input(
+        "working_size",
+        default=0,
+        min=0,
+        max=2048,
+        step=8,
+        advanced=True,
+        tooltip=f"{tooltip} 0 takes the size that the model was trained with: 512 for SD1.5, 1024 for SDXL.",
+    )
+
+
+def size_of(model: Any, working_size: int) -> int:
+    """What `working_size` asks for, in pixels.
+
+    Raises:
+        ValueError: it is too small to show anything.
+    """
+    if 0 < working_size < SHORTEST:
+        raise ValueError(f"working_size is {working_size}, but must be 0 or at least {SHORTEST} pixels.")
+    return working_size or trained_size(model)
 
 
 def sampling_inputs() -> list[io.Input]:

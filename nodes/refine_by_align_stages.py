@@ -78,7 +78,7 @@ class RefineAlign(io.ComfyNode):
         image, reference = (
             gate.one_picture(each, name) for each, name in ((image, "image"), (reference_image, "reference_image"))
         )
-        work = Work(context, working_size, feather=0)
+        work = Work(context, common.size_of(model, working_size), feather=0)
         stages = common.stages(model, vae, positive, work, adapter, clip_vision, ALIGN)
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
         search = Search(parse_look(model, timesteps, layers, seed, ALIGN), finding)
@@ -144,7 +144,7 @@ class RefineRegion(io.ComfyNode):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures."""
-        work = Work(context, working_size, feather)
+        work = Work(context, common.size_of(model, working_size), feather)
         stages = common.stages(model, vae, positive, work, adapter, clip_vision, REGION)
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
         repaired, _ = stages.repair(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransformer, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_base import SDXL, ModelType, SDXLRefiner
 
 from .blocks import Block, Layer
 
@@ -18,6 +19,14 @@ def family(model: ModelPatcher) -> str:
     """ComfyUI's name of a model's family, for example "SDXL" or "Flux"."""
     config = getattr(model.model, "model_config", None)
     return type(config or model.model).__name__
+
+
+def trained_size(model: ModelPatcher) -> int:
+    """Side in pixels of the pictures that a U-Net was trained on: 1024 for SDXL, 768 for SD2's larger model, else 512."""
+    if isinstance(model.model, SDXL | SDXLRefiner):
+        return 1024
+    is_larger = family(model).startswith("SD2") and model.model.model_type is ModelType.V_PREDICTION
+    return 768 if is_larger else 512
 
 
 def require_image_unet(model: ModelPatcher, node: str) -> UNetModel:
