@@ -36,7 +36,9 @@ INCOMPLETE = "incomplete"
 def check_python() -> None:
     """Refuses a system or interpreter that cannot make the environment, before anything is written."""
     if os.name == "nt":
-        raise SetupError("Developing needs Linux, or WSL on Windows. To use the pack on Windows nothing is to be set up.")
+        raise SetupError(
+            "Developing needs Linux, or WSL on Windows. To use the pack on Windows nothing is to be set up."
+        )
     if sys.version_info < OLDEST_PYTHON:
         found = ".".join(map(str, sys.version_info[:3]))
         raise SetupError(

@@ -106,7 +106,7 @@ class LeffaTryOn(io.ComfyNode):
                     "virtual_tryon, part numbers for virtual_tryon_dc. Leffa Body Map makes it of any other.",
                 ),
                 io.Mask.Input(
-                    "mask", tooltip="What is painted anew, white = garment. From Leffa Mask, or painted by hand."
+                    "mask", tooltip="What is repainted, white = garment. From Leffa Mask, or painted by hand."
                 ),
                 *_sampling_inputs(),
             ],

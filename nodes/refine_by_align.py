@@ -19,7 +19,7 @@ NODE = "RefineByAlign"
 
 
 class RefineByAlign(io.ComfyNode):
-    """Repairs an artifact from a reference: finds the matching place in it and paints the area anew."""
+    """Repairs an artifact from a reference: finds the matching place in it and repaints the area."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -30,8 +30,8 @@ class RefineByAlign(io.ComfyNode):
             category="image/transform",
             description=(
                 "Repairs a masked artifact, such as a wrong logo, from a picture that shows it correctly: finds the "
-                "matching place in the reference, then paints the area anew with that place in view. Everything "
-                "farther from the mask than the feather stays bit by bit."
+                "matching place in the reference, then repaints the area with that place in view. Everything "
+                "farther from the mask than the feather stays bit for bit."
             ),
             search_aliases=["artifact fix", "repair", "restore detail", "refine by align", "detailer", "inpaint"],
             is_experimental=True,

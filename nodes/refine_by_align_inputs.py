@@ -100,7 +100,7 @@ def look_inputs() -> list[io.Input]:
             default="261",
             advanced=True,
             tooltip="Noise levels, 0 to 999, at which attention is read, such as 261 or 181, 261; several are "
-            "averaged and cost a look each.",
+            "averaged, and each costs a pass.",
         ),
         io.String.Input(
             "layers",
@@ -192,7 +192,7 @@ def sampling_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="How much of the area is painted anew. Lower keeps more of what is there.",
+            tooltip="How much of the area is repainted. Lower keeps more of what is there.",
         ),
         *sampler_inputs(advanced=True),
     ]

@@ -91,7 +91,7 @@ class RefineAlign(io.ComfyNode):
 
 
 class RefineRegion(io.ComfyNode):
-    """Paints a masked area anew with a reference in view."""
+    """Repaints a masked area with a reference in view."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -101,8 +101,8 @@ class RefineRegion(io.ComfyNode):
             display_name="Refine Region",
             category="image/transform",
             description=(
-                "Paints the masked area of a picture anew while its self-attention also looks at a reference, such as "
-                "the crop of Refine Align. Everything farther from the mask than the feather stays bit by bit."
+                "Repaints the masked area of a picture while its self-attention also looks at a reference, such as "
+                "the crop of Refine Align. Everything farther from the mask than the feather stays bit for bit."
             ),
             search_aliases=["refine by align", "inpaint with reference", "repair", "artifact fix", "restore detail"],
             is_experimental=True,
@@ -116,7 +116,7 @@ class RefineRegion(io.ComfyNode):
                 common.areas_input(),
                 *common.adapter_inputs(),
             ],
-            outputs=[io.Image.Output(display_name="image", tooltip="The picture with the masked area painted anew.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The picture with the masked area repainted.")],
         )
 
     @classmethod

@@ -42,7 +42,7 @@ class Settings:
         condition_drop: part of the pictures that are seen with the empty prompt.
         batch_size: pictures in a step.
         value_strength: lambda of Eq. 7.
-        gradient_checkpointing: computes blocks anew for their gradients, instead of keeping what is in them.
+        gradient_checkpointing: recomputes blocks for their gradients, instead of keeping what is in them.
         mixed_precision: keeps the frozen weights in bfloat16 and computes in it, unless the device is slow at that, as
             CPUs are; the adapter's weights and the optimiser stay in float32.
         seed: of the draws.
