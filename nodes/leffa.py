@@ -49,8 +49,8 @@ class LeffaLoader(io.ComfyNode):
                     min=0,
                     max=65536,
                     advanced=True,
-                    tooltip="Memory, in MiB, for what the reference U-Net makes of an empty reference. It depends on size "
-                    "and timestep only and is used again for the next picture; 768 x 1024 needs 66 MiB a step.",
+                    tooltip="Memory, in MiB, for what the reference U-Net makes of an empty reference. It depends on "
+                    "size and timestep only and is used again for the next picture; 768 x 1024 needs 66 MiB a step.",
                 ),
                 io.Combo.Input(
                     "body_map",

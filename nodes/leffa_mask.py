@@ -112,8 +112,8 @@ class LeffaRepaint(io.ComfyNode):
                     "edge",
                     options=[EXACT, OFFICIAL],
                     default=EXACT,
-                    tooltip="exact keeps every pixel outside the mask bit for bit and softens the edge inside; official "
-                    "softens it on both sides, as the published code does.",
+                    tooltip="exact keeps every pixel outside the mask bit for bit and softens the edge inside; "
+                    "official softens it on both sides, as the published code does.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The person with the generated garment.")],

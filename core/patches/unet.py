@@ -22,7 +22,7 @@ def family(model: ModelPatcher) -> str:
 
 
 def trained_size(model: ModelPatcher) -> int:
-    """Side in pixels of the pictures that a U-Net was trained on: 1024 for SDXL, 768 for SD2's larger model, else 512."""
+    """Side in pixels of the pictures that a U-Net was trained on: 1024 of SDXL, 768 of SD2's larger model, else 512."""
     if isinstance(model.model, SDXL | SDXLRefiner):
         return 1024
     is_larger = family(model).startswith("SD2") and model.model.model_type is ModelType.V_PREDICTION
