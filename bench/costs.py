@@ -1,7 +1,7 @@
 """Writes the table of docs/costs.md: what the methods add to a model, computed and not measured on a GPU.
 
 The full-size models are made on PyTorch's device `meta`, which has shapes and no numbers. Weights are counted; memory
-for a step is what ComfyUI sets aside by its own formula, with the further latents that the pack reports to it; kept
+for a step is what ComfyUI sets aside by its own formula for what the pack reports to it; kept
 keys and values are what the pack's own code counts; time is the ratio of operations, as in `make bench`.
 
 .venv/bin/python bench/costs.py
@@ -140,7 +140,7 @@ def evaluation(case: Case, model: CoreModelPatcher, latent: tuple[int, ...]) -> 
 
 
 def refdrop_cost(case: Case) -> list[str]:
-    """A row: weights, memory without and with a reference, what is kept of it, and the operations of a step."""
+    """A row: weights, memory of a step or of the reference's pass, what is kept of it, and the operations of a step."""
     model = model_of(case)
     (x, step), (reference, read) = (evaluation(case, model, each) for each in (case.latent, reference_of(case)))
     attentions = attentions_of(model, "costs")
@@ -172,9 +172,9 @@ def refdrop_cost(case: Case) -> list[str]:
 
     passed, plain = operations(reading), operations(lambda: step({}))
     guided = operations(lambda: step(routed(x, guide)))
-    without, with_reference = memory(case, model), memory(case, model, reference_of(case))
     return [
-        *(case.name, case.size, _gib(_bytes(model.model.diffusion_model)), _gib(without), _gib(with_reference)),
+        *(case.name, case.size, _gib(_bytes(model.model.diffusion_model))),
+        _gib(memory(case, model, reference_of(case))),
         *(_gib(bank.size), _gib(STEPS * bank.size)),
         *(f"{(passed + guided) / plain:.2f}", f"{guided / plain:.2f}"),
     ]
@@ -216,7 +216,7 @@ def _gib(size: float) -> str:
 
 def tables() -> str:
     """All tables."""
-    head = ["Model", "Picture", "weights", "a step, plain", "a step, one reference", "its keys and values, one step"]
+    head = ["Model", "Picture", "weights", "a step", "keys and values of the reference, one step"]
     head += [f"all {STEPS} steps", "time, reference passed", "time, from the cache"]
     refdrop = _table(head, [refdrop_cost(case) for case in CASES])
     adapters = [adapter_cost(case) for case in CASES if (case.name, case.size) in ADAPTERS]

@@ -105,4 +105,5 @@ def write_pictures(folder: Path, size: tuple[int, int] = SMALL) -> None:
     for name, picture in pictures.items():
         picture.resize(size, Image.Resampling.NEAREST).save(folder / f"refattention_{name}.png", optimize=True)
     with Image.open(PERSON) as photograph:
-        photograph.resize(size, Image.Resampling.LANCZOS).save(folder / f"refattention_{PERSON.name}", quality=80, optimize=True)
+        scaled = photograph.resize(size, Image.Resampling.LANCZOS)
+        scaled.save(folder / f"refattention_{PERSON.name}", quality=80, optimize=True)

@@ -10,6 +10,7 @@ from .shared import range_inputs, reference_seed_input
 RefDropCacheIO = io.Custom("REFDROP_CACHE")
 CACHE_MIB = 2048
 PRECISIONS = ["model", "float16"]
+FAMILIES = "nearly every picture and video family that ComfyUI runs; the help page lists them"
 
 
 def is_half(precision: str) -> bool:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..models import checkpoint
 from .names import WORDS, attention_layers, official
-from .network import WORD_TOKENS, Sizes
+from .network import Sizes
+from .words import words_of
 
 Weights = Mapping[str, Tensor]
 
@@ -102,10 +103,13 @@ def instruction(weights: Weights, branch: str) -> Tensor:
     ready = weights.get(f"{branch}_blip.instruction")
     if ready is not None:
         return ready.float()
-    embeddings = f"{branch}_blip.Qformer.bert.embeddings."
+    words = words_of(weights, branch)
+    if words is None:
+        raise ValueError(
+            f"The DEADiff file is incomplete: it lacks the embeddings of the word '{branch}'. Get it again."
+        )
     with reading(f"embeddings of the word '{branch}'"):
-        words = weights[f"{embeddings}word_embeddings.weight"][WORDS[branch]]
-        return words.float() + weights[f"{embeddings}position_embeddings.weight"][:WORD_TOKENS].float()
+        return words.instruction(WORDS[branch])
 
 
 def fill(network: nn.Module, weights: Weights) -> None:

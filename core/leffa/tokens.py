@@ -8,6 +8,8 @@ import torch
 from comfy.ldm.modules.attention import CrossAttention
 from torch import Tensor
 
+from ..patches.memory import has_room
+
 
 class ReferenceTokens:
     """One reference at one timestep.
@@ -62,7 +64,7 @@ class FeatureCache:
         if kind != self._kind:
             self._kind, self._features, self._bytes = kind, {}, 0
         size = sum(feature.numel() * feature.element_size() for feature in features)
-        if timestep not in self._features and self._bytes + size <= self._budget:
+        if timestep not in self._features and self._bytes + size <= self._budget and has_room(size):
             # Copies: a feature may be a view of a larger batch.
             self._features[timestep] = [feature.to(self._device, copy=True) for feature in features]
             self._bytes += size

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from comfy.patcher_extension import WrapperExecutor
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, route_self_attention
@@ -24,7 +24,6 @@ from .settings import KEY, NODE, Adapter, P3SSettings
 from .trained import ReadByAdapter, with_cross
 
 if TYPE_CHECKING:
-    from comfy.model_base import BaseModel
     from comfy.samplers import CFGGuider
 
 TIME_DIGITS = 6  # how finely a noise level is placed on the schedule
@@ -38,6 +37,7 @@ class P3SRun(Run):
         self._reference = ReferencePass(settings.reference, guider.conds, KEY)
         self._sampling = guider.model_patcher.get_model_object("model_sampling")
         self._attentions = UNetAttentions(guider.model_patcher.model.diffusion_model)
+        self._held = self._reference.held(self._attentions, self.blocks, guider)
         self._range = NoiseRange.of(self._sampling, settings.start_percent, settings.end_percent)
         self._subject = Subject(settings.subject_mask)
         self._pictures = tuple(noise_shape[:-2])
@@ -46,6 +46,11 @@ class P3SRun(Run):
     def latents(self) -> list[Tensor]:
         """The reference."""
         return [self._reference.latents]
+
+    @property
+    def held(self) -> int:
+        """The reference's keys and values, or features of an adapter, which are as many."""
+        return self._held
 
     @property
     def blocks(self) -> frozenset[Block]:
@@ -63,9 +68,7 @@ class P3SRun(Run):
         if epsilon == 0:
             return None
         if self.settings.adapter is not None:
-            # Not adapter.network, of which ComfyUI may have made a copy for this device.
-            (network,) = asked.model.current_patcher.get_additional_models_with_key(KEY)
-            return AdapterEvaluation(self, asked.model, self.settings.adapter, network.model, epsilon)
+            return AdapterEvaluation(self, asked, self.settings.adapter, epsilon)
         if self.prompts_each > 1:
             why, cure = "and each picture has a prompt of its own", "Give one prompt for all"
             require_all_pictures(asked, self._pictures, NODE, why, cure)
@@ -75,7 +78,7 @@ class P3SRun(Run):
 
     def injecting(self, hidden: Hidden, epsilon: float) -> P3SEvaluation:
         """What injects at a weight other than 0."""
-        injecting = P3SEvaluation(self._subject, hidden, epsilon, self.settings.value_strength, self)
+        injecting = P3SEvaluation(self._subject, hidden, epsilon, self.settings.value_strength)
         injecting.blocks = self.blocks
         return injecting
 
@@ -142,17 +145,14 @@ class P3SEvaluation(Evaluation):
         hidden: where they come from.
         epsilon: weight of the injection.
         value_strength: lambda.
-        run: is told of the effect; None in training.
     """
 
-    def __init__(
-        self, subject: Subject, hidden: Hidden, epsilon: float, value_strength: float, run: Run | None = None
-    ) -> None:
+    def __init__(self, subject: Subject, hidden: Hidden, epsilon: float, value_strength: float) -> None:
+        super().__init__()
         self._subject = subject
         self._hidden = hidden
         self._epsilon = epsilon
         self._value_strength = value_strength
-        self._run = run
 
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass."""
@@ -183,8 +183,7 @@ class P3SEvaluation(Evaluation):
             self._epsilon,
             self._value_strength,
         )
-        if self._run is not None:
-            self._run.acted.add(call.block)
+        self.acted.add(call.block)
         return call.attend(call.q, keys.flatten(0, 1), values.flatten(0, 1))
 
 
@@ -192,16 +191,17 @@ class AdapterEvaluation(Evaluation):
     """One evaluation of the sampler: before each forward pass, the adapter reads the reference for its halves.
 
     Args:
-        adapter: with its network loaded.
+        adapter: that the model carries.
         epsilon: weight of the injection.
     """
 
-    def __init__(self, run: P3SRun, model: BaseModel, adapter: Adapter, network: nn.Module, epsilon: float) -> None:
+    def __init__(self, run: P3SRun, asked: Asked, adapter: Adapter, epsilon: float) -> None:
+        super().__init__()
         self._run = run
         self.blocks = run.blocks
-        self._latent = model.process_latent_in(run.settings.reference.samples.float())
+        self._asked = asked
+        self._latent = asked.model.process_latent_in(run.settings.reference.samples.float())
         self._adapter = adapter
-        self._network = network
         self._epsilon = epsilon
 
     def forward(self, executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -212,11 +212,15 @@ class AdapterEvaluation(Evaluation):
         read = slice(None, None, len(x) // halves if self._run.prompts_each == 1 else 1)
         timestep, text, label = timesteps[read], context[read], None if y is None else y[read]
         latent, vision = (t.to(x).expand(len(timestep), *t.shape[1:]) for t in (self._latent, self._adapter.vision))
-        features = self._network(latent, vision, timestep, text, label)
+        # Not adapter.network, of which ComfyUI may have made a copy for this device.
+        (network,) = self._asked.patcher(options).get_additional_models_with_key(KEY)
+        features = network.model(latent, vision, timestep, text, label)
         hidden = ReadByAdapter(features, executor.class_obj, self._adapter.identity_at_zero)
         injecting = self._run.injecting(hidden, self._epsilon)
         options = with_cross(options, features, self._epsilon)
-        return injecting.forward(executor, x, timesteps, context, y, control, options, **kwargs)
+        out = injecting.forward(executor, x, timesteps, context, y, control, options, **kwargs)
+        self.acted |= injecting.acted
+        return out
 
 
 def _check_tokens(call: AttentionCall) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..models.base import unet_weights
 from ..patches.attention import route_self_attention
 from ..patches.blockwise import differentiable, pass_of
 from ..patches.frozen import Noised, Prompt, denoise, frozen_copy, plain
@@ -148,11 +149,14 @@ class Objective(nn.Module):
 
     def __init__(self, model: ModelPatcher, network: Any, settings: Settings) -> None:
         super().__init__()
-        # Weights, gradients, and the two moments of the optimiser, in float32.
-        comfy.model_management.free_memory(16 * sum(w.numel() for w in network.parameters()), model.load_device)
+        mixed = settings.mixed_precision
+        # Weights, gradients, and the two moments of the optimiser, in float32; the frozen weights; room to compute.
+        trained = 16 * sum(w.numel() for w in network.parameters())
+        frozen = (2 if mixed else 4) * sum(w.numel() for w in unet_weights(model).values())
+        room = comfy.model_management.minimum_inference_memory()
+        comfy.model_management.free_memory(trained + frozen + room, model.load_device)
         self.network = network.to(model.load_device)
         self.settings = settings
-        mixed = settings.mixed_precision
         # Where bfloat16 is emulated, it only saves memory: there it is what the frozen weights are kept in, no more.
         computes_half = mixed and comfy.model_management.should_use_bf16(model.load_device)
         self.dtype = torch.bfloat16 if computes_half else torch.float32

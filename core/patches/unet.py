@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransformer, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from comfy.model_base import SDXL, ModelType, SDXLRefiner
+from comfy.model_base import ModelType
+from comfy.supported_models import SD15, SD20
 
 from .blocks import Block, Layer
 
@@ -22,11 +23,11 @@ def family(model: ModelPatcher) -> str:
 
 
 def trained_size(model: ModelPatcher) -> int:
-    """Side in pixels of the pictures that a U-Net was trained on: 1024 of SDXL, 768 of SD2's larger model, else 512."""
-    if isinstance(model.model, SDXL | SDXLRefiner):
-        return 1024
-    is_larger = family(model).startswith("SD2") and model.model.model_type is ModelType.V_PREDICTION
-    return 768 if is_larger else 512
+    """Side in pixels of a model's pictures in training: 512 of SD1.5, 768 of SD2's larger model, 1024 of all later ones."""
+    config = model.model.model_config
+    if isinstance(config, SD20) and model.model.model_type is ModelType.V_PREDICTION:
+        return 768
+    return 512 if isinstance(config, SD15 | SD20) else 1024
 
 
 def require_image_unet(model: ModelPatcher, node: str) -> UNetModel:

@@ -36,6 +36,7 @@ def write_models(models: Path) -> None:
     weights = demo_module("weights")
     weights.write_checkpoints(models / "checkpoints")
     weights.write_vision_encoder(models / "clip_vision")
+    weights.write_controlnet(models / "controlnet")
     weights.write_deadiff(models / "model_patches")
     demo_module("leffa").write_checkpoints(models / "diffusion_models")
     demo_module("densepose").write(models / "detection")

@@ -46,7 +46,7 @@ def test_published_workflow_runs(host: HeadlessHost, name: str) -> None:
 
 def test_nothing_outside_the_mask_changes(host: HeadlessHost) -> None:
     picture = run(host, small(host, load_workflow("leffa_tryon")))
-    with Image.open(host.base / "input" / "small_person.png") as person:
+    with Image.open(host.base / "input" / "small_refattention_person.png") as person:
         change = np.abs(picture - np.asarray(person)).max(axis=-1) > 0
     assert 0.2 < change.mean() < 0.7
     assert not change[:30].any()

@@ -313,7 +313,9 @@ def test_wrong_wiring_is_told() -> None:
 
 
 def run_of(interval: int) -> LeffaRun:
-    return LeffaRun(LeffaSettings(interval), SimpleNamespace(conds={}), (1, 4, 8, 8), torch.zeros(1))
+    return LeffaRun(
+        LeffaSettings(interval), SimpleNamespace(conds={}, model_patcher=model()), (1, 4, 8, 8), torch.zeros(1)
+    )
 
 
 def test_reference_step_is_the_middle_of_its_group() -> None:

@@ -197,9 +197,15 @@ RUNS: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]] = {
     ),
     "RefineByAlign": (
         refine(RefineByAlign),
-        {"image": picture(1), "mask": spots(), "reference_image": picture(2), "reference_mask": spots()},
+        {
+            **{"image": picture(1), "mask": spots(), "reference_image": picture(2), "reference_mask": spots()},
+            "more_references": picture(3, 40, 64),
+        },
     ),
-    "RefineRegion": (refine(RefineRegion), {"image": picture(1), "mask": spots(), "reference_image": picture(2)}),
+    "RefineRegion": (
+        refine(RefineRegion),
+        {"image": picture(1), "mask": spots(), "reference_image": picture(2), "more_references": picture(3, 40, 64)},
+    ),
 }
 # For each: what another node may hand over, and the same in the plain form, 32-bit floats in [0, 1].
 Variant = Callable[[Tensor], tuple[Tensor, Tensor]]
