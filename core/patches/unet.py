@@ -23,7 +23,7 @@ def family(model: ModelPatcher) -> str:
 
 
 def trained_size(model: ModelPatcher) -> int:
-    """Side in pixels of a model's pictures in training: 512 of SD1.5, 768 of SD2's larger model, 1024 of all later ones."""
+    """Side in pixels of a model's pictures in training: 512 (SD1.5), 768 (SD2's larger model), or 1024 (all others)."""
     config = model.model.model_config
     if isinstance(config, SD20) and model.model.model_type is ModelType.V_PREDICTION:
         return 768
