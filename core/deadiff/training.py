@@ -51,7 +51,7 @@ class Settings:
 
     Attributes:
         drops: parts of the pairs of each set, in the order of `BRANCHES`, whose tokens are zeros.
-        gradient_checkpointing: computes blocks anew for their gradients, instead of keeping what is in them.
+        gradient_checkpointing: recomputes blocks for their gradients, instead of keeping what is in them.
     """
 
     drops: tuple[float, ...] = (0.15, 0.15, 0.0)
