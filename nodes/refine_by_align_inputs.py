@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.patches.unet import trained_size
 from ..core.pictures import gate
 from ..core.refine_by_align.back_ends import AUTO, CHOICES, back_end
-from ..core.refine_by_align.observe import cell_and_unit
+from ..core.refine_by_align.observe import USUAL, cell_and_unit
 from ..core.refine_by_align.repair import Repair
 from ..core.refine_by_align.window import SHORTEST, Case, Work, cases
 from .refine_by_align_files import RefineAdapterIO
@@ -147,22 +147,24 @@ def more_references_input() -> io.Input:
     )
 
 
-def look_inputs() -> list[io.Input]:
-    """`timesteps`, `layers`."""
+def look_inputs(with_auto: bool = False) -> list[io.Input]:
+    """`timesteps`, `layers`; with_auto: by default as the adapter that is connected was calibrated."""
+    usual = dict.fromkeys(USUAL, AUTO) if with_auto else USUAL
+    auto = " auto: as the adapter was calibrated, else {}." if with_auto else ""
     return [
         io.String.Input(
             "timesteps",
-            default="261",
+            default=usual["timesteps"],
             advanced=True,
             tooltip="Noise levels, 0 to 999, at which attention is read, such as 261 or 181, 261; several are "
-            "averaged, and each costs a pass.",
+            "averaged, and each costs a pass." + auto.format("261"),
         ),
         io.String.Input(
             "layers",
-            default="",
+            default=usual["layers"],
             advanced=True,
             tooltip="Self-attentions that are read, such as output.4, output.5.0 or a whole side: output. Empty: the "
-            "first six blocks of a U-Net's decoder, the middle six of a transformer.",
+            "first six blocks of a U-Net's decoder, the middle six of a transformer." + auto.format("those"),
         ),
     ]
 
@@ -170,7 +172,7 @@ def look_inputs() -> list[io.Input]:
 def align_inputs() -> list[io.Input]:
     """How the matching place is found."""
     return [
-        *look_inputs(),
+        *look_inputs(with_auto=True),
         number_input(
             "threshold", 0.0, 1.0, "Where the heat map is cut, as a share of its range. 0 finds it by itself."
         ),

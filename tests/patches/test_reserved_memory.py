@@ -85,7 +85,11 @@ def refdrop(family: str, references: Tensor, **settings: Any) -> Any:
     return apply_refdrop(patcher, RefDropSettings(0.3, blocks, Reference(references, None, 5), **settings))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# They take no reference of another size, or need more than a prompt.
+UNLIKE = {"cosmos", "hidream_o1", "pid", "mochi", "wan_vace"}
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in UNLIKE])
 def test_exactly_the_keys_and_values_are_reserved(family: str, asked: Memory, banks: list[KeyValueBank]) -> None:
     """A reference of another size, of one frame where the model makes videos."""
     patcher = refdrop(family, tiny_latent(family, seed=3, size=(5, 4), frames=1))
