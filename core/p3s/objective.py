@@ -48,7 +48,7 @@ class Settings:
         value_strength: lambda of Eq. 7.
         rngr: whether the RNGR encoder is trained; without it, I'' of Eq. 4 is I'.
         learned_weight: whether the weight of the injection is learnt as a function of t / T; else it is 1.
-        gradient_checkpointing: computes blocks anew for their gradients, instead of keeping what is in them.
+        gradient_checkpointing: recomputes blocks for their gradients, instead of keeping what is in them.
         mixed_precision: keeps the frozen weights in bfloat16 and computes in it, unless the device is slow at that, as
             CPUs are; the adapter's weights and the optimiser stay in float32.
         seed: of the draws.
