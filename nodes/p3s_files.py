@@ -74,7 +74,7 @@ class P3SLoad(io.ComfyNode):
         return io.Schema(
             node_id="P3SLoad",
             display_name="P3S Load",
-            category="model/patch/reference",
+            category="model/loaders",
             description="Loads an adapter that P3S Save wrote, for P3S Inject.",
             search_aliases=["p3s", "load adapter", "load subject", "trained subject"],
             inputs=[
@@ -128,6 +128,11 @@ def save_interrupted(adapter: TrainedAdapter) -> str:
         return f"P3S Load has what there is so far as {save_subject(adapter, INTERRUPTED)}."
     except (ValueError, RuntimeError) as error:
         return str(error)
+
+
+def states_folder() -> str:
+    """Where trainings leave their state."""
+    return os.path.join(folder_paths.get_output_directory(), "p3s")
 
 
 def _save_elsewhere(adapter: TrainedAdapter) -> str | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..models import checkpoint
 from .names import WORDS, attention_layers, official
 from .network import Sizes
-from .words import words_of
+from .words import embeddings_of
 
 Weights = Mapping[str, Tensor]
 
@@ -103,13 +103,8 @@ def instruction(weights: Weights, branch: str) -> Tensor:
     ready = weights.get(f"{branch}_blip.instruction")
     if ready is not None:
         return ready.float()
-    words = words_of(weights, branch)
-    if words is None:
-        raise ValueError(
-            f"The DEADiff file is incomplete: it lacks the embeddings of the word '{branch}'. Get it again."
-        )
     with reading(f"embeddings of the word '{branch}'"):
-        return words.instruction(WORDS[branch])
+        return embeddings_of(weights, branch).instruction(WORDS[branch])
 
 
 def fill(network: nn.Module, weights: Weights) -> None:

@@ -39,14 +39,22 @@ class Words:
         return self.embeddings[list(ids)].float() + self.positions[: len(ids)].float()
 
 
+def embeddings_of(weights: Mapping[str, Tensor], branch: str) -> Words:
+    """Embeddings of all words in a file.
+
+    Raises:
+        KeyError: the file has none for the branch.
+    """
+    prefix = f"{branch}_blip.Qformer.bert.embeddings."
+    return Words(weights[f"{prefix}word_embeddings.weight"], weights[f"{prefix}position_embeddings.weight"])
+
+
 def words_of(weights: Mapping[str, Tensor], branch: str) -> Words | None:
     """Embeddings of all words, if a file has them for a branch."""
-    prefix = f"{branch}_blip.Qformer.bert.embeddings."
-    found = [weights.get(f"{prefix}{kind}_embeddings.weight") for kind in ("word", "position")]
-    embeddings, positions = found
-    if embeddings is None or positions is None or embeddings.ndim != 2 or embeddings.shape[1:] != positions.shape[1:]:
+    try:
+        return embeddings_of(weights, branch)
+    except KeyError:
         return None
-    return Words(embeddings, positions)
 
 
 def numbers_of(text: str, vocabulary: str | Path) -> list[int]:

@@ -74,6 +74,10 @@ class Run:
         """Conditionings of the method's own; what they carry (a ControlNet, say) is loaded with the model."""
         return []
 
+    def noise(self, noise: Tensor) -> Tensor:
+        """The noise that sampling starts from, in place of the sampler's, (B, C, ...)."""
+        return noise
+
     def seen(self, asked: Asked) -> Tensor:
         """What the model is to see in an evaluation in place of the sampler's latents."""
         return asked.x
@@ -145,12 +149,12 @@ class Binding:
         """Opens a run for one call of the sampler and drops it, with all its tensors, whatever happens."""
         options = executor.class_obj.model_options["transformer_options"]
         asked = options[self.key]
-        shapes = kwargs.get("latent_shapes", [])  # several where a video is sampled together with its sound
+        shapes = kwargs.get("latent_shapes") or []  # several where a video is sampled together with its sound
         shape: Sequence[int] = shapes[0] if len(shapes) > 1 else noise.shape
         opened = _Opened(self.open(asked, executor.class_obj, shape, sigmas))
         options[self.key] = opened
         try:
-            out = executor(noise, latent, sampler, sigmas, *args, **kwargs)
+            out = executor(opened.run.noise(noise), latent, sampler, sigmas, *args, **kwargs)
             opened.require_effect(self.name)
             opened.run.finish()
             return out

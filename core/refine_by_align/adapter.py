@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ class Origin:
         vision_width: of the vision encoder's tokens.
         image_size: side of the square that the vision encoder reads, in pixels.
         settings: of the training.
+        look: the `timesteps` and `layers` at which it aligns best, as calibration found them; empty = not calibrated.
     """
 
     family: str
@@ -39,6 +40,7 @@ class Origin:
     vision_width: int
     image_size: int
     settings: dict[str, Any]
+    look: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from comfy.ldm.flux.model import Flux
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -254,10 +255,16 @@ def _evened(maps: Maps) -> Maps:
 
 
 def inpainted(model: ModelPatcher, encode: Encode, scene: Scene) -> dict[str, Tensor]:
-    """What a U-Net with inputs for mask and masked picture is given, in ComfyUI's form; nothing for any other."""
-    if not model.model.concat_keys:
+    """What a model with inputs for mask and masked picture is given, in ComfyUI's form; nothing for any other."""
+    if not model.model.concat_keys and not _is_flux_fill(model):
         return {}
     return {"concat_mask": scene.mask, "concat_latent_image": encode(blanked(scene.picture, scene.mask))}
+
+
+def _is_flux_fill(model: ModelPatcher) -> bool:
+    """Whether a model is a Flux with more inputs than a latent and a picture beside it: the mask's."""
+    config = model.model.model_config.unet_config
+    return type(model.model.diffusion_model) is Flux and config["in_channels"] > 2 * config["out_channels"]
 
 
 def back_end(

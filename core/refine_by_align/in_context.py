@@ -38,7 +38,7 @@ Grid = tuple[int, int]
 
 def takes_references(model: ModelPatcher) -> bool:
     """Whether the tokens of reference latents get into the model's sequence, trained for it or not."""
-    return type(model.model.diffusion_model) in (Flux, QwenImageTransformer2DModel)
+    return type(getattr(model.model, "diffusion_model", None)) in (Flux, QwenImageTransformer2DModel)
 
 
 def is_editing(model: ModelPatcher, positive: list[Any]) -> bool:
@@ -178,8 +178,8 @@ def _maps_of(call: AttentionCall, groups: Tensor, grids: Sequence[Grid], node: s
     expected = tuple(map(math.prod, grids))
     if sequence is None or counts[: len(grids)] != expected:
         raise RuntimeError(
-            f"{node}: the references have {_listed(expected)} tokens, but the model sees {_listed(counts)} of "
-            f"reference latents. Remove what takes them away or changes them, or connect an editing model: {NAMES}."
+            f"{node}: the references have {_listed(expected)} tokens, but the model's sequence has {_listed(counts)} "
+            f"of reference latents. Remove what takes them away or changes them, or connect an editing model: {NAMES}."
         )
     length = sequence.k.shape[1]
     bias = score_bias(sequence.mask, sequence.picture)
@@ -190,7 +190,7 @@ def _maps_of(call: AttentionCall, groups: Tensor, grids: Sequence[Grid], node: s
 
 
 def _listed(counts: Sequence[int]) -> str:
-    return " and ".join(map(str, counts)) or "no"
+    return " and ".join(map(str, counts)) or "none"
 
 
 def weakened(model: ModelPatcher, strength: float, references: int) -> ModelPatcher:

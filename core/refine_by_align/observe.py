@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 KEY = "refattention.align"
 # The picture is observed whole, whatever part of it and of the schedule the sampler limits its prompt to.
 SAMPLER_KEYS = PICTURE_KEYS | {"start_percent", "end_percent"}
+AUTO = "auto"
+USUAL = {"timesteps": "261", "layers": ""}
 
+TRANSFORMER = ("double", "single")  # kinds of blocks
 MIDDLE_BLOCKS = 6  # of a transformer, read unless others are named
 
 Route = Callable[[Tensor, Mapping[str, Any], Options], Options]
@@ -53,13 +56,22 @@ class Look:
     seed: int = 0
 
 
-def parse_look(model: ModelPatcher, timesteps: str, layers: str, seed: int, node: str) -> Look:
+def parse_look(
+    model: ModelPatcher, timesteps: str, layers: str, seed: int, node: str, calibrated: Mapping[str, str] | None = None
+) -> Look:
     """How to look, from text: `261` or `181, 261`, and `output.4, output.5.0` or nothing for the usual layers.
+
+    Args:
+        calibrated: what `auto` stands for; without it, or what it does not tell, the usual.
 
     Raises:
         RuntimeError: not a model of pictures whose attentions are known.
         ValueError: text that names no timesteps, or layers that the model does not have.
     """
+    known = {**USUAL, **(calibrated or {})}
+    timesteps, layers = (
+        known[name] if text.strip() == AUTO else text for name, text in (("timesteps", timesteps), ("layers", layers))
+    )
     parts = [part.strip() for part in timesteps.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() and int(part) <= 999 for part in parts):
         raise ValueError(f"timesteps is '{timesteps}', but needs whole numbers from 0 to 999, such as 261 or 181, 261.")
@@ -83,7 +95,7 @@ def picture_attentions(model: ModelPatcher, node: str) -> Attentions:
 def cell_and_unit(model: ModelPatcher) -> tuple[int, int]:
     """Pixels of a latent each way, and the sides of pictures in pixels that make whole tokens."""
     cell: int = model.model.latent_format.spacial_downscale_ratio
-    module = model.model.diffusion_model
+    module = getattr(model.model, "diffusion_model", None)
     layout = layout_of(module)
     return cell, cell * max(layout.patch(module)[1:]) if layout else cell
 
@@ -100,9 +112,7 @@ def usual_layers(available: list[Layer]) -> str:
         For a transformer this is a guess: the six blocks in the middle, between those that hardly know yet what they
         see and those that are about to give it back as pixels. tools/calibrate_align.py finds better ones.
     """
-    blocks = [name_of(block) for block in dict.fromkeys(block for block, _ in available)]
-    if available[0][0][0] not in ("double", "single"):
-        return ""
+    blocks = [name_of(block) for block in dict.fromkeys(block for block, _ in available) if block[0] in TRANSFORMER]
     first = max((len(blocks) - MIDDLE_BLOCKS) // 2, 0)
     return ", ".join(blocks[first : first + MIDDLE_BLOCKS])
 

@@ -12,7 +12,7 @@ from demo_cast import RABBIT, STANDING, alone
 from demo_host import load_workflow
 from demo_sheet import contact_sheet
 
-STYLES = ("ink", "neon", "watercolor", "blueprint")
+STYLES = ("ink", "neon", "watercolor", "flat")
 PROMPT = "a bear waving wearing a red shirt in the forest"
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shutil
 import time
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
 from world_host import WorldHost, inputs
 
-from demo_cast import BEAR, CAT, RABBIT, STANDING, WAVING, alone
+from demo_cast import BEAR, CAT, DOTS, RABBIT, STANDING, WAVING, alone
 from demo_host import demo_module, load_workflow
 from demo_sheet import contact_sheet
 
 STEPS, CFG = 15, 1.5
 WEARERS = {"cat": alone(CAT, WAVING, "beach"), "bear": alone(BEAR, STANDING, "city")}
-GARMENTS = {"heart": RABBIT.shirt, "star": BEAR.shirt, "stripes": CAT.shirt}
+GARMENTS = {"heart": RABBIT.shirt, "dots": DOTS}
 
 
 def run(host: WorldHost, folder: Path) -> Path:
@@ -23,11 +24,10 @@ def run(host: WorldHost, folder: Path) -> Path:
     started = time.monotonic()
     put_pictures(host.base / "input")
     garments = [(name, host.base / "input" / f"garment_{name}.png") for name in GARMENTS]
-    first = host.base / "input" / "person_cat.png"
-    rows = [[("persons below", first), *garments]]
+    rows = []
     for person in WEARERS:
         worn = [(f"{person}, {name}", _dress(host, person, name, folder)) for name in GARMENTS]
-        rows.append([(person, host.base / "input" / f"person_{person}.png"), *worn])
+        rows.append([(person, host.base / "input" / f"person_{person}.png"), *chain(*zip(garments, worn, strict=True))])
     sheet = folder / "leffa_contact_sheet.png"
     contact_sheet(rows).save(sheet)
     print(

@@ -9,20 +9,23 @@ from typing import Any
 
 from world_host import WorldHost, inputs, small
 
-from demo_cast import CAT, SAME_CAT, together
+from demo_cast import CAT, CHEERING, SAME_CAT, STANDING, WAVING, alone, together
 from demo_host import load_workflow, set_inputs
 from demo_point_mask import pointed
 from demo_sheet import contact_sheet
 
 # The demo's models are small, so they learn in few minutes, at a higher rate.
-TRAINING = {"epochs": 200, "learning_rate": 1e-4, "mixed_precision": False, "gradient_checkpointing": False}
-PROMPT = "a cat waving on the beach, flat cartoon"
+TRAINING = {"epochs": 80, "learning_rate": 1e-4, "mixed_precision": False, "gradient_checkpointing": False}
+PROMPT = "a sks cat waving on the beach, flat cartoon"
+# Pictures of the subject to learn from
+VIEWS = ((STANDING, "room"), (WAVING, "snow"), (CHEERING, "city"), (STANDING, "forest"))
 
 
 def run(host: WorldHost, folder: Path) -> Path:
     """Trains and samples, and returns the path of the sheet."""
     started = time.monotonic()
-    workflow = _workflow(host.put_picture("two_cats", together(CAT, SAME_CAT)))
+    views = [host.put_picture(f"view_{n}", alone(CAT, *view)) for n, view in enumerate(VIEWS)]
+    workflow = _workflow(host.put_picture("two_cats", together(CAT, SAME_CAT)), views)
     names = {"p3s_loss": "loss", "p3s_train": "trained"}
     trained = {names[path.name.rsplit("_", 2)[0]]: path for path in host.images(host.run(workflow))}
     others = {"without": _without(workflow), "training-free": _training_free(workflow)}
@@ -38,17 +41,30 @@ def run(host: WorldHost, folder: Path) -> Path:
     return sheet
 
 
-def _workflow(picture: str) -> dict[str, Any]:
+def _workflow(picture: str, views: list[str]) -> dict[str, Any]:
+    """The template of training, on more pictures of the subject than the one that the subject is chosen in."""
     workflow = pointed(small(load_workflow("p3s_train"), prompt=PROMPT, seed=7), picture)
-    inputs(workflow, "P3STrain").update(TRAINING, class_word="cat", prompt="a {identifier} {class_word}, flat cartoon")
-    inputs(workflow, "P3STrain")["preview_every"] = 0
+    train = inputs(workflow, "P3STrain")
+    train.update(TRAINING, class_word="cat", prompt="a {identifier} {class_word}, flat cartoon", preview_every=0)
+    del train["masks"]
+    for number, view in enumerate(views):
+        workflow[f"view {number}"] = _node("LoadImage", image=view)
+    train["images"] = ["view 0", 0]
+    for number in range(1, len(views)):
+        workflow[f"views to {number}"] = _node("ImageBatch", image1=train["images"], image2=[f"view {number}", 0])
+        train["images"] = [f"views to {number}", 0]
     return workflow
+
+
+def _node(class_type: str, **values: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": values, "_meta": {"title": class_type}}
 
 
 def _training_free(workflow: dict[str, Any]) -> dict[str, Any]:
     """The same graph without the nodes of the training."""
     kept = {name: node for name, node in workflow.items() if node["class_type"] not in ("P3STrain", "P3SSave")}
     kept = {name: node for name, node in kept.items() if node["_meta"]["title"] != "Loss"}
+    kept = {name: node for name, node in kept.items() if not name.startswith("view")}
     copy = set_inputs(kept, "P3SInject", strength=1.0)
     del inputs(copy, "P3SInject")["adapter"], inputs(copy, "P3SInject")["clip_vision"]
     return copy

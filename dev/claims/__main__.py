@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from refattention_demo.world import models
 from world import classifier, measure
-from world.config import EXPORT, HELD_OUT
+from world.config import HELD_OUT
 from world.pictures import to_batch
 from world_host import WorldHost, inputs, node_id, small
 
@@ -25,7 +26,7 @@ KEPT = ("species", "scene", "style", "shirt", "body", "pattern", "logo", "pose")
 def main() -> None:
     """Runs everything on one host."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("weights", nargs="?", type=Path, default=EXPORT)
+    parser.add_argument("weights", nargs="?", type=Path, default=models.FOLDER)
     parser.add_argument("--count", type=int, default=32, help="cases for each row")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     chosen = parser.parse_args()

@@ -66,9 +66,11 @@ def adapters(base: Tensors) -> Iterator[tuple[str, Tensors]]:
     if (path := result("leffa_flow")).exists():
         known = expand.leffa({}, base)
         trained = load_file(path).items()
-        yield models.LEFFA, {name: each for name, each in trained if not same(each, known.get(name))}
+        yield models.LEFFA, expand.packed({name: each for name, each in trained if not same(each, known.get(name))})
     if (path := result("deadiff")).exists():
-        yield models.DEADIFF, load_file(path)
+        # both branches look with the same encoder
+        twice = "content_blip.visual_encoder."
+        yield models.DEADIFF, {name: each for name, each in load_file(path).items() if not name.startswith(twice)}
 
 
 def same(one: Tensor, other: Tensor | None) -> bool:
@@ -84,6 +86,8 @@ def main() -> None:
     parts = {models.BASE: base, **dict(adapters(base))}
     if loop.checkpoint("vision").exists():
         parts[models.VISION] = vision()
+    if loop.checkpoint("classifier").exists():
+        parts[models.CLASSIFIER] = {name: each.half().contiguous() for name, each in loop.trained("classifier").items()}
     for name, tensors in parts.items():
         save_file(tensors, folder / name, metadata=ABOUT)
         print(f"{folder / name}: {(folder / name).stat().st_size / 1e6:.1f} MB")

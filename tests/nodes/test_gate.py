@@ -175,7 +175,7 @@ LABEL_INPUTS, SIZE_INPUT = {("LeffaMask", "parsing"), ("LeffaBodyMap", "densepos
 # How each node is run, and a good picture or mask for each of its inputs.
 RUNS: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]] = {
     "RefDropApply": (run_refdrop, {"mask": spots(), "reference_mask": spots()}),
-    "P3SInject": (run_p3s, {"reference_image": picture(1), "subject_mask": spots()}),
+    "P3SInject": (run_p3s, {"reference_image": picture(1), "subject_mask": spots(), "mask": spots()}),
     "P3STrain": (run_p3s_train, {"images": picture(1), "masks": spots()}),
     "DEADiffStyle": (run_deadiff, {"reference_image": picture(1), "content_image": picture(2), "mask": spots()}),
     "LeffaTryOn": (

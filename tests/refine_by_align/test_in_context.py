@@ -284,7 +284,10 @@ def test_references_that_do_not_arrive_are_told() -> None:
         return executor(*args, **{key: value for key, value in kwargs.items() if key != "ref_latents"})
 
     patcher.add_wrapper_with_key("apply_model", "refattention.lose", lose)
-    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"Node: .*the model sees no of reference latents"):
+    with (
+        torch.inference_mode(),
+        pytest.raises(RuntimeError, match=r"Node: .*the model's sequence has none of reference latents"),
+    ):
         in_context_maps(patcher, prompt("flux", 1), picture, [reference], look("flux"), of_mask, NODE)
 
 

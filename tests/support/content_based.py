@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from families import TinyFamily, random_model
 from torch import Tensor
 
-SHARPNESS = 6.0
+SHARPNESS = 40.0
 
 
 def content_based(family: TinyFamily) -> ModelPatcher:
@@ -41,7 +41,7 @@ def _tie(weight: Tensor, attention: Any) -> None:
     size = len(weight) // (heads + 2 * key_heads)
     keys = weight[heads * size : (heads + key_heads) * size]
     if not any("norm" in name or "ln_q" in name for name, _ in attention.named_parameters()):
-        keys.mul_(SHARPNESS**0.25)
+        keys.mul_(SHARPNESS**0.5)
     weight[: heads * size].copy_(
         keys.unflatten(0, (key_heads, size)).repeat_interleave(heads // key_heads, 0).flatten(0, 1)
     )
@@ -60,11 +60,11 @@ def _key_norm(name: str) -> str:
 
 
 def _slow(model: Any, size: int) -> Tensor:
-    """1 for the numbers of a head that rotary embedding turns by less than a twentieth of a radian per token."""
+    """1 for the numbers of a head that rotary embedding turns by less than 0.03 radians per token."""
     embedder = getattr(model, "pe_embedder", None) or getattr(model, "rope_embedder", None)
     if embedder is None:
         return torch.ones(size)
     theta = getattr(embedder, "theta", 10000.0)
     axes = getattr(embedder, "axes_dim", None) or embedder.axes_dims
     speeds = torch.cat([theta ** -(torch.arange(0, width, 2) / width) for width in axes]).repeat_interleave(2)
-    return (speeds < 0.05).float()
+    return (speeds < 0.03).float()

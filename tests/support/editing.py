@@ -49,7 +49,7 @@ class AnyCodec:
 
     Args:
         name: of the family.
-        brightness: how much latents are about how bright a cell is, beside what changes in it; in a trained VAE less.
+        brightness: how much latents are about the colour of a cell, beside what changes in it; in a trained VAE less.
         scale: of the latents.
     """
 
@@ -67,7 +67,7 @@ class AnyCodec:
         """(B, H, W, 3) -> latents."""
         half = F.avg_pool2d(picture[..., :3].movedim(-1, 1), 2)
         parts = F.pixel_unshuffle(half * 2 - 1, self.cell // 2)
-        parts = (parts - (1 - self._brightness) * parts.mean(1, keepdim=True)) * self._scale
+        parts = _with_colour(parts, self._brightness) * self._scale
         latent = torch.einsum("cp,bphw->bchw", self._mixing, parts)
         return latent.unsqueeze(2) if self._is_video else latent
 
@@ -75,9 +75,15 @@ class AnyCodec:
         """Back as well as it goes."""
         flat = latent[:, :, 0] if self._is_video else latent
         parts = torch.einsum("cp,bchw->bphw", self._mixing, flat) / self._scale
-        parts = parts + (1 / self._brightness - 1) * parts.mean(1, keepdim=True)
+        parts = _with_colour(parts, 1 / self._brightness)
         picture = F.interpolate(F.pixel_shuffle(parts, self.cell // 2), scale_factor=2).movedim(1, -1) / 2 + 0.5
         return picture.unsqueeze(1) if self._is_video else picture
+
+
+def _with_colour(parts: Tensor, share: float) -> Tensor:
+    """(B, 3 n, h, w) with the mean of each colour in a cell multiplied."""
+    colours = parts.unflatten(1, (3, -1))
+    return (colours + (share - 1) * colours.mean(2, keepdim=True)).flatten(1, 2)
 
 
 def seen_by_host(

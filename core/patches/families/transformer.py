@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from operator import attrgetter
+from statistics import mode
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,8 +16,6 @@ from ...kernels.attention import Attend
 from ..attention import AttentionCall, Handler, Options, TokenSequence, chunks_of, opaque
 from ..blocks import Block, Layer
 
-# Names of the width in ComfyUI's classes
-WIDTHS = ("hidden_size", "hidden_size_x", "inner_dim", "dim", "model_channels", "model_dim")
 Inputs = Mapping[str, Any]  # what a forward pass is given by name
 Grid = tuple[int, int, int]  # frames, height, width in tokens
 
@@ -83,11 +81,13 @@ class TransformerAttentions:
 
     def __init__(self, module: nn.Module, layout: Layout, has_frames: bool) -> None:
         self.is_video = layout.is_video and has_frames
-        self.layers: dict[Block, int] = {
-            (kind, number): layout.attentions(block)
+        modules = {
+            (kind, number): block
             for kind, name in layout.blocks.items()
             for number, block in enumerate(_blocks(attrgetter(name)(module)))
         }
+        self.layers: dict[Block, int] = {label: layout.attentions(block) for label, block in modules.items()}
+        self._widths = {label: _width(block) for label, block in modules.items()}
         self.of_picture = layout.of_picture
         self._module = module
         self._layout = layout
@@ -127,8 +127,8 @@ class TransformerAttentions:
     def recorded(self, blocks: frozenset[Block], latent: Sequence[int]) -> int:
         """How many numbers the keys and values of some blocks are for a (C, H, W) or (C, F, H, W) sample."""
         tokens = math.prod(self._grid((1, *latent)))
-        attentions = sum(number for block, number in self.layers.items() if block in blocks)
-        return 2 * tokens * _width(self._module) * attentions
+        widths = (number * self._widths[label] for label, number in self.layers.items() if label in blocks)
+        return 2 * tokens * sum(widths)
 
     def _grid(self, latents: Sequence[int]) -> Grid:
         """The tokens of latents (B, C, H, W) or (B, C, F, H, W); what is no whole patch is filled up by the model."""
@@ -293,11 +293,11 @@ class _Joint:
         return self._whole()
 
 
-def _width(module: nn.Module) -> int:
-    """C of the keys, by the name that ComfyUI's classes give it, or as wide as most of the linear layers' inputs."""
-    named = next((getattr(module, name) for name in WIDTHS if hasattr(module, name)), None)
-    inputs = Counter(layer.in_features for layer in module.modules() if isinstance(layer, nn.Linear))
-    return int(named or inputs.most_common(1)[0][0])
+def _width(block: nn.Module) -> int:
+    """C of a block's keys: that of its square projections; where all are fused, what most of them take."""
+    linears: list[Any] = [each for each in block.modules() if hasattr(each, "in_features")]
+    square = [each.in_features for each in linears if each.in_features == each.out_features]
+    return max(square) if square else mode([each.in_features for each in linears] or [0])
 
 
 def _blocks(found: Any) -> list[Any]:
