@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from ..patches.attention import AttentionCall, Chunk, Options, chunks_of, route_
 from ..patches.binding import Evaluation, Run
 from ..patches.blocks import Layer
 from ..patches.conditionings import Conditionings
-from ..patches.passes import Asked, is_reference_pass
+from ..patches.passes import Asked, is_reference_pass, may_change_inputs
 from ..patches.region import check_mask_batch, region_weights, require_all_pictures, require_whole_picture
 from ..patches.schedule import NoiseRange
 from .kernel import Joint, join, joint_attention
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """What is known about the conditioning of a chunk."""
 
     unconditional: bool
     tokens: int | None  # length of its text before ComfyUI repeats it to match a longer one; None if unknown
     hooked: bool  # carries hooks, so that the model's weights may change from step to step
+    text: Tensor | None = None  # as ComfyUI encoded it; None if unknown
 
 
 Joints = dict[Layer, list[Joint]]
@@ -48,13 +50,14 @@ class DEADiffRun(Run):
         self._pictures = tuple(noise_shape[:-2])
         self._range = NoiseRange.of(sampling, settings.start_percent, settings.end_percent)
         self._conditionings = Conditionings(guider.conds)
-        self._kept: dict[tuple[tuple[Chunk, ...], torch.device], tuple[Tensor, Joints]] = {}
+        self._kept: dict[tuple[Any, ...], tuple[Tensor | list[Tensor], Joints]] = {}
+        self._images: dict[tuple[Layer, torch.device], tuple[Tensor, Tensor]] = {}
         self._regions: dict[tuple[tuple[int, int], int, torch.device], Tensor] = {}
 
     def evaluation(self, asked: Asked) -> DEADiffEvaluation | None:
         """In the style's part of the schedule, one that knows which conditionings it consists of."""
         # Over the whole schedule sigma is not read: a GPU would have to wait.
-        if not self.settings.whole_schedule and asked.sigma.item() not in self._range:
+        if not self.settings.whole_schedule and asked.level not in self._range:
             return None
         if self.settings.mask is not None and is_reference_pass(asked.options):
             return None  # the mask limits the style to a region of the picture, in which the reference does not lie
@@ -70,18 +73,34 @@ class DEADiffRun(Run):
             for entry in entries or []:
                 text = entry.get("model_conds", {}).get("c_crossattn")
                 tokens = None if text is None else text.cond.shape[1]
-                prompts[index, entry["uuid"]] = Prompt(unconditional, tokens, entry.get("hooks") is not None)
+                is_hooked = entry.get("hooks") is not None
+                prompts[index, entry["uuid"]] = Prompt(unconditional, tokens, is_hooked, text and text.cond)
         return prompts
 
-    def kept(self, chunks: tuple[Chunk, ...], context: Tensor) -> Joints:
-        """What earlier forward passes computed for the same chunks and the same text; to be filled further."""
-        place = chunks, context.device
-        text, joints = self._kept.get(place, (None, {}))
-        # One comparison in a forward pass: some nodes change the text between steps.
-        if text is None or text.dtype != context.dtype or not torch.equal(text, context):
+    def kept(self, chunks: tuple[Chunk, ...], context: Tensor, texts: list[Tensor] | None) -> Joints:
+        """What earlier forward passes computed for the same chunks and the same text; to be filled further.
+
+        Args:
+            context: the text.
+            texts: of the chunks, as ComfyUI encoded them, if nothing changes them on the way to the model. Else the
+                text itself is compared, for which the program has to wait for the device.
+        """
+        place = chunks, context.shape, context.dtype, context.device
+        seen, joints = self._kept.get(place, (None, {}))
+        given = context if texts is None else texts
+        if not _is_same_text(seen, given):
             joints = {}
-            self._kept[place] = context, joints
+            self._kept[place] = given, joints
         return joints
+
+    def image(self, layer: Layer, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of the style in a layer, (1 or rows, T, C), brought to a device once."""
+        if layer not in self.settings.image:
+            return None
+        if (layer, device) not in self._images:
+            keys, values = self.settings.image[layer]
+            self._images[layer, device] = keys.to(device), values.to(device)
+        return self._images[layer, device]
 
     def region(self, call: AttentionCall) -> float | Tensor:
         """Share of the style for each token: 1.0, or (1 or G * B, N, 1) with a mask."""
@@ -111,6 +130,12 @@ class DEADiffEvaluation(Evaluation):
         """What is known about a chunk; one that no sampler announced is judged by its place."""
         return self._prompts.get(chunk, Prompt(chunk[0] > 0, None, False))
 
+    def texts(self, chunks: tuple[Chunk, ...]) -> list[Tensor] | None:
+        """The texts of some chunks, if they are sure to be those that reach the model."""
+        texts = [self.prompt(chunk).text for chunk in chunks]
+        known = [text for text in texts if text is not None]
+        return None if len(known) < len(texts) or may_change_inputs(self._asked.model_options) else known
+
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass; a part of the picture is refused where there is a mask over the whole of it."""
         *inputs, options = args
@@ -134,7 +159,8 @@ class _ForwardPass:
     def context(self, layer: Layer, chunks: tuple[Chunk, ...], context: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Leaves the text out of a layer whose keys and values are kept, so that nothing is projected again."""
         if self._joints is None:
-            self._joints = self._run.kept(chunks, context) if self._is_constant else {}
+            texts = self._evaluation.texts(chunks)
+            self._joints = self._run.kept(chunks, context, texts) if self._is_constant else {}
         if layer in self._joints:
             return context[:, :0], value[:, :0]
         return context, value
@@ -152,7 +178,7 @@ def _joints(evaluation: DEADiffEvaluation, call: AttentionCall) -> Iterator[Join
     """Keys and values of each chunk."""
     settings = evaluation.run.settings
     samples = len(call.k) // len(call.chunks)
-    image = settings.image.get(call.layer)
+    image = evaluation.run.image(call.layer, call.k.device)
     for number, chunk in enumerate(call.chunks):
         rows = slice(number * samples, (number + 1) * samples)
         prompt = evaluation.prompt(chunk)
@@ -162,6 +188,12 @@ def _joints(evaluation: DEADiffEvaluation, call: AttentionCall) -> Iterator[Join
             weight = 0.0 if prompt.unconditional else settings.strength
             keys, values = join(keys, image[0], weight), join(values, image[1], weight)
         yield Joint(rows, keys, values, text)
+
+
+def _is_same_text(seen: Tensor | list[Tensor] | None, given: Tensor | list[Tensor]) -> bool:
+    if isinstance(seen, Tensor) and isinstance(given, Tensor):
+        return torch.equal(seen, given)
+    return isinstance(seen, list) and isinstance(given, list) and all(map(operator.is_, seen, given))
 
 
 def _own_length(prompt: Prompt, tokens: int) -> int:

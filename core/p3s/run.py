@@ -18,7 +18,7 @@ from ..patches.families.unet import UNetAttentions
 from ..patches.passes import Asked
 from ..patches.reference_pass import Recording, ReferencePass
 from ..patches.region import require_all_pictures
-from ..patches.schedule import NoiseRange
+from ..patches.schedule import NoiseRange, on_cpu
 from .kernel import injected, on_grid
 from .settings import KEY, NODE, Adapter, P3SSettings
 from .trained import ReadByAdapter, with_cross
@@ -36,11 +36,12 @@ class P3SRun(Run):
     def __init__(self, settings: P3SSettings, guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor) -> None:
         self.settings = settings
         self._reference = ReferencePass(settings.reference, guider.conds, KEY)
-        self._sampling = guider.model_patcher.get_model_object("model_sampling")
+        self._sampling = on_cpu(guider.model_patcher.get_model_object("model_sampling"))
         self._attentions = UNetAttentions(guider.model_patcher.model.diffusion_model)
         self._range = NoiseRange.of(self._sampling, settings.start_percent, settings.end_percent)
-        self._subject = Subject(settings.subject_mask)
+        self.subject = Subject(settings.subject_mask)
         self._pictures = tuple(noise_shape[:-2])
+        self._placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     @property
     def latents(self) -> list[Tensor]:
@@ -59,7 +60,7 @@ class P3SRun(Run):
 
     def evaluation(self, asked: Asked) -> Evaluation | None:
         """The adapter's, or one with what the model itself has just read."""
-        epsilon = self._epsilon(asked.sigma.item())
+        epsilon = self._epsilon(asked.level)
         if epsilon == 0:
             return None
         if self.settings.adapter is not None:
@@ -73,9 +74,17 @@ class P3SRun(Run):
         self._reference.run(asked, recording)
         return self.injecting(ReadByModel(recording.bank), epsilon)
 
+    def read_by_adapter(self, model: BaseModel, adapter: Adapter, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The reference's latent (1, c, h, w) and its tokens (1, L, width), brought to a device once."""
+        place = like.device, like.dtype
+        if place not in self._placed:
+            latent = model.process_latent_in(self.settings.reference.samples.float())
+            self._placed[place] = latent.to(like), adapter.vision.to(like)
+        return self._placed[place]
+
     def injecting(self, hidden: Hidden, epsilon: float) -> P3SEvaluation:
         """What injects at a weight other than 0."""
-        injecting = P3SEvaluation(self._subject, hidden, epsilon, self.settings.value_strength, self)
+        injecting = P3SEvaluation(self.subject, hidden, epsilon, self.settings.value_strength, self)
         injecting.blocks = self.blocks
         return injecting
 
@@ -113,7 +122,7 @@ class Hidden(Protocol):
         """W_K f and W_V f, (G, P, M, C) for P prompts, and the (h, w) of their M tokens."""
 
     def used(self, call: AttentionCall) -> Tensor | None:
-        """Indices of the tokens that may be attended to; None is all of them."""
+        """Indices of the subject's tokens that may be attended to; None is all of them."""
 
 
 class ReadByModel:
@@ -167,7 +176,8 @@ class P3SEvaluation(Evaluation):
         everywhere = f_values
         if subject is not None:
             everywhere = torch.zeros_like(f_values).index_copy(2, subject, f_values[:, :, subject])
-            used = subject if used is None else subject[torch.isin(subject, used)]
+        if used is None:
+            used = subject
         if used is not None:
             f_keys, f_values = f_keys[:, :, used], f_values[:, :, used]
         everywhere, halves = on_grid(everywhere, grid, call.grid), len(call.chunks)
@@ -199,7 +209,7 @@ class AdapterEvaluation(Evaluation):
     def __init__(self, run: P3SRun, model: BaseModel, adapter: Adapter, network: nn.Module, epsilon: float) -> None:
         self._run = run
         self.blocks = run.blocks
-        self._latent = model.process_latent_in(run.settings.reference.samples.float())
+        self._model = model
         self._adapter = adapter
         self._network = network
         self._epsilon = epsilon
@@ -211,9 +221,10 @@ class AdapterEvaluation(Evaluation):
         # The pictures of a half have timestep and text in common, unless each has a prompt of its own.
         read = slice(None, None, len(x) // halves if self._run.prompts_each == 1 else 1)
         timestep, text, label = timesteps[read], context[read], None if y is None else y[read]
-        latent, vision = (t.to(x).expand(len(timestep), *t.shape[1:]) for t in (self._latent, self._adapter.vision))
+        reference = self._run.read_by_adapter(self._model, self._adapter, x)
+        latent, vision = (t.expand(len(timestep), *t.shape[1:]) for t in reference)
         features = self._network(latent, vision, timestep, text, label)
-        hidden = ReadByAdapter(features, executor.class_obj, self._adapter.identity_at_zero)
+        hidden = ReadByAdapter(features, executor.class_obj, self._adapter.identity_at_zero, self._run.subject.tokens)
         injecting = self._run.injecting(hidden, self._epsilon)
         options = with_cross(options, features, self._epsilon)
         return injecting.forward(executor, x, timesteps, context, y, control, options, **kwargs)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from ..patches.attention import AttentionCall, Options, with_patches
+from ..patches.blocks import Layer
 from ..patches.unet import self_attention_layers
 from .features import FeaturesOf
-from .kernel import nonzero_tokens, on_grid
+from .kernel import is_nonzero, on_grid
+
+TokensOn = Callable[[tuple[int, int], torch.device], Tensor | None]  # indices of the subject's tokens on a grid
 
 
 class ReadByAdapter:
@@ -18,12 +24,17 @@ class ReadByAdapter:
         features: of one forward pass.
         unet: the frozen U-Net.
         identity_at_zero: leaves tokens of zeros out.
+        subject: its tokens; None where all are.
     """
 
-    def __init__(self, features: FeaturesOf, unet: UNetModel, identity_at_zero: bool) -> None:
+    def __init__(
+        self, features: FeaturesOf, unet: UNetModel, identity_at_zero: bool, subject: TokensOn = lambda *_: None
+    ) -> None:
         self._features = features
         self._layers = self_attention_layers(unet)
         self._identity_at_zero = identity_at_zero
+        self._subject = subject
+        self._used: dict[Layer, Tensor | None] = {}
 
     def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Projects f."""
@@ -33,7 +44,33 @@ class ReadByAdapter:
 
     def used(self, call: AttentionCall) -> Tensor | None:
         """Those that are not zero, if so chosen."""
-        return nonzero_tokens(self._features[call.layer].hidden) if self._identity_at_zero else None
+        if not self._identity_at_zero:
+            return None
+        if not self._used:
+            self._used = used_tokens(self._features, self._subject)
+        return self._used[call.layer]
+
+
+def used_tokens(features: FeaturesOf, subject: TokensOn) -> dict[Layer, Tensor | None]:
+    """Which of the subject's tokens are not zero in each layer; None where all of them are not.
+
+    For all layers together: to learn it is to wait for the device.
+    """
+    distinct = {id(each): each for each in features.values()}  # a layer of the copy feeds several
+    flags = [is_nonzero(each.hidden) for each in distinct.values()]
+    device, sizes = flags[0].device, [len(flag) for flag in flags]
+    found: dict[int, Tensor] = {}
+    for (key, each), nonzero in zip(distinct.items(), torch.cat(flags).cpu().split(sizes), strict=True):
+        tokens = subject(each.grid, nonzero.device)
+        used = nonzero.nonzero().squeeze(1) if tokens is None else tokens[nonzero[tokens]]
+        if len(used) < len(nonzero if tokens is None else tokens):
+            found[key] = used
+    if found:
+        together = torch.cat(list(found.values()))
+        # What is empty is made there, without waiting.
+        together = together.to(device) if len(together) else together.new_empty(0, device=device)
+        found = dict(zip(found, together.split([len(each) for each in found.values()]), strict=True))
+    return {layer: found.get(id(each)) for layer, each in features.items()}
 
 
 def with_cross(options: Options, features: FeaturesOf, epsilon: float) -> Options:

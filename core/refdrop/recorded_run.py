@@ -6,8 +6,6 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from ..patches.attention import Chunk
 from ..patches.bank import KeyValueBank
 from ..patches.blocks import Block
@@ -88,12 +86,12 @@ class RecordedRun:
             )
 
     def look(
-        self, sigma: Tensor, conds: list[list[Cond] | None], names: Conditionings, share_conditional: bool = False
+        self, level: float, conds: list[list[Cond] | None], names: Conditionings, share_conditional: bool = False
     ) -> KeyValueBank:
         """Keys and values for an evaluation of another run.
 
         Args:
-            sigma: (1,).
+            level: its noise level.
             conds: of the evaluation.
             names: of the conditionings of that run.
             share_conditional: whether a half without a recording of its own uses that of another.
@@ -101,7 +99,6 @@ class RecordedRun:
         Raises:
             ValueError: the noise level, or one of the halves at it, was not recorded.
         """
-        level = sigma.item()
         near = min(self._levels, key=lambda recorded: abs(recorded - level), default=None)
         if near is None or abs(near - level) > CLOSE * level:
             raise ValueError(
