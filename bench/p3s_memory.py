@@ -22,7 +22,8 @@ import torch
 from memory import peak_bytes
 from models import prompt, random_model
 from refattention.core.p3s.adapter import trainable
-from refattention.core.p3s.training import Pictures, Settings, Trainer
+from refattention.core.p3s.objective import Settings
+from refattention.core.p3s.training import Pictures, Trainer
 from refattention.core.patches.frozen import encode
 
 VISION = 257, 1024  # tokens of CLIP ViT-L/14 and their width

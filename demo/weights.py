@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import codec, deadiff, families, text_encoder, unet, vision
+from . import codec, controlnet, deadiff, families, text_encoder, unet, vision
 
 ABOUT = "Untrained stand-in of ComfyUI-RefAttention for demo and tests. Not the model known by this file name."
 
@@ -63,6 +63,19 @@ def write_deadiff(folder: Path) -> None:
         prefix = "model.diffusion_model."
         tensors = {key: _half(tensor) for key, tensor in state_dict("sd15").items() if key.startswith(prefix)}
         _write(target, deadiff.state_dict({key.removeprefix(prefix): tensor for key, tensor in tensors.items()}))
+
+
+def write_controlnet(folder: Path) -> None:
+    """Writes the stand-in for a ControlNet, which belongs to the SD1.5 checkpoint; one that is there already stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = "model.diffusion_model."
+
+    def make() -> dict[str, Tensor]:
+        model = state_dict("sd15")
+        own = {key.removeprefix(prefix): tensor for key, tensor in model.items() if key.startswith(prefix)}
+        return controlnet.state_dict(own, families.SD15.unet)
+
+    write(folder / controlnet.FILE_NAME, make)
 
 
 def _half(tensor: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from setup_browser import find_browser, missing_reason
 from demo_host import demo_host
 
 TARGET = ROOT / "web" / "docs" / "pictures"
-WIDTH = 1100
+WIDTH, HEIGHT = 1100, 1400
 # The editor's bars lie over the canvas.
 LEFT, TOP, BOTTOM = 60, 90, 60
 ZOOM_TO_GRAPH = """
@@ -59,7 +59,7 @@ def put_placeholders(models: Path, templates: list[Path]) -> None:
     for template in templates:
         for node in json.loads(template.read_text(encoding="utf-8"))["nodes"]:
             named = [f"{model['directory']}/{model['name']}" for model in node["properties"].get("models", [])]
-            if node["type"] == "P3SLoad":
+            if node["type"] in ("P3SLoad", "RefDropLoad"):
                 named.append(f"model_patches/{node['widgets_values'][0]}")
             for name in named:
                 (models / name).parent.mkdir(parents=True, exist_ok=True)
@@ -79,10 +79,10 @@ def main(names: list[str]) -> int:
         host.post("/settings", {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False})
         browser = playwright.chromium.launch(executable_path=program, args=BROWSER_ARGS)
         frontend = Frontend(browser, host, "classic")
-        frontend.page.set_viewport_size({"width": 1900, "height": 1100})
+        frontend.page.set_viewport_size({"width": 1900, "height": 2000})
         for template in templates:
             picture = take(frontend, template)
-            picture.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
+            picture.thumbnail((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
             path = TARGET / f"graph_{template.stem}.jpg"
             picture.save(path, quality=80, optimize=True)
             print(f"{path.relative_to(ROOT)}: {picture.width} x {picture.height}, {path.stat().st_size // 1024} KiB")

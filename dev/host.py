@@ -82,6 +82,7 @@ class HeadlessHost(HostProcess):
         self.temporary = base is None
         self.base = base_folder
         self.extra_args = list(extra_args)
+        self.environment: dict[str, str] = {}
         for folder in BASE_FOLDERS:
             (self.base / folder).mkdir(parents=True, exist_ok=True)
 
@@ -118,7 +119,7 @@ class HeadlessHost(HostProcess):
         arguments += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
         # The cloud nodes take a third of the start time and are of no use here.
         arguments += ["--disable-auto-launch", "--disable-api-nodes", *self.extra_args]
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
         if os.environ.get("COMFYUI_DIR"):
             # The user's own folder is only read, not even byte code is written into it.
             environment["PYTHONPYCACHEPREFIX"] = str(ROOT / "out" / "pycache")

@@ -16,6 +16,7 @@ from .p3s_files import P3SLoad, P3SSave
 from .p3s_train import P3STrain
 from .point_mask import PointMask
 from .refdrop import RefDropApply, RefDropVideo
+from .refdrop_files import RefDropLoad, RefDropSave
 from .refdrop_record import RefDropRecord
 from .refine_by_align import RefineByAlign
 from .refine_by_align_files import RefineAlignLoad
@@ -29,7 +30,8 @@ class RefAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""
         return [
-            *(RefDropApply, RefDropVideo, RefDropRecord, PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
+            *(RefDropApply, RefDropVideo, RefDropRecord, RefDropSave, RefDropLoad),
+            *(PointMask, P3SInject, P3STrain, P3SSave, P3SLoad),
             *(DEADiffLoader, DEADiffStyle, DEADiffSampler, DEADiffEulerSampler, DEADiffExtract),
             *(LeffaLoader, LeffaTryOn, LeffaPoseTransfer, LeffaMask, LeffaRepaint, LeffaFlow),
             *(LeffaBodyMap, LeffaDensePose, LeffaSigmas, LeffaFit),

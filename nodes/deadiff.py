@@ -11,9 +11,11 @@ from comfy_api.latest import io
 from ..core.deadiff.loaded import COMBINE, CONTENT_LAYERS, MODES, DEADiff
 from ..core.deadiff.preprocess import FITS
 from ..core.deadiff.settings import DEADiffSettings, require_sd15
+from ..core.deadiff.words import numbers_of
 from ..core.deadiff.wrappers import apply_deadiff
 from ..core.pictures import gate
 from .deadiff_files import DEADiffIO
+from .files import vocabulary_path
 from .shared import range_inputs
 
 STYLE, CONTENT, BOTH = MODES
@@ -34,7 +36,7 @@ class DEADiffStyle(io.ComfyNode):
                 "what the reference shows, but not its style; or each from a picture of its own. SD1.5 models only."
             ),
             search_aliases=["deadiff", "style transfer", "style reference", "stylize", "art style", "Q-Former"],
-            inputs=[*_main_inputs(), *_optional_inputs(), *_advanced_inputs(), _ratios_input()],
+            inputs=[*_main_inputs(), *_optional_inputs(), *_advanced_inputs(), _ratios_input(), _subject_input()],
             outputs=[io.Model.Output(tooltip="The model with the style. The connected model itself is not changed.")],
         )
 
@@ -54,14 +56,18 @@ class DEADiffStyle(io.ComfyNode):
         content_image: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         ratios: str = "",
+        subject: str = "",
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
         require_sd15(model)
         reference_image = gate.picture(reference_image, "reference_image")
         pictures = _pictures(mode, reference_image, content_image)
         mix = _ratios(ratios, len(reference_image), combine)
+        said = {CONTENT: _instruction(deadiff, mode, subject)}
         tokens = {
-            branch: deadiff.tokens(branch, images, fit, combine, mix if images is reference_image else None)
+            branch: deadiff.tokens(
+                branch, images, fit, combine, mix if images is reference_image else None, said.get(branch)
+            )
             for branch, images in pictures.items()
         }
         style = DEADiffSettings(
@@ -156,6 +162,36 @@ def _ratios_input() -> io.Input:
         tooltip="With several pictures and combine 'average': how much of each is in the mixture, for example 0.7, 0.3 "
         "for two. Empty = equal parts.",
     )
+
+
+def _subject_input() -> io.Input:
+    return io.String.Input(
+        "subject",
+        default="",
+        optional=True,
+        advanced=True,
+        tooltip="With the modes that take a content: English words for it, such as dog, that instruct the network in "
+        "place of 'content', as --subject_text of the authors' inference.py does. Needs BERT's vocab.txt in "
+        "models/text_encoders.",
+    )
+
+
+def _instruction(deadiff: DEADiff, mode: str, subject: str) -> torch.Tensor | None:
+    """What instructs the content branch; None is its own word.
+
+    Raises:
+        ValueError: nothing of the content is asked for, the file has no other words, or there is no vocabulary.
+    """
+    if not subject.strip():
+        return None
+    if mode == STYLE:
+        raise ValueError(f"subject names a content, but mode is '{mode}'. Set mode to '{CONTENT}', or clear subject.")
+    if deadiff.words is None:
+        raise ValueError(
+            "subject needs the embeddings of all words, which this DEADiff file does not have. Choose deadiff_v1.ckpt, "
+            "or let DEADiffExtract write it with all_words."
+        )
+    return deadiff.words.instruction(numbers_of(subject, vocabulary_path()))
 
 
 def _ratios(text: str, pictures: int, combine: str) -> list[float] | None:

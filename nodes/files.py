@@ -12,6 +12,7 @@ import folder_paths
 
 DATES = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
 SCRIPT_FOLDER = "detection"
+TEXT_FOLDER = "text_encoders"
 
 
 def model_names(folders: Sequence[str]) -> list[str]:
@@ -72,6 +73,22 @@ def below_root(prefix: str) -> str:
     if is_absolute or plain.split(os.sep)[0] in (os.pardir, os.curdir) or not os.path.basename(prefix):
         raise ValueError(f"filename_prefix must name a file below models/model_patches, but is '{prefix}'.")
     return plain
+
+
+def vocabulary_path() -> str:
+    """BERT's vocabulary in models/text_encoders: the first file whose name ends in vocab.txt.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    for folder in filter(os.path.isdir, folder_paths.get_folder_paths(TEXT_FOLDER)):
+        for name in sorted(folder_paths.recursive_search(folder)[0]):  # ComfyUI's own lists leave out such files
+            if name.endswith("vocab.txt"):
+                return os.path.join(folder, name)
+    raise FileNotFoundError(
+        f"subject needs BERT's vocabulary, but there is no vocab.txt in models/{TEXT_FOLDER}. Download vocab.txt of "
+        f"google-bert/bert-base-uncased from Hugging Face to models/{TEXT_FOLDER}/bert-base-uncased."
+    )
 
 
 def script_names() -> list[str]:

@@ -10,13 +10,16 @@ from comfy_api.latest import io
 from ..core.models.vision import whole_picture_tokens
 from ..core.p3s.adapter import TrainedAdapter, for_model
 from ..core.p3s.kernel import SCHEDULES
-from ..core.p3s.settings import NODE, Adapter, P3SSettings, Schedule
+from ..core.p3s.settings import EMPTY, LEARNED, NODE, NONE, SAME, Adapter, P3SSettings, Schedule
 from ..core.p3s.wrappers import apply_p3s
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
 from ..core.pictures import gate
 from .p3s_files import P3SAdapterIO
 from .shared import encoder, number_input, range_inputs, reference_seed_input, require_latent_of
+
+AS_TRAINED = "as trained"
+NEGATIVES = [AS_TRAINED, SAME, EMPTY, NONE]
 
 
 class P3SInject(io.ComfyNode):
@@ -36,7 +39,13 @@ class P3SInject(io.ComfyNode):
                 "which is below the paper's quality."
             ),
             search_aliases=["p3s", "subject", "selected subject", "personalization", "reference", "subject-driven"],
-            inputs=[*_main_inputs(), *_reference_inputs(), *_advanced_inputs(), *_adapter_inputs()],
+            inputs=[
+                *_main_inputs(),
+                *_reference_inputs(),
+                *_advanced_inputs(),
+                *_adapter_inputs(),
+                *_switch_inputs(),
+            ],
             outputs=[
                 io.Model.Output(tooltip="The model with the injection. The connected model itself is not changed.")
             ],
@@ -62,6 +71,9 @@ class P3SInject(io.ComfyNode):
         adapter: TrainedAdapter | None = None,
         clip_vision: Any | None = None,
         identity_at_zero: bool = True,
+        mask: torch.Tensor | None = None,
+        negative: str = AS_TRAINED,
+        noise_bias: float = 0.0,
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
         require_image_unet(model, NODE)
@@ -77,8 +89,17 @@ class P3SInject(io.ComfyNode):
             schedule=Schedule(schedule, alpha, beta, exponent),
             start_percent=start_percent,
             end_percent=end_percent,
+            mask=gate.optional_masks(mask, "mask"),
+            negative=_negative(negative, adapter),
+            noise_bias=noise_bias,
         )
         return io.NodeOutput(apply_p3s(model, injection))
+
+
+def _negative(chosen: str, adapter: TrainedAdapter | None) -> str:
+    if chosen != AS_TRAINED:
+        return chosen
+    return SAME if adapter is None else adapter.negative
 
 
 def _samples(model: Any, image: torch.Tensor | None, vae: Any | None, latent: dict[str, Any] | None) -> torch.Tensor:
@@ -137,10 +158,11 @@ def _main_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "schedule",
-            options=SCHEDULES,
+            options=[*SCHEDULES, LEARNED],
             tooltip="Weight over the steps. paper: from 0.7 at the start of sampling to 1.2 at its end, so that layout "
             "follows the prompt and detail the subject. fixed: 1. decreasing (with the timestep): from 0 at the start "
-            "to 1 at the end. increasing: from 1 to 0. off: 0.",
+            "to 1 at the end. increasing: from 1 to 0. off: 0. learned: as an adapter trained with "
+            "learned_weight has learned it.",
         ),
         io.Float.Input(
             "value_strength",
@@ -205,5 +227,39 @@ def _adapter_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Leaves features of an adapter that are exactly zero out of the attention, so that an untrained "
             "adapter changes nothing. Off: they are among the keys, as the paper's equation has it.",
+        ),
+    ]
+
+
+def _switch_inputs() -> list[io.Input]:
+    return [
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where in the generated picture the subject is injected, white; for several subjects, each by a "
+            "node of its own. Unconnected = everywhere.",
+        ),
+        io.Combo.Input(
+            "negative",
+            options=NEGATIVES,
+            default=AS_TRAINED,
+            optional=True,
+            advanced=True,
+            tooltip="What the negative half of the guidance is given, from which the picture is led away. same "
+            "reference: the subject, too. empty reference: what the adapter reads where there is none. no injection: "
+            "the plain model, so that cfg strengthens the subject. as trained: as the adapter was; without one, the "
+            "same reference.",
+        ),
+        io.Float.Input(
+            "noise_bias",
+            default=0.0,
+            min=-1.0,
+            max=1.0,
+            step=0.005,
+            optional=True,
+            advanced=True,
+            tooltip="Adds so much of the reference's latent to the noise that sampling starts from, as the paper does. "
+            "It biases colours and layout towards the reference. 0.07 is as much of a picture as there is in one that "
+            "was noised to the first step of SD1.5.",
         ),
     ]

@@ -130,6 +130,11 @@ def save_interrupted(adapter: TrainedAdapter) -> str:
         return str(error)
 
 
+def states_folder() -> str:
+    """Where trainings leave their state."""
+    return os.path.join(folder_paths.get_output_directory(), "p3s")
+
+
 def _save_elsewhere(adapter: TrainedAdapter) -> str | None:
     """Saves an adapter where models/model_patches does not let it; None if that is impossible, too."""
     for root in (folder_paths.get_output_directory(), tempfile.gettempdir()):

@@ -9,15 +9,16 @@ from comfy_api.latest import io
 
 from ..core.models.vision import whole_picture_tokens
 from ..core.p3s.kernel import AVERAGES
+from ..core.p3s.objective import DROPS, WHERE, Settings
+from ..core.p3s.settings import BOTH
 from ..core.p3s.train_in_graph import Examples, train_in_graph
-from ..core.p3s.training import WHERE, Settings
 from ..core.patches.unet import require_image_unet
 from ..core.pictures import gate
-from .p3s_files import P3SAdapterIO, save_interrupted
+from .p3s_files import P3SAdapterIO, save_interrupted, states_folder
 from .shared import encoder, number_input, seed_input
 
 NODE = "P3STrain"
-MOST_IMAGES = 7
+MOST_IMAGES = 7  # in a batch
 
 
 class P3STrain(io.ComfyNode):
@@ -31,11 +32,12 @@ class P3STrain(io.ComfyNode):
             display_name="P3S Train",
             category="model/patch/reference",
             description=(
-                "Trains a network on 1 to 7 pictures of one subject, best cleaned by Point Mask, so that P3S Inject "
-                "puts it into new scenes. The model stays as it is; what is trained comes out as an adapter."
+                "Trains a network on pictures of one subject, best cleaned by Point Mask, so that P3S Inject puts it "
+                "into new scenes. The model stays as it is; what is trained comes out as an adapter."
             ),
             search_aliases=["p3s", "train subject", "personalization", "dreambooth", "fine-tune", "subject-driven"],
-            inputs=[*_main_inputs(), *_advanced_inputs(), _masks_input()],
+            is_input_list=True,  # so that a list of pictures is one training, and may have many sizes
+            inputs=[*_main_inputs(), *_advanced_inputs(), _masks_input(), *_switch_inputs()],
             outputs=[
                 P3SAdapterIO.Output(display_name="adapter", tooltip="The trained subject, for P3S Inject."),
                 io.Image.Output(display_name="loss_curve", tooltip="Both losses over the steps of the training."),
@@ -49,57 +51,118 @@ class P3STrain(io.ComfyNode):
         clip: Any,
         vae: Any,
         clip_vision: Any,
-        images: torch.Tensor,
-        identifier: str,
-        class_word: str,
-        epochs: int,
-        learning_rate: float,
-        seed: int,
-        prompt: str,
-        gamma: float,
-        where: str,
-        average: str,
-        condition_drop: float,
-        batch_size: int,
-        value_strength: float,
-        gradient_checkpointing: bool,
-        mixed_precision: bool,
-        preview_every: int,
-        masks: torch.Tensor | None = None,
+        images: Any,
+        identifier: Any,
+        class_word: Any,
+        epochs: Any,
+        learning_rate: Any,
+        seed: Any,
+        prompt: Any,
+        gamma: Any,
+        where: Any,
+        average: Any,
+        condition_drop: Any,
+        batch_size: Any,
+        value_strength: Any,
+        gradient_checkpointing: Any,
+        mixed_precision: Any,
+        preview_every: Any,
+        masks: Any = None,
+        dropped: Any = BOTH,
+        rngr: Any = True,
+        learned_weight: Any = False,
+        resumable: Any = False,
     ) -> io.NodeOutput:
-        """Returns the adapter and the picture of its losses."""
+        """Returns the adapter and the picture of its losses. ComfyUI gives every input as a list."""
+        # In this one place: a call that gives no lists is one with lists of one.
+        one = _the_one if isinstance(model, list) else _as_it_is
+        if not isinstance(model, list):
+            images, masks = [images], None if masks is None else [masks]
+        model, clip, vae = one(model, "model"), one(clip, "clip"), one(vae, "vae")
         require_image_unet(model, NODE)
-        words = identifier.strip(), class_word.strip(), _text(prompt, identifier.strip(), class_word.strip())
+        named = one(identifier, "identifier").strip(), one(class_word, "class_word").strip()
+        words = *named, _text(one(prompt, "prompt"), *named)
         settings = Settings(
-            epochs=epochs,
-            learning_rate=learning_rate,
-            gamma=gamma,
-            where=where,
-            average=average,
-            condition_drop=condition_drop,
-            batch_size=batch_size,
-            value_strength=value_strength,
-            gradient_checkpointing=gradient_checkpointing,
-            mixed_precision=mixed_precision,
-            seed=seed,
+            epochs=one(epochs, "epochs"),
+            learning_rate=one(learning_rate, "learning_rate"),
+            gamma=one(gamma, "gamma"),
+            where=one(where, "where"),
+            average=one(average, "average"),
+            condition_drop=one(condition_drop, "condition_drop"),
+            dropped=one(dropped, "dropped"),
+            batch_size=one(batch_size, "batch_size"),
+            value_strength=one(value_strength, "value_strength"),
+            rngr=one(rngr, "rngr"),
+            learned_weight=one(learned_weight, "learned_weight"),
+            gradient_checkpointing=one(gradient_checkpointing, "gradient_checkpointing"),
+            mixed_precision=one(mixed_precision, "mixed_precision"),
+            seed=one(seed, "seed"),
         )
-        pictures = _few(gate.picture(images, "images"))
-        examples = Examples(
-            samples=encoder(model, vae, "The latent of the pictures")(pictures),
-            vision=whole_picture_tokens(clip_vision, pictures),
-            masks=_one_for_each(gate.optional_masks(masks, "masks"), len(pictures)),
-            positive=_conditioning(clip, words[-1]),
-            negative=_conditioning(clip, ""),
-        )
+        pictures = _pictures(images)
+        inside = _one_for_each(_masks(masks), len(pictures))
+        texts = _conditioning(clip, words[-1]), _conditioning(clip, "")
+        encode, eye = encoder(model, vae, "The latent of the pictures"), one(clip_vision, "clip_vision")
+        examples = [
+            Examples(
+                encode(batch := torch.cat([pictures[at] for at in alike])),
+                whole_picture_tokens(eye, batch),
+                None if inside is None else [inside[at] for at in alike],
+                *texts,
+            )
+            for alike in _by_size(pictures)
+        ]
+        every, states = one(preview_every, "preview_every"), states_folder() if one(resumable, "resumable") else None
         return io.NodeOutput(
-            *train_in_graph(model, vae.decode, examples, words, settings, preview_every, save_interrupted)
+            *train_in_graph(model, vae.decode, examples, words, settings, every, save_interrupted, states)
         )
 
 
-def _few(images: torch.Tensor) -> torch.Tensor:
-    if len(images) > MOST_IMAGES:
-        raise ValueError(f"images is a batch of {len(images)} pictures, but {NODE} takes 1 to {MOST_IMAGES}.")
-    return images
+def _the_one(values: Any, name: str) -> Any:
+    """The value of an input that takes one.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if not isinstance(values, list):  # a default
+        return values
+    if len(values) != 1:
+        raise ValueError(
+            f"{name} is a list of {len(values)}, but {NODE} takes one: only images and masks can be lists."
+        )
+    return values[0]
+
+
+def _as_it_is(value: Any, name: str) -> Any:
+    return value
+
+
+def _pictures(images: list[torch.Tensor]) -> list[torch.Tensor]:
+    """All pictures, (1, H, W, 3) each, of some batches.
+
+    Raises:
+        ValueError: a batch holds more than a few: rather a video than a subject.
+    """
+    batches = [gate.picture(each, "images") for each in images]
+    for batch in batches:
+        if len(batch) > MOST_IMAGES:
+            raise ValueError(
+                f"images is a batch of {len(batch)} pictures, but {NODE} takes 1 to {MOST_IMAGES}. Connect more of "
+                "them as a list, as a node gives it that loads a folder."
+            )
+    return [picture for batch in batches for picture in batch.split(1)]
+
+
+def _masks(masks: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
+    """All masks, (H, W) each, of some batches."""
+    return None if masks is None else [mask for each in masks for mask in gate.masks(each, "masks")]
+
+
+def _by_size(pictures: list[torch.Tensor]) -> list[list[int]]:
+    """The numbers of the pictures, those of one size together."""
+    alike: dict[torch.Size, list[int]] = {}
+    for number, picture in enumerate(pictures):
+        alike.setdefault(picture.shape, []).append(number)
+    return list(alike.values())
 
 
 def _text(prompt: str, identifier: str, class_word: str) -> str:
@@ -116,7 +179,7 @@ def _text(prompt: str, identifier: str, class_word: str) -> str:
     return prompt.replace("{identifier}", identifier).replace("{class_word}", class_word)
 
 
-def _one_for_each(masks: torch.Tensor | None, count: int) -> torch.Tensor | None:
+def _one_for_each(masks: list[torch.Tensor] | None, count: int) -> list[torch.Tensor] | None:
     """One mask for each picture.
 
     Raises:
@@ -126,9 +189,9 @@ def _one_for_each(masks: torch.Tensor | None, count: int) -> torch.Tensor | None
         return None
     if len(masks) not in (1, count):
         raise ValueError(f"masks holds {len(masks)} masks for {count} pictures. Connect one for each, or one for all.")
-    if not masks.flatten(1).any(1).all():
+    if not all(mask.any() for mask in masks):
         raise ValueError("One of the masks is all black, so its picture shows no subject. Make the subject white.")
-    return masks.expand(count, -1, -1)
+    return masks * count if len(masks) == 1 else masks
 
 
 def _conditioning(clip: Any, text: str) -> list[Any]:
@@ -143,7 +206,8 @@ def _main_inputs() -> list[io.Input]:
         io.ClipVision.Input("clip_vision", tooltip="CLIP ViT-L/14 in the paper; P3S Inject will need the same."),
         io.Image.Input(
             "images",
-            tooltip="1 to 7 pictures of the subject, of one size; with look-alikes painted over by Point Mask.",
+            tooltip="Pictures of the subject, with look-alikes painted over by Point Mask: a batch of 1 to 7, or a "
+            "list of pictures of any sizes, as a node gives it that loads a folder. The paper has 4 to 7.",
         ),
         io.String.Input(
             "identifier",
@@ -182,7 +246,8 @@ def _advanced_inputs() -> list[io.Input]:
             "where",
             options=WHERE,
             advanced=True,
-            tooltip="Cross-attentions that L_ac compares: the last one, or all, which the paper found to be worse.",
+            tooltip="Cross-attentions that L_ac compares: the last one; all (the mean over them) or all summed, which "
+            "the paper found to be worse; none leaves L_ac out.",
         ),
         io.Combo.Input(
             "average",
@@ -192,7 +257,7 @@ def _advanced_inputs() -> list[io.Input]:
             "as the paper writes it, which makes L_ac vanish beside the other loss.",
         ),
         number_input(
-            "condition_drop", 0.1, 1.0, "Part of the pictures that are seen with an empty prompt, for guidance."
+            "condition_drop", 0.1, 1.0, "Part of the pictures that are seen without their conditions, for guidance."
         ),
         io.Int.Input("batch_size", default=1, min=1, max=64, advanced=True, tooltip="Pictures in a step, at most."),
         number_input("value_strength", 0.2, 1.0, "Lambda of the paper. P3S Inject should have the same."),
@@ -226,3 +291,42 @@ def _masks_input() -> io.Input:
         optional=True,
         tooltip="The subject in each picture, white; one for each or one for all. Unconnected = the whole picture.",
     )
+
+
+def _switch_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "dropped",
+            options=DROPS,
+            default=BOTH,
+            optional=True,
+            advanced=True,
+            tooltip="Which conditions condition_drop leaves out. text and reference: guidance then leads away from a "
+            "picture without the subject. text: it leads away from a picture with the subject and without words.",
+        ),
+        io.Boolean.Input(
+            "rngr",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip="The encoder that adds the vision encoder's view of the subject to the reference's latent. Off: "
+            "the paper's ablation without it.",
+        ),
+        io.Boolean.Input(
+            "learned_weight",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Also learns the weight of the injection for each timestep, the paper's alternative to its "
+            "schedule. P3S Inject uses it with schedule = learned.",
+        ),
+        io.Boolean.Input(
+            "resumable",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Leaves the state of the training in output/p3s when it ends or is cancelled (7 GB for SD1.5). "
+            "Queued again, the same training goes on from there, also to more epochs, with the same result as without "
+            "a break.",
+        ),
+    ]

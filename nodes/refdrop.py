@@ -8,13 +8,13 @@ import torch
 from comfy_api.latest import io
 
 from ..core.patches import blocks as block_choice
-from ..core.patches.families.table import NAMES, attentions_of
+from ..core.patches.families.table import attentions_of
 from ..core.patches.node_text import text_on_node
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family
 from ..core.pictures import gate
 from ..core.refdrop.cache import ReferenceCache
-from ..core.refdrop.recorded_run import RecordedRun
+from ..core.refdrop.past_run import PastRun
 from ..core.refdrop.settings import RefDropSettings
 from ..core.refdrop.wrappers import apply_refdrop
 from . import refdrop_inputs as common
@@ -46,7 +46,9 @@ class RefDropApply(io.ComfyNode):
                 "diversity",
             ],
             inputs=[
-                io.Model.Input("model", tooltip=f"Model to patch: {NAMES}. The connected model itself is not changed."),
+                io.Model.Input(
+                    "model", tooltip=f"Model to patch: {common.FAMILIES}. The connected model itself is not changed."
+                ),
                 common.strength_input(
                     0.3,
                     "Above 0: more like it (0.3-0.4 people, 0.2 simple subjects and video, 0.2-0.4 each when blending "
@@ -92,7 +94,7 @@ class RefDropApply(io.ComfyNode):
         reference_positive: list[Any] | None = None,
         mask: torch.Tensor | None = None,
         reference_mask: torch.Tensor | None = None,
-        cache: RecordedRun | None = None,
+        cache: PastRun | None = None,
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
         if cache is not None and (reference_latent is not None or reference_positive is not None):
@@ -137,8 +139,8 @@ class RefDropVideo(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Video model to patch: SVD, Wan, LTXV or HunyuanVideo. The connected model itself is not "
-                    "changed.",
+                    tooltip="Video model to patch: nearly every family that ComfyUI runs; the help page lists them. "
+                    "The connected model itself is not changed.",
                 ),
                 common.strength_input(
                     0.2, "0.2 is the paper's value for videos; higher means steadier and less motion."

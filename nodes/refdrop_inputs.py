@@ -11,6 +11,7 @@ RefDropCacheIO = io.Custom("REFDROP_CACHE")
 CACHE_MIB = 2048
 AUTOMATIC = -1  # as `cache_mib`: by the memory that is free
 PRECISIONS = ["model", "float16"]
+FAMILIES = "nearly every picture and video family that ComfyUI runs; the help page lists them"
 
 
 def is_half(precision: str) -> bool:

@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..core.patches import blocks as block_choice
-from ..core.patches.families.table import NAMES, attentions_of
+from ..core.patches.families.table import attentions_of
 from ..core.patches.node_text import text_on_node
 from ..core.patches.reference_pass import Reference
 from ..core.patches.sampling import Sampling, sampled_latent
@@ -36,7 +36,9 @@ class RefDropRecord(io.ComfyNode):
             ),
             search_aliases=["refdrop", "RFG", "record reference", "save reference", "consistent character", "story"],
             inputs=[
-                io.Model.Input("model", tooltip=f"Model that samples: {NAMES}. RefDrop Apply needs the same one."),
+                io.Model.Input(
+                    "model", tooltip=f"Model that samples: {common.FAMILIES}. RefDrop Apply needs the same one."
+                ),
                 io.Conditioning.Input("positive", tooltip="Prompt of the recorded picture."),
                 io.Conditioning.Input("negative", tooltip="Negative prompt of the recorded picture."),
                 seed_input("Seed of the noise, as in KSampler.", advanced=False, is_drawn_anew=True),
@@ -117,7 +119,16 @@ class RefDropRecord(io.ComfyNode):
         available = list(attentions_of(model, "RefDropRecord").layers)
         chosen = block_choice.select(blocks, custom_blocks, available, family(model))
         is_half = common.is_half(cache_precision)
-        recorded = RecordedRun(model, chosen, batch_references, cache_mib * 2**20, is_half, text_on_node())
         sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise, sigmas)
+        budget, said = cache_mib * 2**20, _said(sampling)
+        recorded = RecordedRun(model, chosen, batch_references, budget, is_half, text_on_node(), said)
         out = sampled_latent(apply_recorder(model, recorded, given), positive, negative, latent_image, sampling)
         return io.NodeOutput(reference_latent or out, recorded)
+
+
+def _said(sampling: Sampling) -> str:
+    """What a run that follows the recording must have in common with it."""
+    if sampling.sigmas is not None:
+        return f"{sampling.sampler_name}, {len(sampling.sigmas) - 1} steps by sigmas"
+    said = f"{sampling.sampler_name}, {sampling.scheduler}, {sampling.steps} steps"
+    return said if sampling.denoise == 1 else f"{said}, denoise {sampling.denoise:g}"

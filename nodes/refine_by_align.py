@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.patches.sampling import Sampling
+from ..core.refine_by_align.back_ends import AUTO
 from ..core.refine_by_align.match import Finding
 from ..core.refine_by_align.observe import parse_look
 from ..core.refine_by_align.repair import Paint, Search, report
@@ -48,6 +49,8 @@ class RefineByAlign(io.ComfyNode):
                 common.areas_input(),
                 *common.align_inputs(),
                 *common.adapter_inputs(),
+                common.back_end_input(),
+                common.more_references_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The repaired picture."),
@@ -84,13 +87,16 @@ class RefineByAlign(io.ComfyNode):
         reference_mask: Tensor | None = None,
         adapter: Any = None,
         clip_vision: Any = None,
+        back_end: str = AUTO,
+        more_references: Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures and what was found in the reference."""
         work = Work(context, working_size, feather)
-        stages = common.stages(model, vae, positive, work, adapter, clip_vision, NODE)
+        stages = common.stages(model, vae, positive, work, adapter, clip_vision, NODE, back_end)
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
-        search = Search(parse_look(model, timesteps, layers, seed, NODE), finding)
-        pictures = common.cases_of(image, mask, reference_image, reference_mask)
+        look = parse_look(model, timesteps, layers, seed, NODE, adapter and adapter.origin.look)
+        search = Search(look, finding)
+        pictures = common.cases_of(image, mask, reference_image, reference_mask, more_references)
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
         repaired, matches = stages.repair(pictures, areas == common.TOGETHER, search, paint)
         found = report(pictures, matches, NODE)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..core.pictures import gate
-from ..core.refine_by_align.back_ends import back_end
+from ..core.refine_by_align.back_ends import AUTO, CHOICES, back_end
+from ..core.refine_by_align.observe import USUAL, cell_and_unit
 from ..core.refine_by_align.repair import Repair
 from ..core.refine_by_align.window import Case, Work, cases
 from .refine_by_align_files import RefineAdapterIO
@@ -19,26 +23,53 @@ ONE_BY_ONE, TOGETHER = "one by one", "together"
 def model_inputs(prompt: str = "Prompt that describes what the masked area should show.") -> list[io.Input]:
     """`model`, `vae`, `positive`, with what the prompt is for."""
     return [
-        io.Model.Input("model", tooltip="SD1.5, SD2 or SDXL model. The connected model itself is not changed."),
+        io.Model.Input(
+            "model",
+            tooltip="Model of pictures, SD1.5 to Flux 2, Qwen-Image, Z-Image. The connected one itself is not changed.",
+        ),
         io.Vae.Input("vae", tooltip="VAE of the model, which encodes picture and reference."),
         io.Conditioning.Input("positive", tooltip=prompt),
     ]
 
 
-def cases_of(image: Any, mask: Any, reference_image: Any, reference_mask: Any = None) -> list[Case]:
+def cases_of(
+    image: Any, mask: Any, reference_image: Any, reference_mask: Any = None, more_references: Any = None
+) -> list[Case]:
     """The pictures to repair, from what is connected."""
     return cases(
         gate.picture(image, "image"),
         gate.masks(mask, "mask"),
         gate.picture(reference_image, "reference_image"),
         gate.optional_masks(reference_mask, "reference_mask"),
+        None if more_references is None else gate.picture(more_references, "more_references"),
     )
 
 
-def stages(model: Any, vae: Any, positive: list[Any], work: Work, adapter: Any, clip_vision: Any, node: str) -> Repair:
-    """Both stages, with the back end that is connected."""
+def stages(
+    model: Any,
+    vae: Any,
+    positive: list[Any],
+    work: Work,
+    adapter: Any,
+    clip_vision: Any,
+    node: str,
+    choice: str = AUTO,
+) -> Repair:
+    """Both stages, with the back end that is connected or chosen."""
     encode = encoder(model, vae, "What vae makes of a picture")
-    return Repair(back_end(model, encode, positive, node, adapter, clip_vision), encode, vae.decode, work)
+    chosen = back_end(model, encode, positive, node, adapter, clip_vision, choice)
+    cell, unit = cell_and_unit(model)
+    return Repair(chosen, encode, _decoder(vae), replace(work, cell=cell, unit=unit))
+
+
+def _decoder(vae: Any) -> Callable[[Tensor], Tensor]:
+    """The pictures (B, H, W, 3) of latents; a VAE of videos gives each as a frame."""
+
+    def decode(latent: Tensor) -> Tensor:
+        pictures: Tensor = vae.decode(latent)
+        return pictures.reshape(-1, *pictures.shape[-3:])
+
+    return decode
 
 
 def negative_input() -> io.Input:
@@ -91,22 +122,48 @@ def adapter_inputs() -> list[io.Input]:
     ]
 
 
-def look_inputs() -> list[io.Input]:
-    """`timesteps`, `layers`."""
+def back_end_input() -> io.Input:
+    """`back_end`."""
+    return io.Combo.Input(
+        "back_end",
+        options=CHOICES,
+        default=AUTO,
+        optional=True,
+        advanced=True,
+        tooltip="How the model sees the reference. in-context: beside the picture, as editing models are trained to "
+        "(Flux Kontext, Flux 2, Qwen-Image-Edit). self-attention: any model, untrained. auto: in-context where model "
+        "or prompt show that it is an editing model.",
+    )
+
+
+def more_references_input() -> io.Input:
+    """`more_references`."""
+    return io.Image.Input(
+        "more_references",
+        optional=True,
+        tooltip="Further pictures of the same subject, of any size. Each that shows the part is in view as well. The "
+        "outputs are about reference_image.",
+    )
+
+
+def look_inputs(with_auto: bool = False) -> list[io.Input]:
+    """`timesteps`, `layers`; with_auto: by default as the adapter that is connected was calibrated."""
+    usual = dict.fromkeys(USUAL, AUTO) if with_auto else USUAL
+    auto = " auto: as the adapter was calibrated, else {}." if with_auto else ""
     return [
         io.String.Input(
             "timesteps",
-            default="261",
+            default=usual["timesteps"],
             advanced=True,
             tooltip="Noise levels, 0 to 999, at which attention is read, such as 261 or 181, 261; several are "
-            "averaged and cost a look each.",
+            "averaged and cost a look each." + auto.format("261"),
         ),
         io.String.Input(
             "layers",
-            default="",
+            default=usual["layers"],
             advanced=True,
             tooltip="Self-attentions that are read, such as output.4, output.5.0 or a whole side: output. Empty: the "
-            "first six blocks of the decoder.",
+            "first six blocks of a U-Net's decoder, the middle six of a transformer." + auto.format("those"),
         ),
     ]
 
@@ -114,7 +171,7 @@ def look_inputs() -> list[io.Input]:
 def align_inputs() -> list[io.Input]:
     """How the matching place is found."""
     return [
-        *look_inputs(),
+        *look_inputs(with_auto=True),
         number_input(
             "threshold", 0.0, 1.0, "Where the heat map is cut, as a share of its range. 0 finds it by itself."
         ),
@@ -143,7 +200,7 @@ def work_inputs(with_feather: bool = True) -> list[io.Input]:
         number_input("context", 0.5, 4.0, "What the model sees around the artifact, as a share of its longer side."),
         working_size_input(
             "Longer side, in pixels, at which the model works on the area around the artifact and sees the reference. "
-            "512 for SD1.5, 1024 for SDXL."
+            "512 for SD1.5, 1024 for SDXL and transformers."
         ),
         *([feather] if with_feather else []),
     ]
@@ -163,7 +220,8 @@ def sampling_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="How much the repaired area follows the reference. 0 paints without it.",
+            tooltip="How much the repaired area follows the reference. 0 paints without it; 1 is as editing models are "
+            "trained.",
         ),
         seed_input("Seed of the noise, as in KSampler.", advanced=False, is_drawn_anew=True),
         *step_inputs(steps=30, cfg=5.0),

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core.pictures import gate
 from ..core.pictures.grid import binary_mask
 from ..core.point_mask import coordinates
+from ..core.refine_by_align.back_ends import AUTO, is_in_context
 from ..core.refine_by_align.observe import parse_look
 from ..core.refine_by_align.probe import Pictures, mosaic, probe
 from ..core.refine_by_align.probe_sheet import drawn
@@ -74,6 +75,7 @@ class AttentionProbe(io.ComfyNode):
         working_size: int,
         seed: int,
         mask: Tensor | None = None,
+        back_end: str = AUTO,
     ) -> io.NodeOutput:
         """Returns the heat map, the heat and the sheet, and gives the panel its maps."""
         picture, reference = gate.one_picture(image, "image"), gate.one_picture(reference_image, "reference_image")
@@ -81,7 +83,8 @@ class AttentionProbe(io.ComfyNode):
         given = Pictures(picture, reference, _points(positive_coords, size), _spot(mask, size))
         encode = encoder(model, vae, "What vae makes of a picture")
         look = parse_look(model, timesteps, layers, seed, NODE)
-        found = probe(model, positive, given, encode, working_size, look, NODE)
+        in_context = is_in_context(model, positive, NODE, back_end)
+        found = probe(model, positive, given, encode, working_size, look, NODE, in_context)
         return io.NodeOutput(*drawn(found, given), ui=_panel(given, found.grid, *mosaic(found)))
 
 
@@ -138,4 +141,5 @@ def _inputs() -> list[io.Input]:
         *common.look_inputs(),
         common.working_size_input("Longer side, in pixels, at which the model sees both pictures. 512 for SD1.5."),
         seed_input("Seed of the noise under which attention is read."),
+        common.back_end_input(),
     ]

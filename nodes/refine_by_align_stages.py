@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.patches.sampling import Sampling
 from ..core.pictures import gate
+from ..core.refine_by_align.back_ends import AUTO
 from ..core.refine_by_align.match import Box, Finding
 from ..core.refine_by_align.observe import parse_look
 from ..core.refine_by_align.repair import Paint, Search, report
@@ -46,6 +47,7 @@ class RefineAlign(io.ComfyNode):
                 *common.work_inputs(with_feather=False),
                 seed_input("Seed of the noise under which attention is read."),
                 *common.adapter_inputs(),
+                common.back_end_input(),
             ],
             outputs=[
                 *common.alignment_outputs(),
@@ -73,15 +75,17 @@ class RefineAlign(io.ComfyNode):
         reference_mask: Tensor | None = None,
         adapter: Any = None,
         clip_vision: Any = None,
+        back_end: str = AUTO,
     ) -> io.NodeOutput:
         """Returns the heat map, the place as box, crop and mask, and whether it is a match."""
         image, reference = (
             gate.one_picture(each, name) for each, name in ((image, "image"), (reference_image, "reference_image"))
         )
         work = Work(context, working_size, feather=0)
-        stages = common.stages(model, vae, positive, work, adapter, clip_vision, ALIGN)
+        stages = common.stages(model, vae, positive, work, adapter, clip_vision, ALIGN, back_end)
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
-        search = Search(parse_look(model, timesteps, layers, seed, ALIGN), finding)
+        look = parse_look(model, timesteps, layers, seed, ALIGN, adapter and adapter.origin.look)
+        search = Search(look, finding)
         pictures = common.cases_of(image, mask, reference, reference_mask)
         found = report(pictures, [stages.align_all(pictures[0], search)], ALIGN)
         whole = Box(0, 0, reference.shape[2], reference.shape[1])
@@ -115,6 +119,8 @@ class RefineRegion(io.ComfyNode):
                 *common.work_inputs(),
                 common.areas_input(),
                 *common.adapter_inputs(),
+                common.back_end_input(),
+                common.more_references_input(),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The picture with the masked area painted anew.")],
         )
@@ -142,12 +148,13 @@ class RefineRegion(io.ComfyNode):
         areas: str,
         adapter: Any = None,
         clip_vision: Any = None,
+        back_end: str = AUTO,
+        more_references: Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures."""
         work = Work(context, working_size, feather)
-        stages = common.stages(model, vae, positive, work, adapter, clip_vision, REGION)
+        stages = common.stages(model, vae, positive, work, adapter, clip_vision, REGION, back_end)
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
-        repaired, _ = stages.repair(
-            common.cases_of(image, mask, reference_image), areas == common.TOGETHER, None, paint
-        )
+        pictures = common.cases_of(image, mask, reference_image, more_references=more_references)
+        repaired, _ = stages.repair(pictures, areas == common.TOGETHER, None, paint)
         return io.NodeOutput(repaired)

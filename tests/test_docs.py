@@ -50,7 +50,7 @@ def test_named_functions_are_there(page: Path) -> None:
 def test_classes_that_the_architecture_names_are_there() -> None:
     known = {name for path in (ROOT / "core").rglob("*.py") for name in names_in(path)}
     named = {name for name in re.findall(r"`([A-Z]\w*[a-z]\w*(?:\.\w+)?)`", ARCHITECTURE) if name != "Attend"}
-    attributes = {"Run.latents", "Run.prompts", "Run.has_acted"}
+    attributes = {"Run.latents", "Run.held", "Run.prompts", "Evaluation.acted"}
     assert len(named) > 25 and named - attributes <= known, sorted(named - attributes - known)
 
 

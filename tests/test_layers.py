@@ -35,6 +35,8 @@ ALLOWED = {
 ALLOWED["core/refine_by_align"] |= {"core/refdrop"}
 # DensePose's file calls operators that torchvision registers.
 ALLOWED["core/leffa"] |= {"torchvision"}
+# The words that instruct DEADiff's network; ComfyUI needs the library itself.
+ALLOWED["core/deadiff"] |= {"tokenizers"}
 # The file of each method that holds its equations; torch alone, like the shared kernels.
 KERNEL = STANDARD | {"torch", "core/kernels"}
 FILES = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *sorted((ROOT / "core").rglob("*.py"))]

@@ -3,9 +3,10 @@
 The set is a folder with one folder per case, which holds image.png, mask.png, reference.png and reference_mask.png
 (white = the artifact, and the place that matches it). Run with ComfyUI's Python environment:
 
-    python tools/calibrate_align.py SET CHECKPOINT --output calibration
+    python tools/calibrate_align.py SET CHECKPOINT [--adapter FILE --clip-vision FILE] --output calibration
 
 writes calibration.json, whose entries are inputs of Refine by Align and Refine Align, and calibration.png, the plot.
+With a trained adapter also calibration.safetensors: the adapter that carries them, for the nodes to follow (auto).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +24,49 @@ from batch.files import new_file
 from pack import import_pack
 
 TIMESTEPS = range(21, 1000, 80)
+ENDINGS = (".json", ".png", ".safetensors")
 NAMES = ("image", "mask", "reference", "reference_mask")
+NAME = "calibrate_align"  # in messages
 
 Scores = dict[tuple[int, str], list[float]]  # IoU of each case by timestep and layer
 
 
 def score(
-    cases: Iterable[Path], model: Any, vae: Any, positive: list[Any], timesteps: Iterable[int], size: int
+    cases: Iterable[Path],
+    model: Any,
+    vae: Any,
+    positive: list[Any],
+    timesteps: Iterable[int],
+    size: int,
+    adapter: Any = None,
+    clip_vision: Any = None,
+    in_context: bool = False,
 ) -> Scores:
-    """IoU of found and true place for every case, timestep and layer."""
+    """IoU of found and true place for every case, timestep and layer.
+
+    Args:
+        adapter, clip_vision: of the trained back end; without them the untrained one is scored.
+    """
     import torch
     from refattention.core.patches.blocks import layer_name
-    from refattention.core.patches.unet import require_image_unet, self_attention_layers
-    from refattention.core.refine_by_align.kernel import group_of_mask
+    from refattention.core.refine_by_align.back_ends import AUTO, IN_CONTEXT, SELF, Scene, back_end
     from refattention.core.refine_by_align.match import Finding, find
-    from refattention.core.refine_by_align.observe import Look, attention_maps
-    from refattention.core.refine_by_align.window import Work, artifacts, scaled
+    from refattention.core.refine_by_align.observe import Look, cell_and_unit, layers_of, picture_attentions
+    from refattention.core.refine_by_align.window import Work, artifacts, latent_mask, scaled
 
-    layers = frozenset(self_attention_layers(require_image_unet(model, "calibrate_align")))
+    cell, unit = cell_and_unit(model)
+    layers = frozenset(layers_of(picture_attentions(model, NAME)))
+    untrained = IN_CONTEXT if in_context else SELF
+    choice = untrained if adapter is None else AUTO
+    shown = back_end(model, vae.encode, positive, NAME, adapter, clip_vision, choice)
     scores: Scores = {}
     for case in cases:
         image, mask, reference, truth = (picture(case, name) for name in NAMES)
         (area,) = artifacts((mask[0, ..., 0] > 0.5).float(), Work(feather=0), is_together=True)
-        inside = area.window.cut(area.region.unsqueeze(0))[0]
-        latents = [vae.encode(scaled(each, size)) for each in (area.window.cut(image), reference)]
-        groups: Callable[..., Any] = lambda grid, inside=inside: group_of_mask(inside, grid)  # noqa: E731
+        work = scaled(area.window.cut(image), size, unit)
+        scene = Scene(work, area.window.cut(area.region.unsqueeze(0))[0], latent_mask(area, work, cell))
         with torch.inference_mode():
-            maps = attention_maps(model, positive, *latents, Look(layers, tuple(timesteps)), groups, "calibrate_align")
+            maps = shown.maps(scene, scaled(reference, size, unit), None, Look(layers, tuple(timesteps)))
         for (timestep, layer), seen in maps.items():
             region = find(seen[0], (truth.shape[1], truth.shape[2]), Finding()).region > 0
             wanted = truth[0, ..., 0] > 0.5
@@ -116,39 +134,63 @@ def save(chosen: dict[str, str], scores: Scores, numbers: Path, picture: Path) -
         plot(scores, file)
 
 
+def save_calibrated(adapter: Any, chosen: dict[str, str], target: Path) -> None:
+    """Writes an adapter that carries what was found.
+
+    Raises: FileExistsError rather than writing over one.
+    """
+    from refattention.core.refine_by_align.files import save_adapter
+
+    save_adapter(replace(adapter, origin=replace(adapter.origin, look=chosen)), target)
+
+
 def main() -> int:
-    """Scores the set and writes both files."""
+    """Scores the set and writes the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path, help="folder of cases")
-    parser.add_argument("checkpoint", type=Path, help="SD1.5, SD2 or SDXL file")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of a model of pictures, with text encoder and VAE")
     parser.add_argument("--prompt", default="", help="one that fits all cases")
-    parser.add_argument("--size", type=int, default=512, help="working size, 1024 for SDXL")
+    parser.add_argument("--size", type=int, default=512, help="working size, 1024 for SDXL and transformers")
+    parser.add_argument("--in-context", action="store_true", help="an editing model, which sees references beside it")
+    parser.add_argument("--adapter", type=Path, help="a trained adapter, as Refine Align Load reads it")
+    parser.add_argument("--clip-vision", type=Path, help="the vision encoder that it was trained with")
     parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
-    parser.add_argument("--output", type=Path, default=Path("calibration"), help="both files, without an ending")
+    parser.add_argument("--output", type=Path, default=Path("calibration"), help="the files, without an ending")
     arguments = parser.parse_args()
+    if (arguments.adapter is None) != (arguments.clip_vision is None):
+        parser.error("--adapter and --clip-vision belong together; give both, or neither")
     # Before the hours of work; only an ending is added, for calib.sd15 and calib.sdxl are two names.
-    targets = [arguments.output.with_name(arguments.output.name + ending) for ending in (".json", ".png")]
-    for target in targets:
+    targets = [arguments.output.with_name(f"{arguments.output.name}{ending}") for ending in ENDINGS]
+    for target in targets[: 3 if arguments.adapter else 2]:
         if os.path.lexists(target):
             parser.error(f"{target} exists already; choose another --output")
         if not target.parent.is_dir():
             parser.error(f"there is no folder {target.parent}")
 
     import_pack(cpu=arguments.cpu)
+    import comfy.clip_vision
     import comfy.sd
+    from refattention.core.refine_by_align.files import load_adapter
 
+    trained = ()
+    if arguments.adapter:
+        trained = load_adapter(arguments.adapter), comfy.clip_vision.load(str(arguments.clip_vision))
+        if trained[1] is None:
+            parser.error(f"{arguments.clip_vision} is no vision encoder that ComfyUI knows")
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(arguments.checkpoint))
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(arguments.prompt))
     cases = sorted(path for path in arguments.set.iterdir() if path.is_dir())
     if not cases:
         parser.error(f"{arguments.set} holds no folders; each case is one, with {', '.join(NAMES)} as png")
-    scores = score(cases, model, vae, positive, TIMESTEPS, arguments.size)
+    scores = score(cases, model, vae, positive, TIMESTEPS, arguments.size, *trained, in_context=arguments.in_context)
     for part, title in enumerate(("timestep", "layer")):
         for key, value in means(scores, part).items():
             print(f"{title} {key!s:14} mIoU {value:.3f}")
     chosen = best(scores)
     print(f"best: {chosen}")
-    save(chosen, scores, *targets)
+    save(chosen, scores, *targets[:2])
+    if trained:
+        save_calibrated(trained[0], chosen, targets[2])
     return 0
 
 

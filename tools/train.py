@@ -2,6 +2,7 @@
 
     python tools/train.py leffa|deadiff|refine|p3s CONFIG.toml [--set train.steps=100 …] [--resume]
     accelerate launch --multi_gpu tools/train.py …
+    accelerate launch --multi_gpu --num_processes 2 tools/train.py … --cpu
 
 Run it with ComfyUI's Python and the packages of the extra `train` (pip install "accelerate tensorboard torchmetrics");
 COMFYUI_DIR names the folder of a ComfyUI that is not in custom_nodes/../.. . docs/training.md has the data and settings
@@ -41,9 +42,10 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
 def work(options: argparse.Namespace) -> int:
     """Loads, checks and trains."""
     import torch
-    from training.config import build, read
+    from training.config import build, read, require_all_processes
 
     table = read(options.config, options.set)
+    require_all_processes(os.environ)
     cpu = options.cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
     import_pack(cpu=cpu)
     from training.loop import Loop, RunFolder, accelerator_of, dry_run, write_sheet

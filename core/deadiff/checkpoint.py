@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..models import checkpoint
 from .names import WORDS, attention_layers, official
-from .network import WORD_TOKENS, Sizes
+from .network import Sizes
+from .words import embeddings_of
 
 Weights = Mapping[str, Tensor]
 
@@ -102,10 +103,8 @@ def instruction(weights: Weights, branch: str) -> Tensor:
     ready = weights.get(f"{branch}_blip.instruction")
     if ready is not None:
         return ready.float()
-    embeddings = f"{branch}_blip.Qformer.bert.embeddings."
     with reading(f"embeddings of the word '{branch}'"):
-        words = weights[f"{embeddings}word_embeddings.weight"][WORDS[branch]]
-        return words.float() + weights[f"{embeddings}position_embeddings.weight"][:WORD_TOKENS].float()
+        return embeddings_of(weights, branch).instruction(WORDS[branch])
 
 
 def fill(network: nn.Module, weights: Weights) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -14,15 +15,17 @@ from .names import attention_layers, official
 
 ABOUT = "DEADiff without the Stable Diffusion in it, for ComfyUI-RefAttention. The weights are for research use."
 VISION = "style_blip.visual_encoder."
+EMBEDDINGS = re.compile(r"content_blip\.Qformer\.bert\.embeddings\.(word|position)_embeddings\.weight")
 
 
-def extract(weights: Weights, visual_encoder: bool, half: bool) -> dict[str, Tensor]:
-    """Selects what the pack needs, under the names of the checkpoint, without the embeddings of unused words.
+def extract(weights: Weights, visual_encoder: bool, half: bool, all_words: bool = False) -> dict[str, Tensor]:
+    """Selects what the pack needs, under the names of the checkpoint.
 
     Args:
         weights: of a DEADiff checkpoint.
         visual_encoder: keep the visual encoder; without it the file needs a stock CLIP ViT-L/14 beside it.
         half: store matrices in float16; else everything keeps its type.
+        all_words: keep the embeddings of words that the content branch may be instructed by.
 
     Raises:
         ValueError: not a DEADiff file, or an incomplete one.
@@ -39,6 +42,8 @@ def extract(weights: Weights, visual_encoder: bool, half: bool) -> dict[str, Ten
         shared = loaded.towers[STYLE] is loaded.towers[CONTENT]
         encoders = [VISION] if shared else [VISION, VISION.replace("style", "content")]
         kept |= {key: tensor for key, tensor in weights.items() if key.startswith(tuple(encoders))}
+    if all_words:
+        kept |= {key: tensor for key, tensor in weights.items() if EMBEDDINGS.fullmatch(key)}
     return {key: _stored(tensor, half) for key, tensor in kept.items()}
 
 

@@ -56,26 +56,58 @@ def join(text: Tensor, image: Tensor, weight: float) -> Tensor:
     return torch.cat([text, (weight * image).to(text).expand(len(text), -1, -1)], dim=1)
 
 
-def joint_attention(attend: Attend, q: Tensor, joints: Sequence[Joint], region: float | Tensor = 1.0) -> Tensor:
+def joint_attention(
+    attend: Attend,
+    q: Tensor,
+    joints: Sequence[Joint],
+    region: float | Tensor = 1.0,
+    rest: Tensor | None = None,
+) -> Tensor:
     """`Att(Q, [K_text ; w K_image], [V_text ; w V_image])`, DEADiff (arXiv 2403.06951).
 
     Args:
         attend: computes Att for (batch, tokens, C) tensors.
         q: (rows, N, C).
         joints: keys and values; together they serve every row once, in order.
-        region: share of the joint attention in the result; 1, or (rows or 1, N, 1) for a region. The rest is
-            attention to the text alone.
+        region: share of the joint attention in the result; 1, or (rows or 1, N, 1) for a region.
+        rest: (rows, N, C), what the rest of the result is; None is attention to the text alone.
 
     Returns:
-        (rows, N, C). Where the region is 0 it equals `Att(Q, K_text, V_text)` to the bit.
+        (rows, N, C). Where the region is 0 it equals the rest to the bit, where it is 1 the joint attention.
     """
     parts = []
     for joint in joints:
         rows = q[joint.rows]
-        out = attend(rows, joint.keys, joint.values)
-        if joint.has_image and isinstance(region, Tensor):
-            plain = attend(rows, joint.keys[:, : joint.text], joint.values[:, : joint.text])
+        if not isinstance(region, Tensor):
+            parts.append(attend(rows, joint.keys, joint.values))
+            continue
+        text = joint.keys[:, : joint.text], joint.values[:, : joint.text]
+        out = attend(rows, *text) if rest is None else rest[joint.rows]
+        if joint.has_image:
             share = region[joint.rows] if len(region) > 1 else region
-            out = torch.lerp(plain, out, share)  # exact at both ends
+            out = torch.lerp(out, attend(rows, joint.keys, joint.values), share)  # exact at both ends
         parts.append(out)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def in_turn(shares: Sequence[Tensor]) -> list[Tensor]:
+    """Shares of several regions as what `joint_attention` needs when the regions are laid over each other in turn.
+
+    Laid over what is there with r_i, each ends up with its own share: r_i = s_i / (1 - Σ_j s_j + Σ_{j <= i} s_j). Where
+    the shares add up to more than 1 they are divided by their sum first, so that styles that overlap share the place.
+
+    Args:
+        shares: s_i in [0, 1], of shapes that fit each other.
+
+    Returns:
+        r_i in [0, 1], float32; one share alone is what it was.
+    """
+    exact = [share.double() for share in shares]
+    total = torch.stack(torch.broadcast_tensors(*exact)).sum(dim=0).clamp(min=1)
+    exact = [share / total for share in exact]
+    there = (1 - torch.stack(exact).sum(dim=0)).clamp(min=0)
+    found = []
+    for share in exact:
+        there = there + share
+        found.append(torch.where(share > 0, share / there, 0.0).clamp(max=1).float())
+    return found

@@ -19,6 +19,7 @@ from .names import attention_layers
 from .network import ImageAttentions, Readers
 from .preprocess import encoder_input
 from .vision import VisionTower, managed, tower_from_clip_vision, tower_from_weights
+from .words import Words, words_of
 
 if TYPE_CHECKING:
     from comfy.clip_vision import ClipVisionModel
@@ -92,14 +93,22 @@ class DEADiff:
         readers: manages the memory of a `Readers`.
         towers: the visual encoder of each branch, usually one and the same.
         projections: the way into the U-Net.
+        words: what the content branch may be instructed by besides "content"; None if the file has lost them.
     """
 
     readers: ModelPatcher
     towers: Mapping[str, VisionTower]
     projections: ImageProjections
+    words: Words | None = None
 
     def tokens(
-        self, branch: str, images: Tensor, fit: str, combine: str, ratios: Sequence[float] | None = None
+        self,
+        branch: str,
+        images: Tensor,
+        fit: str,
+        combine: str,
+        ratios: Sequence[float] | None = None,
+        instruction: Tensor | None = None,
     ) -> Tensor:
         """What a branch reads from pictures.
 
@@ -109,6 +118,7 @@ class DEADiff:
             fit: one of `preprocess.FITS`.
             combine: "average" of the pictures' tokens, or "concatenate".
             ratios: how much of each picture is in the average; None is equal parts.
+            instruction: (N, H), of other words than the branch's own.
 
         Returns:
             (1, Q or S * Q, H) float32 on the CPU.
@@ -122,7 +132,7 @@ class DEADiff:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 pixels = encoder_input(image, tower.image_size, fit).to(tower.patcher.load_device)
                 features = tower.features(pixels).to(self.readers.load_device, torch.float32)
-                found.append(reader(features).cpu())
+                found.append(reader(features, instruction).cpu())
                 progress.update(1)
         every = torch.cat(found)
         if combine == CONCATENATE:
@@ -165,7 +175,7 @@ def load(
                 f"The visual encoder gives tokens of width {tower.width}, but DEADiff's {branch} branch needs "
                 f"{sizes.vision}. Connect CLIP ViT-L/14 as clip_vision, or leave it unconnected."
             )
-    return DEADiff(managed(readers), towers, load_projections(weights))
+    return DEADiff(managed(readers), towers, load_projections(weights), words_of(weights, CONTENT))
 
 
 def load_projections(weights: Weights) -> ImageProjections:

@@ -119,17 +119,21 @@ class Branch(nn.Module):
         ops = comfy.ops.manual_cast
         self.vision_norm = ops.LayerNorm(sizes.vision, eps=VISION_EPS, **settings)
         self.query_tokens = nn.Parameter(torch.empty(1, sizes.queries, sizes.hidden, **settings))
-        # The sum of word and position embeddings: the word never changes.
+        # The sum of word and position embeddings of the branch's own word.
         self.instruction = nn.Parameter(torch.empty(WORD_TOKENS, sizes.hidden, **settings))
         self.embedding_norm = ops.LayerNorm(sizes.hidden, eps=BERT_EPS, **settings)
         last = sizes.layers - 1
         self.layers = nn.ModuleList(QFormerLayer(sizes, number == last, **settings) for number in range(sizes.layers))
         self.projection = Projection(sizes.hidden, sizes.projection, **settings)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(S, P, V) float32 features of a visual encoder -> (S, Q, H) tokens."""
+    def forward(self, features: Tensor, instruction: Tensor | None = None) -> Tensor:
+        """(S, P, V) float32 features of a visual encoder -> (S, Q, H) tokens.
+
+        `instruction`, (words, H), takes the place of that by the branch's own word.
+        """
         features = self.vision_norm(features)
-        queries, words = (comfy.ops.cast_to_input(t, features) for t in (self.query_tokens[0], self.instruction))
+        instruction = self.instruction if instruction is None else instruction
+        queries, words = (comfy.ops.cast_to_input(t, features) for t in (self.query_tokens[0], instruction))
         x = self.embedding_norm(torch.cat([queries, words])).expand(len(features), -1, -1)
         for layer in self.layers:
             x = layer(x, features)

@@ -17,7 +17,7 @@ from ..patches.conditionings import Conditionings
 from ..patches.passes import Asked, is_reference_pass, may_change_inputs
 from ..patches.region import check_mask_batch, region_weights, require_all_pictures, require_whole_picture
 from ..patches.schedule import NoiseRange
-from .kernel import Joint, join, joint_attention
+from .kernel import Joint, in_turn, join, joint_attention
 from .settings import NODE, DEADiffSettings, check_no_replacement
 
 if TYPE_CHECKING:
@@ -34,37 +34,41 @@ class Prompt:
     text: Tensor | None = None  # as ComfyUI encoded it; None if unknown
 
 
-Joints = dict[Layer, list[Joint]]
+Joints = dict[Layer, list[list[Joint]]]  # of each style
+Styles = tuple[DEADiffSettings, ...]
 
 
 class DEADiffRun(Run):
-    """One sampling run: the style, and what is computed once for all steps."""
+    """One sampling run: the styles, and what is computed once for all steps.
 
-    def __init__(
-        self, settings: DEADiffSettings, guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor
-    ) -> None:
-        check_mask_batch(settings.mask, noise_shape[0], NODE)
+    Args:
+        asked: of each node of the model; where there are several, each has a mask.
+        guider, noise_shape, sigmas: of the run.
+    """
+
+    def __init__(self, asked: Styles, guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor) -> None:
+        for each in asked:
+            check_mask_batch(each.mask, noise_shape[0], NODE)
         sampling = guider.model_patcher.get_model_object("model_sampling")
-        self.settings = settings
         self.latent_size = tuple(noise_shape[-2:])
         self._pictures = tuple(noise_shape[:-2])
-        self._range = NoiseRange.of(sampling, settings.start_percent, settings.end_percent)
+        self._ranges = {each: NoiseRange.of(sampling, each.start_percent, each.end_percent) for each in asked}
         self._conditionings = Conditionings(guider.conds)
         self._kept: dict[tuple[Any, ...], tuple[Tensor | list[Tensor], Joints]] = {}
-        self._images: dict[tuple[Layer, torch.device], tuple[Tensor, Tensor]] = {}
-        self._regions: dict[tuple[tuple[int, int], int, torch.device], Tensor] = {}
+        self._images: dict[tuple[DEADiffSettings, Layer, torch.device], tuple[Tensor, Tensor]] = {}
+        self._regions: dict[tuple[Styles, tuple[int, int], int, torch.device], list[Tensor]] = {}
 
     def evaluation(self, asked: Asked) -> DEADiffEvaluation | None:
-        """In the style's part of the schedule, one that knows which conditionings it consists of."""
+        """In the styles' parts of the schedule, one that knows which conditionings it consists of."""
         # Over the whole schedule sigma is not read: a GPU would have to wait.
-        if not self.settings.whole_schedule and asked.level not in self._range:
-            return None
-        if self.settings.mask is not None and is_reference_pass(asked.options):
-            return None  # the mask limits the style to a region of the picture, in which the reference does not lie
-        if self.settings.mask is not None and len(self.settings.mask) > 1:
+        styles = tuple(each for each, where in self._ranges.items() if each.whole_schedule or asked.level in where)
+        masks = [each.mask for each in styles if each.mask is not None]
+        if not styles or (masks and is_reference_pass(asked.options)):
+            return None  # a mask limits the style to a region of the picture, in which the reference does not lie
+        if any(len(mask) > 1 for mask in masks):
             why, cure = "and there is a mask for each picture", "Give one mask for all"
             require_all_pictures(asked, self._pictures, NODE, why, cure)
-        return DEADiffEvaluation(self, asked, self._prompts(asked))
+        return DEADiffEvaluation(self, asked, styles, self._prompts(asked))
 
     def _prompts(self, asked: Asked) -> dict[Chunk, Prompt]:
         prompts = {}
@@ -77,7 +81,7 @@ class DEADiffRun(Run):
                 prompts[index, entry["uuid"]] = Prompt(unconditional, tokens, is_hooked, text and text.cond)
         return prompts
 
-    def kept(self, chunks: tuple[Chunk, ...], context: Tensor, texts: list[Tensor] | None) -> Joints:
+    def kept(self, styles: Styles, chunks: tuple[Chunk, ...], context: Tensor, texts: list[Tensor] | None) -> Joints:
         """What earlier forward passes computed for the same chunks and the same text; to be filled further.
 
         Args:
@@ -85,7 +89,7 @@ class DEADiffRun(Run):
             texts: of the chunks, as ComfyUI encoded them, if nothing changes them on the way to the model. Else the
                 text itself is compared, for which the program has to wait for the device.
         """
-        place = chunks, context.shape, context.dtype, context.device
+        place = styles, chunks, context.shape, context.dtype, context.device
         seen, joints = self._kept.get(place, (None, {}))
         given = context if texts is None else texts
         if not _is_same_text(seen, given):
@@ -93,36 +97,40 @@ class DEADiffRun(Run):
             self._kept[place] = given, joints
         return joints
 
-    def image(self, layer: Layer, device: torch.device) -> tuple[Tensor, Tensor] | None:
-        """Keys and values of the style in a layer, (1 or rows, T, C), brought to a device once."""
-        if layer not in self.settings.image:
+    def image(self, style: DEADiffSettings, layer: Layer, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of a style in a layer, (1 or rows, T, C), brought to a device once."""
+        if layer not in style.image:
             return None
-        if (layer, device) not in self._images:
-            keys, values = self.settings.image[layer]
-            self._images[layer, device] = keys.to(device), values.to(device)
-        return self._images[layer, device]
+        if (style, layer, device) not in self._images:
+            keys, values = style.image[layer]
+            self._images[style, layer, device] = keys.to(device), values.to(device)
+        return self._images[style, layer, device]
 
-    def region(self, call: AttentionCall) -> float | Tensor:
-        """Share of the style for each token: 1.0, or (1 or G * B, N, 1) with a mask."""
-        if self.settings.mask is None:
-            return 1.0
-        place = call.grid, len(call.chunks), call.q.device
+    def regions(self, styles: Styles, call: AttentionCall) -> Sequence[float | Tensor]:
+        """For `joint_attention`, of each style: 1.0, or (1 or G * B, N, 1) with masks."""
+        if styles[0].mask is None:
+            return [1.0]
+        place = styles, call.grid, len(call.chunks), call.q.device
         if place not in self._regions:
-            weights = region_weights(self.settings.mask, call, NODE)
-            self._regions[place] = weights if len(weights) == 1 else weights.repeat(len(call.chunks), 1, 1)
-        return self._regions[place].to(call.q.dtype)
+            weights = in_turn([region_weights(each.mask, call, NODE) for each in styles if each.mask is not None])
+            rows = [each if len(each) == 1 else each.repeat(len(call.chunks), 1, 1) for each in weights]
+            self._regions[place] = rows
+        return [weights.to(call.q.dtype) for weights in self._regions[place]]
 
 
 class DEADiffEvaluation(Evaluation):
     """One evaluation of the sampler.
 
     Args:
+        styles: those that act in it.
         prompts: what is known of its chunks.
     """
 
-    def __init__(self, run: DEADiffRun, asked: Asked, prompts: dict[Chunk, Prompt]) -> None:
+    def __init__(self, run: DEADiffRun, asked: Asked, styles: Styles, prompts: dict[Chunk, Prompt]) -> None:
+        super().__init__()
         self.run = run
-        self.blocks = frozenset(block for block, _ in run.settings.image)
+        self.styles = styles
+        self.blocks = frozenset(block for each in styles for block, _ in each.image)
         self._asked = asked
         self._prompts = prompts
 
@@ -139,9 +147,10 @@ class DEADiffEvaluation(Evaluation):
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass; a part of the picture is refused where there is a mask over the whole of it."""
         *inputs, options = args
-        if self.run.settings.mask is not None:
+        if self.styles[0].mask is not None:
             require_whole_picture(x, self._asked, self.run.latent_size, NODE)
-        check_no_replacement(options, self.run.settings.image)
+        for each in self.styles:
+            check_no_replacement(options, each.image)
         return executor(x, *inputs, route_cross_attention(options, _ForwardPass(self, options)), **kwargs)
 
 
@@ -160,25 +169,29 @@ class _ForwardPass:
         """Leaves the text out of a layer whose keys and values are kept, so that nothing is projected again."""
         if self._joints is None:
             texts = self._evaluation.texts(chunks)
-            self._joints = self._run.kept(chunks, context, texts) if self._is_constant else {}
+            self._joints = self._run.kept(self._evaluation.styles, chunks, context, texts) if self._is_constant else {}
         if layer in self._joints:
             return context[:, :0], value[:, :0]
         return context, value
 
     def attend(self, call: AttentionCall) -> Tensor:
-        """Attention to text and image."""
-        self._run.acted.add(call.block)
+        """Attention to text and image, that of later styles laid over that of earlier ones."""
+        self._evaluation.acted.add(call.block)
+        styles = self._evaluation.styles
         known = {} if self._joints is None else self._joints
         if call.layer not in known:
-            known[call.layer] = _merged(_joints(self._evaluation, call))
-        return joint_attention(call.attend, call.q, known[call.layer], self._run.region(call))
+            known[call.layer] = [_merged(_joints(self._evaluation, each, call)) for each in styles]
+        out: Tensor | None = None
+        for joints, region in zip(known[call.layer], self._run.regions(styles, call), strict=True):
+            out = joint_attention(call.attend, call.q, joints, region, out)
+        assert out is not None
+        return out
 
 
-def _joints(evaluation: DEADiffEvaluation, call: AttentionCall) -> Iterator[Joint]:
+def _joints(evaluation: DEADiffEvaluation, settings: DEADiffSettings, call: AttentionCall) -> Iterator[Joint]:
     """Keys and values of each chunk."""
-    settings = evaluation.run.settings
     samples = len(call.k) // len(call.chunks)
-    image = evaluation.run.image(call.layer, call.k.device)
+    image = evaluation.run.image(settings, call.layer, call.k.device)
     for number, chunk in enumerate(call.chunks):
         rows = slice(number * samples, (number + 1) * samples)
         prompt = evaluation.prompt(chunk)

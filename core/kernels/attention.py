@@ -25,6 +25,7 @@ class AttentionLayer:
         heads: how many heads C holds.
         grid: (h, w) with h * w = N.
         reference_grid: the same for M.
+        bias: (1 or B, 1 or heads, 1 or N, M), added to the scores; None is none.
     """
 
     q: Tensor
@@ -32,6 +33,7 @@ class AttentionLayer:
     heads: int
     grid: tuple[int, int]
     reference_grid: tuple[int, int]
+    bias: Tensor | None = None
 
 
 def coordinates(grid: tuple[int, int], like: Tensor) -> Tensor:
@@ -42,15 +44,17 @@ def coordinates(grid: tuple[int, int], like: Tensor) -> Tensor:
     return torch.stack([x.expand(grid), y.unsqueeze(1).expand(grid)], dim=-1).flatten(0, 1)
 
 
-def attention_map(q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """`Softmax(Q K^T / sqrt(d))`, P3S-Diffusion, Eq. 13.
+def attention_map(q: Tensor, k: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+    """`Softmax(Q K^T / sqrt(d) + bias)`, P3S-Diffusion, Eq. 13.
 
     Args:
         q: (B, N, heads * d).
         k: (B, L, heads * d).
+        bias: broadcast over (B, heads, N, L); None is none.
 
     Returns:
         (B, heads, N, L), rows sum to 1.
     """
     q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
-    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return (scores if bias is None else scores + bias).softmax(-1)

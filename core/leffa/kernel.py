@@ -20,14 +20,17 @@ TEMPERATURE = 2.0  # tau
 WEIGHT = 1e-3  # lambda
 MIN_RATIO = 1 / 32  # of a layer's grid to the image
 MAX_TIMESTEP = 500  # of 1000
-CHUNK = 1024  # query tokens whose attention map exists at a time
+MOST = 1 << 24  # numbers of the attention map that exist at a time: 64 MiB, and as many again for each step to it
 
 
-def attention_flow(layer: AttentionLayer, temperature: float = TEMPERATURE) -> Tensor:
+def attention_flow(layer: AttentionLayer, temperature: float = TEMPERATURE, most: int = MOST) -> Tensor:
     """Where each generative token looks on the reference: F = A C, A = mean of heads of softmax(Q K^T / sqrt(d) / tau).
 
-    Heads and tokens are averaged in one go, because A enters linearly; the map exists for `CHUNK` queries at a
-    time, forwards and backwards.
+    Heads and tokens are averaged in one go, because A enters linearly.
+
+    Args:
+        most: of the (B, heads, N, M) map, so many numbers exist at a time, or those of one query if that is more;
+            forwards and backwards.
 
     Returns:
         (B, N, 2) coordinates on the reference.
@@ -39,7 +42,8 @@ def attention_flow(layer: AttentionLayer, temperature: float = TEMPERATURE) -> T
     def part(queries: Tensor, keys: Tensor) -> Tensor:
         return ((queries @ keys.transpose(-1, -2) * scale).softmax(-1) @ where).mean(1)
 
-    parts = [checkpoint(part, chunk, k, use_reentrant=False) for chunk in q.split(CHUNK, dim=2)]
+    step = max(1, most // (k.shape[0] * k.shape[1] * k.shape[2]))
+    parts = [checkpoint(part, chunk, k, use_reentrant=False) for chunk in q.split(step, dim=2)]
     return torch.cat(parts, dim=1)
 
 

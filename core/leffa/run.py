@@ -13,6 +13,7 @@ from torch import Tensor
 from ..patches.attention import AttentionCall, Options, chunks_of, route_self_attention
 from ..patches.binding import Evaluation, Run
 from ..patches.blocks import Layer
+from ..patches.families.unet import UNetAttentions
 from ..patches.passes import Asked, may_change_inputs
 from ..patches.region import require_all_pictures
 from ..patches.schedule import on_cpu, step_of
@@ -39,6 +40,7 @@ class LeffaRun(Run):
     def __init__(self, settings: LeffaSettings, guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor) -> None:
         _check_size(noise_shape, guider.conds)
         self._interval = settings.interval
+        self._attentions = UNetAttentions(guider.model_patcher.model.diffusion_model)
         entries = [entry for prompts in guider.conds.values() for entry in prompts]
         self._references = {one for entry in entries for one in entry.get(REFERENCES, ())}
         self._pictures = tuple(noise_shape[:-2])
@@ -53,6 +55,12 @@ class LeffaRun(Run):
     def latents(self) -> list[Tensor]:
         """The references, which share a batch of their own."""
         return [one.latent.unsqueeze(0) for one in self._references]
+
+    @property
+    def held(self) -> int:
+        """The keys and values of all references."""
+        blocks = frozenset(self._attentions.layers)
+        return sum(self._attentions.recorded(blocks, one.latent.shape) for one in self._references)
 
     def evaluation(self, asked: Asked) -> LeffaEvaluation:
         """In every evaluation the references are looked at."""
@@ -151,6 +159,7 @@ class LeffaEvaluation(Evaluation):
     """One evaluation of the sampler."""
 
     def __init__(self, run: LeffaRun, asked: Asked) -> None:
+        super().__init__()
         self._run = run
         self._asked = asked
 
@@ -168,7 +177,7 @@ class LeffaEvaluation(Evaluation):
         self.blocks = attending.blocks
 
         def handle(call: AttentionCall) -> Tensor:
-            self._run.acted.add(call.block)
+            self.acted.add(call.block)
             return attending.handle(call)
 
         are_equal = inputs[-1] is None and self._halves_are_equal(options)

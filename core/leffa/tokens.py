@@ -8,6 +8,7 @@ import torch
 from comfy.ldm.modules.attention import CrossAttention
 from torch import Tensor
 
+from ..patches.memory import has_room
 from ..patches.transfer import Arriving, kept_tensor
 
 
@@ -64,7 +65,7 @@ class FeatureCache:
         if kind != self._kind:
             self._kind, self._features, self._bytes = kind, {}, 0
         size = sum(feature.numel() * feature.element_size() for feature in features)
-        if timestep not in self._features and self._bytes + size <= self._budget:
+        if timestep not in self._features and self._bytes + size <= self._budget and has_room(size):
             # Copies: a feature may be a view of a larger batch.
             self._features[timestep] = [self._copy(feature) for feature in features]
             self._bytes += size

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import comfy.model_management
 import comfy.model_patcher
 import torch
+from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 PREFIX = "diffusion_model."
-SAMPLES = 256  # numbers of a weight that go into the fingerprint
+SAMPLES = 256  # numbers of a weight that a fingerprint looks at
+# How far the same number may be from itself in float32, float16 and bfloat16, or if one of the two is in 8 bits
+ROUNDING, LOW_ROUNDING = 1 / 64, 1 / 8
+ENOUGH = 0.9  # of the numbers must be that near
 
 
 def storage_dtype(model: ModelPatcher) -> torch.dtype:
@@ -38,24 +44,102 @@ def patched_weights(model: ModelPatcher) -> Callable[[str], Tensor]:
 
 
 def fingerprint(model: ModelPatcher) -> str:
-    """Tells U-Nets apart by some numbers of each weight; neither the type they are held in nor a LoRA matters."""
+    """Tells U-Nets apart by some numbers of each weight, for `is_of`; a LoRA does not matter.
+
+    Which weights there are, the precision they are held in, and the largest of each one's numbers, which no type rounds
+    to nothing.
+    """
+    sampled = _sampled(model)
+    kind = hashlib.sha256(repr([(name, shape) for name, shape, _ in sampled.numbers]).encode()).hexdigest()[:16]
+    largest = torch.stack([numbers.abs().max() for *_, numbers in sampled.numbers])
+    text = base64.b64encode(largest.view(torch.int16).numpy().tobytes()).decode()
+    return f"{kind} {'low' if sampled.is_low else 'full'} {text}"
+
+
+def is_of(model: ModelPatcher, known: str) -> bool:
+    """Whether a fingerprint is that of a model, whatever the precisions of then and now."""
+    mine = fingerprint(model)
+    if " " not in known:  # from before fingerprints allowed for rounding
+        return known == _exact(_sampled(model))
+    (kind, *precision, numbers), (other_kind, *other_precision, other_numbers) = mine.split(" "), known.split(" ")
+    if kind != other_kind:
+        return False
+    one, other = (_numbers(text) for text in (numbers, other_numbers))
+    tolerance = LOW_ROUNDING if "low" in (*precision, *other_precision) else ROUNDING
+    is_near = (one - other).abs() <= tolerance * torch.maximum(one, other)
+    return bool(is_near.float().mean() > ENOUGH)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """Some numbers of each weight of a U-Net.
+
+    Attributes:
+        numbers: name, shape, and numbers in bfloat16 on the CPU, in the order of the names.
+        is_low: whether some are held in less than 16 bits.
+    """
+
+    numbers: list[tuple[str, tuple[int, ...], Tensor]]
+    is_low: bool
+
+
+def _sampled(model: ModelPatcher) -> _Sampled:
+    # ComfyUI keeps the weights without the LoRA in `backup` while the model is loaded with it.
+    weights = {
+        name: (model.backup[PREFIX + name].weight if PREFIX + name in model.backup else weight).detach()
+        for name, weight in sorted(unet_weights(model).items())
+    }
+    chosen = {name: _evenly(weight).to(torch.bfloat16) for name, weight in weights.items()}
+    on_cpu: dict[str, Tensor] = {}
+    for device in {numbers.device for numbers in chosen.values()}:  # one copy for all of a device
+        there = {name: numbers for name, numbers in chosen.items() if numbers.device == device}
+        sizes = [len(numbers) for numbers in there.values()]
+        on_cpu |= zip(there, torch.cat(list(there.values())).cpu().split(sizes), strict=True)
+    is_low = any(isinstance(one, QuantizedTensor) or one.element_size() < 2 for one in weights.values())
+    return _Sampled([(name, tuple(weight.shape), on_cpu[name]) for name, weight in weights.items()], is_low)
+
+
+def _evenly(weight: Tensor) -> Tensor:
+    flat = weight.flatten()
+    return flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES]
+
+
+def _exact(sampled: _Sampled) -> str:
     digest = hashlib.sha256()
-    for name, weight in sorted(unet_weights(model).items()):
-        # ComfyUI keeps the weights without the LoRA there while the model is loaded with it.
-        original = model.backup[PREFIX + name].weight if PREFIX + name in model.backup else weight
-        flat = original.detach().flatten()
-        chosen = flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].cpu().to(torch.bfloat16)
-        digest.update(f"{name} {tuple(original.shape)}".encode())
-        digest.update(chosen.view(torch.int16).numpy().tobytes())
+    for name, shape, numbers in sampled.numbers:
+        digest.update(f"{name} {shape}".encode())
+        digest.update(numbers.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
 
 
-def managed(model: ModelPatcher, network: nn.Module) -> ModelPatcher:
-    """A network that only infers, loaded and offloaded by ComfyUI as the model is."""
+def _numbers(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.bfloat16).float()
+
+
+def managed(model: ModelPatcher, make: Callable[..., nn.Module], weights: dict[str, Tensor]) -> ModelPatcher:
+    """A network that only infers, loaded and offloaded by ComfyUI as the model is.
+
+    Args:
+        make: makes the network on a `device`; called again where ComfyUI needs a copy on another one.
+        weights: of the network, which shares them.
+    """
+    return _managed(make, weights, model.load_device, model.offload_device)
+
+
+def _managed(
+    make: Callable[..., nn.Module],
+    weights: dict[str, Tensor],
+    load: torch.device,
+    offload: torch.device,
+    disable_dynamic: bool = False,
+) -> ModelPatcher:
+    network = make(device="meta")
+    network.load_state_dict(weights, assign=True)
     network.eval().requires_grad_(False)
-    return comfy.model_patcher.CoreModelPatcher(
-        network, load_device=model.load_device, offload_device=model.offload_device
-    )
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(network, load_device=load, offload_device=offload)
+    patcher.cached_patcher_init = (_managed, (make, weights, load, offload))
+    return patcher
 
 
 def require_base(model: ModelPatcher, family: str, trained_for: tuple[str, str], adapter: str, doubt: str) -> None:
@@ -75,7 +159,7 @@ def require_base(model: ModelPatcher, family: str, trained_for: tuple[str, str],
             f"{adapter} was trained for a {trained_for[0]} model, but this is a {family} model. Connect a model of "
             "that family."
         )
-    if trained_for[1] != fingerprint(model):
+    if not is_of(model, trained_for[1]):
         logging.getLogger(__name__).warning(
             "%s was trained with another %s model than this one; %s.", adapter, family, doubt
         )

@@ -19,8 +19,8 @@ from ..kernels import grid
 # How a picture that is not square is fitted to the encoder's square.
 FITS = grid.FITS
 RESOLUTIONS = {"native": 1.0, "1.5x": 1.5, "2x": 2.0, "3x": 3.0, "4x": 4.0}
-# Squares that go through the encoder at once; between them the cancel button is checked.
-CHUNK = 8
+# Squares, and tokens, that go through the encoder at once; between them the cancel button is checked.
+CHUNK, TOKENS = 8, 1 << 13
 
 
 class PatchEncoder:
@@ -72,9 +72,16 @@ class PatchEncoder:
         Raises:
             RuntimeError: the encoder gave fewer tokens than there are patches.
         """
-        comfy.model_management.load_model_gpu(self._vision.patcher)
         squares = layout.cut(image, self._vision.image_mean)
-        return layout.join(torch.cat([self._encode(part) for part in squares.split(CHUNK)]))
+        at_once = min(len(squares), max(1, min(CHUNK, TOKENS // self.side**2)))
+        comfy.model_management.load_models_gpu([self._vision.patcher], memory_required=at_once * self._memory)
+        return layout.join(torch.cat([self._encode(part) for part in squares.split(at_once)]))
+
+    @property
+    def _memory(self) -> int:
+        """Bytes that a square needs on its way: twelve times the hidden states, and its pixels four times."""
+        width = self._vision.config.get("hidden_size", 1024)
+        return 4 * self.side**2 * (12 * width + 4 * 3 * self.patch**2)
 
     def _encode(self, squares: Tensor) -> Tensor:
         """(B, S, S, 3) -> (B, side, side, C)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import comfy.ops
@@ -12,6 +14,7 @@ from torch import Tensor
 from ..models.base import managed, patched_weights, require_base, storage_dtype
 from ..models.checkpoint import check, shapes
 from .network import P3SNetwork, initialise
+from .settings import BOTH, EMPTY, SAME
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -51,6 +54,16 @@ class TrainedAdapter:
     weights: dict[str, Tensor]
     origin: Origin
 
+    @property
+    def negative(self) -> str:
+        """What the negative half of the guidance was trained with: SAME or EMPTY, of the settings."""
+        return EMPTY if self.origin.settings.get("dropped") == BOTH else SAME
+
+    @property
+    def has_learned_weight(self) -> bool:
+        """Whether the weight of the injection was learnt, too."""
+        return any(name.startswith("weight.") for name in self.weights)
+
 
 def new_adapter(model: ModelPatcher, vision_width: int, seed: int) -> ModelPatcher:
     """An untrained adapter for a model, made of the model's own weights with its LoRAs; injected, it changes nothing.
@@ -60,9 +73,10 @@ def new_adapter(model: ModelPatcher, vision_width: int, seed: int) -> ModelPatch
         vision_width: of the vision encoder's tokens.
         seed: of what has no counterpart in the model.
     """
-    network = _network(model, vision_width, dtype=storage_dtype(model), device=model.offload_device)
+    make = _maker(model, vision_width)
+    network = make(dtype=storage_dtype(model), device=model.offload_device)
     initialise(network, patched_weights(model), seed)
-    return managed(model, network)
+    return managed(model, make, network.state_dict())
 
 
 def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> ModelPatcher:
@@ -77,15 +91,20 @@ def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> Mode
     origin = adapter.origin
     who = f"The adapter of '{origin.class_word}'"
     require_base(model, family, (origin.family, origin.base), who, "the subject may be less alike")
-    network = _network(model, origin.vision_width, device="meta")
-    check(shapes(adapter.weights), shapes(network.state_dict()), who)
+    make = _maker(model, origin.vision_width, adapter.has_learned_weight)
+    check(shapes(adapter.weights), shapes(make(device="meta").state_dict()), who)
     dtype = storage_dtype(model)
-    network.load_state_dict({name: weight.to(dtype) for name, weight in adapter.weights.items()}, assign=True)
-    return managed(model, network)
+    return managed(model, make, {name: weight.to(dtype) for name, weight in adapter.weights.items()})
 
 
-def trainable(model: ModelPatcher, vision_width: int, seed: int) -> P3SNetwork:
+def trainable(
+    model: ModelPatcher, vision_width: int, seed: int, rngr: bool = True, learned_weight: bool = False
+) -> P3SNetwork:
     """The network of an untrained adapter in float32, whose weights take gradients.
+
+    Args:
+        rngr: False leaves the RNGR encoder out: what it adds to the reference's latent is 0 and stays so.
+        learned_weight: whether the weight of the injection is learnt, too.
 
     Raises:
         RuntimeError: the model's U-Net takes more than the latent.
@@ -96,9 +115,14 @@ def trainable(model: ModelPatcher, vision_width: int, seed: int) -> P3SNetwork:
             f"P3STrain needs a U-Net that takes the {latent} channels of a latent, but this one takes {channels}: an "
             "inpainting or instruction model. Train with the checkpoint it was made from; the adapter fits both."
         )
-    network = _network(model, vision_width, operations=comfy.ops.manual_cast, dtype=torch.float32, device="cpu")
+    make = _maker(model, vision_width, learned_weight, comfy.ops.manual_cast)
+    network = make(dtype=torch.float32, device="cpu")
     initialise(network, patched_weights(model), seed)
-    return network.train().requires_grad_(True)
+    network.train().requires_grad_(True)
+    if not rngr:
+        network.encoder.requires_grad_(False)
+        torch.nn.init.zeros_(network.encoder.to_v.weight)
+    return network
 
 
 def trained_weights(network: P3SNetwork, model: ModelPatcher) -> dict[str, Tensor]:
@@ -107,12 +131,15 @@ def trained_weights(network: P3SNetwork, model: ModelPatcher) -> dict[str, Tenso
     return {name: weight.detach().to("cpu", dtype, copy=True) for name, weight in network.state_dict().items()}
 
 
-def _network(model: ModelPatcher, vision_width: int, operations: Any = None, **placed: Any) -> P3SNetwork:
+def _maker(
+    model: ModelPatcher, vision_width: int, learned_weight: bool = False, operations: Any = None
+) -> Callable[..., P3SNetwork]:
+    """Makes networks that fit a model, of a dtype and on a device; does not hold the model."""
     base = model.model
     operations = operations or comfy.ops.pick_operations(base.get_dtype(), base.manual_cast_dtype)
     # Of the reference it reads the latent, whatever else the U-Net is given (a mask, say).
     config = {**base.model_config.unet_config, "in_channels": _latent_channels(model)}
-    return P3SNetwork(config, vision_width, operations, **placed)
+    return partial(P3SNetwork, config, vision_width, operations, learned_weight)
 
 
 def _latent_channels(model: ModelPatcher) -> int:

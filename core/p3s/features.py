@@ -27,3 +27,9 @@ class Features:
 
 
 FeaturesOf = dict[Layer, Features]  # by the labels of the frozen U-Net
+
+
+def weighted(features: FeaturesOf, weights: Tensor) -> FeaturesOf:
+    """Features times a weight of their own for each of the G, (G,)."""
+    factor = weights[:, None, None]
+    return {layer: Features(each.grid, factor * each.hidden, factor * each.cross) for layer, each in features.items()}

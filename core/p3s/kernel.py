@@ -50,20 +50,23 @@ def injected(
     """`K' = W_K [z, eps f]`, `V' = W_V [z + lambda eps f, eps f]`, the injection of P3S-Diffusion, Eq. 7.
 
     Args:
-        keys, values: (..., N, C), W_K z and W_V z.
+        keys, values: (..., N + M', C), W_K z and W_V z, and behind them what was appended for M' tokens of other
+            subjects.
         f_keys, f_values: (..., M, C), W_K f and W_V f; leading dimensions of 1 serve all samples.
         f_on_grid: (..., N, C), W_V f with one token for each of z: f_values itself where f has the grid of z.
         epsilon: eps_t.
         value_strength: lambda.
 
     Returns:
-        K' and V', (..., N + M, C).
+        K' and V', (..., N + M' + M, C).
 
     Note:
         The projections of self-attention are linear without bias, so that it is the same whether f is weighted before
         them or after.
     """
-    values = values + value_strength * epsilon * f_on_grid
+    own, others = values.split([f_on_grid.shape[-2], values.shape[-2] - f_on_grid.shape[-2]], dim=-2)
+    own = own + value_strength * epsilon * f_on_grid
+    values = torch.cat([own, others], dim=-2) if others.shape[-2] else own
     return _appended(keys, epsilon * f_keys), _appended(values, epsilon * f_values)
 
 

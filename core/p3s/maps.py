@@ -24,17 +24,22 @@ class CrossMaps:
     def __init__(self, unet: UNetModel, layers: Collection[Layer]) -> None:
         self._layers = self_attention_layers(unet)
         self._wanted = frozenset(layers)
-        self._entered: dict[Layer, tuple[Tensor, Tensor]] = {}
+        self._entered: dict[Layer, tuple[Tensor, Tensor, tuple[int, int]]] = {}
 
     def see(self, n: Tensor, context: Tensor, value: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:
         """An `attn2_patch` of ComfyUI."""
         layer = options["block"], options["block_index"]
         if layer in self._wanted:
-            self._entered[layer] = n, context
+            height, width = options["activations_shape"][-2:]
+            self._entered[layer] = n, context, (height, width)
         return n, context, value
+
+    def grid(self, layer: Layer) -> tuple[int, int]:
+        """(h, w) of its tokens."""
+        return self._entered[layer][2]
 
     def map(self, layer: Layer) -> Tensor:
         """(B, heads, N, L), Eq. 13, float32."""
-        n, context = self._entered[layer]
+        n, context, _ = self._entered[layer]
         attention = self._layers[layer].attn2
         return attention_map(attention.to_q(n).float(), attention.to_k(context).float(), attention.heads)

@@ -9,6 +9,7 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..patches.blocks import Layer
 from .features import Features, FeaturesOf
@@ -16,6 +17,7 @@ from .kernel import biased_latent
 from .layout import Config, copied_layers, fed_layers, simplified, source_name, table
 
 ENCODER_WIDTH = 64  # d of Eq. 4; the paper is silent
+WEIGHT_WIDTH = 16  # of the layer inside of LearnedWeight; the paper is silent
 
 
 class ReferenceEncoder(nn.Module):
@@ -51,6 +53,27 @@ class ReferenceEncoder(nn.Module):
         return biased_latent(attend, latent, q, self.to_k(vision), self.to_v(vision))
 
 
+class LearnedWeight(nn.Module):
+    """The weight of the injection as a function of t / T that is learnt, the paper's "MLP"; at first it is 1."""
+
+    def __init__(self, operations: Any, **placed: Any) -> None:
+        super().__init__()
+        self.hidden = operations.Linear(1, WEIGHT_WIDTH, **placed)
+        self.out = operations.Linear(WEIGHT_WIDTH, 1, **placed)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """`eps_t = 1 + w_2 silu(w_1 t / T + b_1) + b_2`.
+
+        Args:
+            time: (G,), t / T, from 1 (noise) to 0 (picture).
+
+        Returns:
+            (G,).
+        """
+        change: Tensor = self.out(F.silu(self.hidden(time.unsqueeze(-1))))
+        return 1 + change.squeeze(-1)
+
+
 class P3SNetwork(nn.Module):
     """Encoder, simplified copy of the U-Net, and a zero convolution behind each attention of the copy.
 
@@ -60,10 +83,16 @@ class P3SNetwork(nn.Module):
         config: of the frozen U-Net, in ComfyUI's form.
         vision_width: of the vision encoder's tokens.
         operations: as in ComfyUI's modules.
+        learned_weight: whether the weight of the injection is learnt, too.
         **placed: dtype and device.
+
+    Attributes:
+        weight: gives the learnt weight; None where it is not learnt.
     """
 
-    def __init__(self, config: Config, vision_width: int, operations: Any, **placed: Any) -> None:
+    def __init__(
+        self, config: Config, vision_width: int, operations: Any, learned_weight: bool = False, **placed: Any
+    ) -> None:
         super().__init__()
         self.rows = table(config)
         self.encoder = ReferenceEncoder(config["in_channels"], vision_width, operations, **placed)
@@ -71,6 +100,7 @@ class P3SNetwork(nn.Module):
         widths = [m.norm1.normalized_shape[0] for m in self.unet.modules() if isinstance(m, BasicTransformerBlock)]
         self.zero_hidden = nn.ModuleList([operations.Linear(width, width, **placed) for width in widths])
         self.zero_cross = nn.ModuleList([operations.Linear(width, width, **placed) for width in widths])
+        self.weight = LearnedWeight(operations, **placed) if learned_weight else None
         self.feeds = fed_layers(config)
         self._numbers = {layer: number for number, layer in enumerate(copied_layers(config))}
 
@@ -122,7 +152,8 @@ class P3SNetwork(nn.Module):
 def initialise(network: P3SNetwork, frozen: Callable[[str], Tensor], seed: int) -> None:
     """Sets the weights that training starts from.
 
-    The copy gets those of the frozen U-Net, zero convolutions zeros, the projections of the encoder random ones.
+    The copy gets those of the frozen U-Net, zero convolutions zeros, the projections of the encoder random ones, and
+    what is learnt of the injection's weight such that it is 1.
 
     Args:
         network: its weights may be uninitialised.
@@ -135,7 +166,7 @@ def initialise(network: P3SNetwork, frozen: Callable[[str], Tensor], seed: int) 
             part, _, rest = name.partition(".")
             if part == "unet":
                 weight.copy_(frozen(source_name(rest, network.rows)))
-            elif part == "encoder" and not rest.startswith("zero"):
+            elif (part == "encoder" and not rest.startswith("zero")) or name == "weight.hidden.weight":
                 weight.copy_(torch.randn(weight.shape, generator=generator) * weight.shape[1] ** -0.5)
             else:
                 weight.zero_()

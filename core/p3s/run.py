@@ -2,240 +2,257 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrapperExecutor
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
-from ..kernels.masks import covered_tokens
-from ..patches.attention import AttentionCall, route_self_attention
-from ..patches.bank import KeyValueBank, of_each_picture
+from ..kernels.masks import to_grid
+from ..patches.attention import Options, route_self_attention
 from ..patches.binding import Evaluation, Run
 from ..patches.blocks import Block
+from ..patches.conditionings import Conditionings
 from ..patches.families.unet import UNetAttentions
 from ..patches.passes import Asked
 from ..patches.reference_pass import Recording, ReferencePass
-from ..patches.region import require_all_pictures
+from ..patches.region import require_all_pictures, require_whole_picture
 from ..patches.schedule import NoiseRange, on_cpu
-from .kernel import injected, on_grid
-from .settings import KEY, NODE, Adapter, P3SSettings
+from .features import FeaturesOf
+from .injection import Hidden, Injection, Part, ReadByModel, Tokens
+from .network import P3SNetwork
+from .settings import EMPTY, KEY, LEARNED, NODE, NONE, P3SSettings
 from .trained import ReadByAdapter, with_cross
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
+    from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider
 
+Given = tuple[Tensor, Tensor, Tensor | None, Options]  # timesteps, context, y and options of a forward pass
 TIME_DIGITS = 6  # how finely a noise level is placed on the schedule
 
 
 class P3SRun(Run):
-    """One sampling run: what the node asked for, and what is computed once for all steps."""
+    """One sampling run: what the nodes asked for, and what is computed once for all steps.
 
-    def __init__(self, settings: P3SSettings, guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor) -> None:
-        self.settings = settings
-        self._reference = ReferencePass(settings.reference, guider.conds, KEY)
-        self._sampling = on_cpu(guider.model_patcher.get_model_object("model_sampling"))
-        self._attentions = UNetAttentions(guider.model_patcher.model.diffusion_model)
-        self._range = NoiseRange.of(self._sampling, settings.start_percent, settings.end_percent)
-        self.subject = Subject(settings.subject_mask)
+    Args:
+        asked: of each node of the model, a subject.
+        guider, noise_shape, sigmas: of the run.
+    """
+
+    def __init__(
+        self, asked: tuple[P3SSettings, ...], guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor
+    ) -> None:
+        model = guider.model_patcher
+        self._sampling = on_cpu(model.get_model_object("model_sampling"))
+        self.base: BaseModel = model.model
+        self.attentions = UNetAttentions(model.model.diffusion_model)
+        self.subjects = [SubjectRun(settings, guider, self._sampling) for settings in asked]
+        self._held = sum(each.reference.held(self.attentions, self.blocks, guider) for each in self.subjects)
+        self.latent_size = tuple(noise_shape[-2:])
         self._pictures = tuple(noise_shape[:-2])
-        self._placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._conditionings = Conditionings(guider.conds)
 
     @property
     def latents(self) -> list[Tensor]:
-        """The reference."""
-        return [self._reference.latents]
+        """The references."""
+        return [each.reference.latents for each in self.subjects]
+
+    @property
+    def held(self) -> int:
+        """The references' keys and values, or features of adapters, which are as many."""
+        return self._held
 
     @property
     def blocks(self) -> frozenset[Block]:
         """All that have self-attention."""
-        return frozenset(self._attentions.layers)
+        return frozenset(self.attentions.layers)
 
     @property
     def prompts_each(self) -> int:
         """How many pictures of the batch have a prompt of their own."""
-        return self._reference.prompts_each
+        return self.subjects[0].reference.prompts_each
+
+    def noise(self, noise: Tensor) -> Tensor:
+        """Adds the references' latents as far as the nodes ask for it; what has no noise gets none."""
+        if not noise.any():
+            return noise
+        for each in self.subjects:
+            if each.settings.noise_bias:
+                noise = noise + each.bias(self.base, self.latent_size).to(noise)
+        return noise
 
     def evaluation(self, asked: Asked) -> Evaluation | None:
-        """The adapter's, or one with what the model itself has just read."""
-        epsilon = self._epsilon(asked.level)
-        if epsilon == 0:
+        """One of the subjects that act at its noise level, with what the model itself has just read of theirs."""
+        negatives, active = self._negatives(asked), []
+        for number, (subject, network) in enumerate(self.with_networks(asked.model.current_patcher)):
+            if epsilon := subject.epsilon(asked, network):
+                active.append(ActiveSubject(number, subject, epsilon, negatives))
+        if not active:
             return None
-        if self.settings.adapter is not None:
-            # Not adapter.network, of which ComfyUI may have made a copy for this device.
-            (network,) = asked.model.current_patcher.get_additional_models_with_key(KEY)
-            return AdapterEvaluation(self, asked.model, self.settings.adapter, network.model, epsilon)
+        for each in active:
+            if each.subject.settings.adapter is None:
+                self._require_all_pictures(asked)
+                each.read_by_model(self, asked)
+        return P3SEvaluation(self, asked, active)
+
+    def with_networks(self, model: ModelPatcher) -> list[tuple[SubjectRun, P3SNetwork | None]]:
+        """The subjects, each with its adapter's network, of a model that may be a copy for another device."""
+        loaded = iter(model.get_additional_models_with_key(KEY))
+        return [(each, None if each.settings.adapter is None else next(loaded).model) for each in self.subjects]
+
+    def _negatives(self, asked: Asked) -> frozenset[int]:
+        """The numbers of the conditionings that guidance leads away from."""
+        roles = enumerate(self._conditionings.roles(asked.conds))
+        return frozenset(number for number, role in roles if (number > 0 if role is None else "negative" in role))
+
+    def _require_all_pictures(self, asked: Asked) -> None:
         if self.prompts_each > 1:
             why, cure = "and each picture has a prompt of its own", "Give one prompt for all"
             require_all_pictures(asked, self._pictures, NODE, why, cure)
-        recording = Recording(self._reference, self.blocks, self._attentions, NODE)
-        self._reference.run(asked, recording)
-        return self.injecting(ReadByModel(recording.bank), epsilon)
 
-    def read_by_adapter(self, model: BaseModel, adapter: Adapter, like: Tensor) -> tuple[Tensor, Tensor]:
+
+class SubjectRun:
+    """One subject during a sampling run."""
+
+    def __init__(self, settings: P3SSettings, guider: CFGGuider, sampling: Any) -> None:
+        self.settings = settings
+        self.reference = ReferencePass(settings.reference, guider.conds, KEY)
+        self.tokens, self.region = Tokens(settings.subject_mask), Tokens(settings.mask)
+        self._sampling = sampling
+        self._range = NoiseRange.of(sampling, settings.start_percent, settings.end_percent)
+        self._placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def read_by_adapter(self, model: BaseModel, like: Tensor) -> tuple[Tensor, Tensor]:
         """The reference's latent (1, c, h, w) and its tokens (1, L, width), brought to a device once."""
+        assert self.settings.adapter is not None
         place = like.device, like.dtype
         if place not in self._placed:
             latent = model.process_latent_in(self.settings.reference.samples.float())
-            self._placed[place] = latent.to(like), adapter.vision.to(like)
+            self._placed[place] = latent.to(like), self.settings.adapter.vision.to(like)
         return self._placed[place]
 
-    def injecting(self, hidden: Hidden, epsilon: float) -> P3SEvaluation:
-        """What injects at a weight other than 0."""
-        injecting = P3SEvaluation(self.subject, hidden, epsilon, self.settings.value_strength, self)
-        injecting.blocks = self.blocks
-        return injecting
-
-    def _epsilon(self, sigma: float) -> float:
-        """Weight of the injection at a noise level; 0 where nothing is to be done."""
-        if sigma not in self._range:
+    def epsilon(self, asked: Asked, network: P3SNetwork | None) -> float:
+        """Weight of the injection in an evaluation; 0 where nothing is to be done."""
+        if asked.level not in self._range:
             return 0.0
-        return self.settings.strength * self.settings.schedule.weight(time_of(self._sampling, sigma))
+        schedule, time = self.settings.schedule, time_of(self._sampling, asked.level)
+        if schedule.kind != LEARNED or network is None or network.weight is None:
+            return self.settings.strength * schedule.weight(time)
+        return self.settings.strength * network.weight(torch.full((1,), time, device=asked.sigma.device)).item()
+
+    def bias(self, model: BaseModel, size: tuple[int, ...]) -> Tensor:
+        """(1, c, h, w) that is added to noise of a size: the reference's latent where the subject is, else zeros."""
+        settings = self.settings
+        latent = model.process_latent_in(settings.reference.samples.float())
+        if settings.subject_mask is not None:
+            latent = latent * to_grid(settings.subject_mask.float(), tuple(latent.shape[-2:])).unsqueeze(1)
+        latent = F.interpolate(latent, size=size, mode="bilinear", antialias=True)
+        if settings.mask is not None:
+            latent = latent * to_grid(settings.mask.float(), (size[0], size[1])).unsqueeze(1)
+        return settings.noise_bias * latent
 
 
-class Subject:
-    """Which tokens of the reference belong to the subject.
+class ActiveSubject:
+    """One subject in one evaluation of the sampler.
 
     Args:
-        mask: (1, H, W); None is all of them.
+        number: of the subject in the run.
+        epsilon: weight of the injection.
+        negatives: numbers of the conditionings that guidance leads away from.
     """
 
-    def __init__(self, mask: Tensor | None) -> None:
-        self._mask = mask
-        self._tokens: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
+    def __init__(self, number: int, subject: SubjectRun, epsilon: float, negatives: frozenset[int]) -> None:
+        self.number, self.subject = number, subject
+        self._epsilon = epsilon
+        self._without = negatives if subject.settings.negative == NONE else frozenset[int]()
+        self._empty = negatives if subject.settings.negative == EMPTY else frozenset[int]()
+        self._recording: Recording | None = None
 
-    def tokens(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-        """Their indices on a grid; None is all of them."""
-        if self._mask is None:
-            return None
-        if (grid, device) not in self._tokens:
-            self._tokens[grid, device] = covered_tokens(self._mask[0].float(), grid).to(device)
-        return self._tokens[grid, device]
+    def read_by_model(self, run: P3SRun, asked: Asked) -> None:
+        """Passes the reference through the model for those halves that are to get its hidden states."""
+        conds = [None if number in self._without else each for number, each in enumerate(asked.conds)]
+        self._recording = Recording(self.subject.reference, run.blocks, run.attentions, NODE)
+        if any(conds):
+            self.subject.reference.run(asked, self._recording, conds)
 
+    def hidden(
+        self, run: P3SRun, network: P3SNetwork | None, unet: UNetModel, x: Tensor, given: Given
+    ) -> tuple[Hidden, FeaturesOf]:
+        """The subject's hidden states for a forward pass of x, and of an adapter all that it reads for it.
 
-class Hidden(Protocol):
-    """Where an injection gets the subject's hidden states from."""
+        Args:
+            network: of its adapter; None where the model itself has read the reference.
+        """
+        if network is None:
+            assert self._recording is not None
+            return ReadByModel(self._recording.bank), {}
+        timesteps, context, y, options = given
+        halves = options["cond_or_uncond"]
+        # The pictures of a half have timestep and text in common, unless each has a prompt of its own.
+        rows = 1 if run.prompts_each > 1 else len(x) // len(halves)
+        read = slice(None, None, rows)
+        timestep, text, label = timesteps[read], context[read], None if y is None else y[read]
+        features = network(*self._reference(run, x, len(timestep), halves), timestep, text, label)
+        adapter = self.subject.settings.adapter
+        leaves_out = adapter is not None and adapter.identity_at_zero
+        return ReadByAdapter(features, unet, leaves_out, self.subject.tokens), features
 
-    def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """W_K f and W_V f, (G, P, M, C) for P prompts, and the (h, w) of their M tokens."""
+    def _reference(self, run: P3SRun, like: Tensor, count: int, halves: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What an adapter reads, (G, c, h, w) and (G, L, width): zeros for the halves that read none."""
+        reference = self.subject.read_by_adapter(run.base, like)
+        rows = [t.expand(count, *t.shape[1:]) for t in reference]
+        if not self._empty.isdisjoint(halves):
+            each = count // len(halves)
+            rows = [t.clone() for t in rows]
+            for number, half in enumerate(halves):
+                if half in self._empty:
+                    for t in rows:
+                        t[number * each : (number + 1) * each] *= 0
+        return rows[0], rows[1]
 
-    def used(self, call: AttentionCall) -> Tensor | None:
-        """Indices of the subject's tokens that may be attended to; None is all of them."""
+    def part(self, hidden: Hidden) -> Part:
+        """What is injected."""
+        subject = self.subject
+        strength = subject.settings.value_strength
+        return Part(subject.tokens, hidden, self._epsilon, strength, subject.region, self._without)
 
-
-class ReadByModel:
-    """Without training: what the model itself had in the same layer when it read the reference."""
-
-    def __init__(self, bank: KeyValueBank) -> None:
-        self._bank = bank
-
-    def keys_values(self, call: AttentionCall) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """The recorded keys and values are the projections of f already."""
-        ((keys, values),) = self._bank.keys_values(call.layer, call.chunks, call.k)
-        if keys.ndim == call.k.ndim:
-            keys, values = keys.unsqueeze(1), values.unsqueeze(1)
-        return keys, values, self._bank.grid(call.layer)
-
-    def used(self, call: AttentionCall) -> None:
-        """All of them."""
-        return None
+    def with_cross(self, options: Options, features: FeaturesOf) -> Options:
+        """`transformer_options` with what the adapter adds to the cross-attentions."""
+        return with_cross(options, features, self._epsilon, self.subject.region, self._without)
 
 
 class P3SEvaluation(Evaluation):
-    """One evaluation of the model: every self-attention is given the hidden states of the subject.
+    """One evaluation of the sampler; before each forward pass, adapters read their references for its halves."""
 
-    Args:
-        subject: which of them are given.
-        hidden: where they come from.
-        epsilon: weight of the injection.
-        value_strength: lambda.
-        run: is told of the effect; None in training.
-    """
-
-    def __init__(
-        self, subject: Subject, hidden: Hidden, epsilon: float, value_strength: float, run: Run | None = None
-    ) -> None:
-        self._subject = subject
-        self._hidden = hidden
-        self._epsilon = epsilon
-        self._value_strength = value_strength
+    def __init__(self, run: P3SRun, asked: Asked, active: list[ActiveSubject]) -> None:
+        super().__init__()
         self._run = run
-
-    def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """One forward pass."""
-        *inputs, options = args
-        return executor(x, *inputs, route_self_attention(options, self.inject), **kwargs)
-
-    def inject(self, call: AttentionCall) -> Tensor:
-        """Computes one self-attention with the subject's keys and values beside the picture's own."""
-        _check_tokens(call)
-        f_keys, f_values, grid = self._hidden.keys_values(call)
-        subject, used = self._subject.tokens(grid, call.k.device), self._hidden.used(call)
-        everywhere = f_values
-        if subject is not None:
-            everywhere = torch.zeros_like(f_values).index_copy(2, subject, f_values[:, :, subject])
-        if used is None:
-            used = subject
-        if used is not None:
-            f_keys, f_values = f_keys[:, :, used], f_values[:, :, used]
-        everywhere, halves = on_grid(everywhere, grid, call.grid), len(call.chunks)
-        if f_keys.shape[1] > 1:
-            pictures = len(call.k) // halves
-            f_keys, f_values, everywhere = (of_each_picture(t, pictures) for t in (f_keys, f_values, everywhere))
-        keys, values = injected(
-            call.k.unflatten(0, (halves, -1)),
-            call.v.unflatten(0, (halves, -1)),
-            f_keys,
-            f_values,
-            everywhere,
-            self._epsilon,
-            self._value_strength,
-        )
-        if self._run is not None:
-            self._run.acted.add(call.block)
-        return call.attend(call.q, keys.flatten(0, 1), values.flatten(0, 1))
-
-
-class AdapterEvaluation(Evaluation):
-    """One evaluation of the sampler: before each forward pass, the adapter reads the reference for its halves.
-
-    Args:
-        adapter: with its network loaded.
-        epsilon: weight of the injection.
-    """
-
-    def __init__(self, run: P3SRun, model: BaseModel, adapter: Adapter, network: nn.Module, epsilon: float) -> None:
-        self._run = run
+        self._asked = asked
+        self._active = active
         self.blocks = run.blocks
-        self._model = model
-        self._adapter = adapter
-        self._network = network
-        self._epsilon = epsilon
 
     def forward(self, executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The U-Net's forward pass, with what the adapter reads for the same timestep and text."""
+        """The U-Net's forward pass; a part of the picture is refused where there is a mask over the whole of it."""
         timesteps, context, y, control, options = args
-        halves = len(options["cond_or_uncond"])
-        # The pictures of a half have timestep and text in common, unless each has a prompt of its own.
-        read = slice(None, None, len(x) // halves if self._run.prompts_each == 1 else 1)
-        timestep, text, label = timesteps[read], context[read], None if y is None else y[read]
-        reference = self._run.read_by_adapter(self._model, self._adapter, x)
-        latent, vision = (t.expand(len(timestep), *t.shape[1:]) for t in reference)
-        features = self._network(latent, vision, timestep, text, label)
-        hidden = ReadByAdapter(features, executor.class_obj, self._adapter.identity_at_zero, self._run.subject.tokens)
-        injecting = self._run.injecting(hidden, self._epsilon)
-        options = with_cross(options, features, self._epsilon)
-        return injecting.forward(executor, x, timesteps, context, y, control, options, **kwargs)
-
-
-def _check_tokens(call: AttentionCall) -> None:
-    if call.q.shape[0] != call.k.shape[0] or call.k.shape[1] != call.grid[0] * call.grid[1]:
-        raise RuntimeError(
-            f"{NODE} needs the {call.grid[0]} x {call.grid[1]} tokens of block {call.block} in one piece, but another "
-            "patch merges or tiles them. Remove that patch (token merging, HyperTile)."
-        )
+        given = timesteps, context, y, options
+        if any(each.subject.settings.mask is not None for each in self._active):
+            require_whole_picture(x, self._asked, self._run.latent_size, NODE)
+        networks = [network for _, network in self._run.with_networks(self._asked.patcher(options))]
+        parts = []
+        for each in self._active:
+            hidden, features = each.hidden(self._run, networks[each.number], executor.class_obj, x, given)
+            parts.append(each.part(hidden))
+            if features:
+                options = each.with_cross(options, features)
+        injection = Injection(parts)
+        out = executor(x, timesteps, context, y, control, route_self_attention(options, injection.inject), **kwargs)
+        self.acted |= injection.acted
+        return out
 
 
 def time_of(sampling: Any, sigma: float) -> float:

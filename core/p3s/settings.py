@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 NODE = "P3SInject"
 KEY = "refattention.p3s"
+LEARNED = "learned"
+BOTH, TEXT = "text and reference", "text"  # which conditions a training drops
+SAME, EMPTY, NONE = "same reference", "empty reference", "no injection"
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Schedule:
     """How the weight of the injection changes with the timestep.
 
     Attributes:
-        kind: one of the kernel's SCHEDULES.
+        kind: one of the kernel's SCHEDULES, or LEARNED, the weight that was learnt with the adapter.
         alpha, beta, exponent: of the paper's Eq. 10.
     """
 
@@ -34,7 +38,7 @@ class Schedule:
     exponent: float = 2.0
 
     def weight(self, time: float) -> float:
-        """eps_t at t / T = `time`."""
+        """eps_t at t / T = `time`, of the kernel's schedules."""
         return injection_weight(self.kind, time, self.alpha, self.beta, self.exponent)
 
 
@@ -65,6 +69,10 @@ class P3SSettings:
         value_strength: lambda of Eq. 7.
         schedule: the weight at each timestep.
         start_percent, end_percent: part of the sampling schedule, both ends included.
+        mask: (1, H, W), region of the generated picture; None is everywhere.
+        negative: what the negative half of the guidance is given: SAME; EMPTY, what the adapter reads in a latent and
+            tokens of zeros; or NONE.
+        noise_bias: times the reference's latent is added to the noise that sampling starts from.
     """
 
     reference: Reference
@@ -75,11 +83,14 @@ class P3SSettings:
     schedule: Schedule = Schedule()
     start_percent: float = 0.0
     end_percent: float = 1.0
+    mask: Tensor | None = None
+    negative: str = SAME
+    noise_bias: float = 0.0
 
     @property
     def is_off(self) -> bool:
         """Whether the injection can have no effect, so that the model is better left unpatched."""
-        return self.strength == 0 or self.schedule.kind == OFF
+        return self.strength == 0 or self.schedule.kind == OFF or (self.mask is not None and not self.mask.any())
 
 
 def check_settings(settings: P3SSettings) -> None:
@@ -90,10 +101,15 @@ def check_settings(settings: P3SSettings) -> None:
     """
     if not math.isfinite(settings.strength) or not 0 <= settings.strength <= 2:
         raise ValueError(f"strength must be a number between 0 and 2, but is {settings.strength}.")
+    if not math.isfinite(settings.noise_bias):
+        raise ValueError(f"noise_bias must be a number, but is {settings.noise_bias}.")
     check_range(settings.start_percent, settings.end_percent)
+    _check_adapter(settings)
     count = len(settings.reference.samples)
     if count != 1:
         raise ValueError(f"The reference is a batch of {count} pictures, but {NODE} takes one. Select one of them.")
+    if settings.mask is not None and len(settings.mask) != 1:
+        raise ValueError(f"mask holds {len(settings.mask)} masks, but {NODE} takes one for all pictures. Select one.")
     mask = settings.subject_mask
     if mask is None:
         return
@@ -103,4 +119,25 @@ def check_settings(settings: P3SSettings) -> None:
         raise ValueError(
             "subject_mask is all black, so nothing of the reference would be injected. Make the subject white, or "
             "leave the input unconnected."
+        )
+
+
+def _check_adapter(settings: P3SSettings) -> None:
+    adapter, kind = settings.adapter, settings.schedule.kind
+    has_weight = adapter is not None and adapter.network.model.weight is not None
+    if kind == LEARNED and not has_weight:
+        raise ValueError(
+            f"schedule is '{LEARNED}', but {'the adapter' if adapter else 'a model without an adapter'} has no weight "
+            "that was learned. Choose another schedule, or train an adapter with learned_weight."
+        )
+    if settings.negative == EMPTY and adapter is None:
+        raise ValueError(
+            f"negative is '{EMPTY}', but only an adapter can read one. Connect an adapter, or choose '{NONE}'."
+        )
+    if has_weight and kind not in (LEARNED, OFF):
+        logging.getLogger(__name__).warning(
+            "The adapter has learned its own weight, but schedule is '%s', which takes its place. Choose '%s' to use "
+            "the adapter's.",
+            kind,
+            LEARNED,
         )

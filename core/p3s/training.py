@@ -4,61 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.utils
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from ..patches.attention import route_self_attention
-from ..patches.blockwise import differentiable, pass_of
-from ..patches.frozen import Noised, Prompt, denoise, frozen_copy, plain
-from .kernel import MEAN, attention_consistency
-from .maps import CrossMaps
-from .run import P3SEvaluation, Subject
-from .trained import ReadByAdapter, with_cross
+from ..patches.frozen import Prompt, plain
+from .injection import Tokens
+from .objective import Inputs, Objective, Settings
+from .settings import BOTH
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-
-LAST, ALL = "last", "all"
-WHERE = [LAST, ALL]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; the defaults are the paper's where it says so.
-
-    Attributes:
-        epochs: how often each picture is seen.
-        learning_rate: of AdamW.
-        gamma: weight of L_ac.
-        where: cross-attentions that L_ac compares: the last, or all.
-        average: what L_ac is divided by, one of the kernel's AVERAGES.
-        condition_drop: part of the pictures that are seen with the empty prompt.
-        batch_size: pictures in a step.
-        value_strength: lambda of Eq. 7.
-        gradient_checkpointing: computes blocks anew for their gradients, instead of keeping what is in them.
-        mixed_precision: keeps the frozen weights in bfloat16 and computes in it, unless the device is slow at that, as
-            CPUs are; the adapter's weights and the optimiser stay in float32.
-        seed: of the draws.
-    """
-
-    epochs: int = 60
-    learning_rate: float = 1e-5
-    gamma: float = 0.1
-    where: str = LAST
-    average: str = MEAN
-    condition_drop: float = 0.1
-    batch_size: int = 1
-    value_strength: float = 0.2
-    gradient_checkpointing: bool = True
-    mixed_precision: bool = False
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +29,13 @@ class Pictures:
     Attributes:
         latents: (P, c, h, w), as the U-Net takes them.
         vision: (P, L, width), the vision encoder's tokens.
-        masks: (P, H, W), the subject in each; None is all of them.
+        masks: P of (H, W), the subject in each; None is all of them.
         prompt, empty: the subject's text, and that of dropped conditions.
     """
 
     latents: Tensor
     vision: Tensor
-    masks: Tensor | None
+    masks: Sequence[Tensor] | Tensor | None
     prompt: Prompt
     empty: Prompt
 
@@ -88,7 +49,7 @@ class Batch:
         reference: the picture that the adapter reads, for all of them.
         timesteps: (B,).
         noise: (B, c, h, w).
-        dropped: (B,) which have the empty prompt.
+        dropped: (B,) which are seen without their conditions.
     """
 
     targets: Tensor
@@ -107,134 +68,60 @@ class Losses:
     consistency: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """What the objective takes. B targets of one size.
-
-    Attributes:
-        targets: (B, c, h, w), latents as the U-Net takes them.
-        reference: (1, c, h', w'), the latent that the adapter reads, for all of them.
-        vision: (1, L, width), the vision encoder's tokens of the reference.
-        subject: where the subject is in the reference.
-        context: (B, tokens, width), the texts.
-        y: (B, width), what some families add to the timestep.
-        timesteps: (B,) whole numbers.
-        noise: (B, c, h, w).
-    """
-
-    targets: Tensor
-    reference: Tensor
-    vision: Tensor
-    subject: Subject
-    context: Tensor
-    y: Tensor | None
-    timesteps: Tensor
-    noise: Tensor
-
-
-class Objective(nn.Module):
-    """An adapter's network around the frozen U-Net, with its losses; outside of ComfyUI's inference mode.
-
-    Injection is Eq. 7 with tokens of zeros among the keys and eps_t = 1: the schedule belongs to inference.
-
-    Args:
-        model: the base model; it is not touched.
-        network: a P3SNetwork in float32; its weights are changed in place.
-        settings: how.
-
-    Attributes:
-        dtype: that is computed in.
-    """
-
-    def __init__(self, model: ModelPatcher, network: Any, settings: Settings) -> None:
-        super().__init__()
-        # Weights, gradients, and the two moments of the optimiser, in float32.
-        comfy.model_management.free_memory(16 * sum(w.numel() for w in network.parameters()), model.load_device)
-        self.network = network.to(model.load_device)
-        self.settings = settings
-        mixed = settings.mixed_precision
-        # Where bfloat16 is emulated, it only saves memory: there it is what the frozen weights are kept in, no more.
-        computes_half = mixed and comfy.model_management.should_use_bf16(model.load_device)
-        self.dtype = torch.bfloat16 if computes_half else torch.float32
-        # In lists: what is frozen belongs neither to the weights that are saved nor to those that processes exchange.
-        self._sampling = [model.get_model_object("model_sampling")]
-        self._unet = [frozen_copy(model, torch.bfloat16 if mixed else torch.float32)]
-
-    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
-        """The losses of a batch: "loss", the sum of "denoising", L_LDM, and gamma times "consistency", L_ac."""
-        noised = Noised(self._sampling[0], inputs.targets, inputs.noise, inputs.timesteps, self.dtype)
-        # From the end: with "last" only the frozen U-Net's last layer and the one of the copy that feeds it.
-        pairs = list(self.network.feeds.items())
-        pairs = pairs if self.settings.where == ALL else pairs[-1:]
-        copied = CrossMaps(self.network.unet, [copy for _, copy in pairs])
-        original = CrossMaps(self._unet[0], [layer for layer, _ in pairs])
-        out = self._predict(noised.entering, noised.timesteps, inputs, [copied.see], [original.see])
-        denoising = F.mse_loss(noised.predicted(out), inputs.noise)
-        compared = [
-            attention_consistency(copied.map(copy), original.map(layer), self.settings.average) for layer, copy in pairs
-        ]
-        consistency = torch.stack(compared).mean()
-        loss = denoising + self.settings.gamma * consistency
-        return {"loss": loss, "denoising": denoising, "consistency": consistency}
-
-    def denoised(self, inputs: Inputs, x: Tensor, sigma: Tensor) -> Tensor:
-        """The targets without noise, predicted from x (B, c, h, w) at a noise level (B,); for samplers."""
-
-        def predict(entering: Tensor, told: Tensor) -> Tensor:
-            return self._predict(entering.to(self.dtype), told, inputs, [], [])
-
-        return denoise(self._sampling[0], predict, x, sigma)
-
-    def _predict(
-        self, x: Tensor, timesteps: Tensor, inputs: Inputs, see_copied: list[Any], see_original: list[Any]
-    ) -> Tensor:
-        """The frozen U-Net's output; the lists hold what sees the cross-attentions of copy and original."""
-        evaluate = pass_of(self.settings.gradient_checkpointing)
-        count = len(x)
-        latent, vision = (each.to(x).expand(count, *each.shape[1:]) for each in (inputs.reference, inputs.vision))
-        context, y = inputs.context.to(x), None if inputs.y is None else inputs.y.to(x)
-        options = {"optimized_attention_override": differentiable, "patches": {"attn2_patch": see_copied}}
-        features = self.network(latent, vision, timesteps, context, y, options, evaluate)
-        # Every target is a chunk of its own.
-        options = {
-            "cond_or_uncond": [0] * count,
-            "uuids": list(range(count)),
-            "optimized_attention_override": differentiable,
-            "patches": {"attn2_patch": see_original},
-        }
-        hidden = ReadByAdapter(features, self._unet[0], identity_at_zero=False)
-        injecting = P3SEvaluation(inputs.subject, hidden, 1.0, self.settings.value_strength)
-        options = with_cross(route_self_attention(options, injecting.inject), features, 1.0)
-        return evaluate(self._unet[0], x, timesteps, context, y, None, options)
-
-
 class Trainer:
-    """Trains an adapter's network on pictures of one size; must be made and used outside of ComfyUI's inference mode.
+    """Trains an adapter's network; must be made and used outside of ComfyUI's inference mode.
 
     Args:
         model: the base model; it is not touched.
         network: a P3SNetwork in float32; its weights are changed in place.
-        pictures: what to learn from.
+        pictures: what to learn from; one for each size.
         settings: how.
+
+    Attributes:
+        pictures: how many there are; they are numbered from 0, those of the first size first.
+        history: L_LDM and L_ac of each step that `train` has done.
+        is_whole: whether weights and optimiser are those after the last of these steps.
     """
 
-    def __init__(self, model: ModelPatcher, network: Any, pictures: Pictures, settings: Settings) -> None:
+    def __init__(
+        self, model: ModelPatcher, network: Any, pictures: Pictures | Sequence[Pictures], settings: Settings
+    ) -> None:
         self.network, self.settings = network, settings
-        self.pictures = len(pictures.latents)
-        self._pictures = replace(pictures, latents=plain(pictures.latents), vision=plain(pictures.vision))
-        masks = pictures.masks
-        self._subjects = [Subject(None if masks is None else masks[at : at + 1]) for at in range(self.pictures)]
+        of_sizes = [pictures] if isinstance(pictures, Pictures) else pictures
+        self._of_sizes = [replace(each, latents=plain(each.latents), vision=plain(each.vision)) for each in of_sizes]
+        self._places = [(size, at) for size, each in enumerate(of_sizes) for at in range(len(each.latents))]
+        self.pictures = len(self._places)
+        self._subjects = [_subject(of_sizes[size].masks, at) for size, at in self._places]
         self._device = model.load_device
         self._timesteps = len(model.get_model_object("model_sampling").sigmas)
-        self._objective = Objective(model, network, settings)
-        self._optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
+        self.objective = Objective(model, network, settings)
+        learning = [weight for weight in network.parameters() if weight.requires_grad]
+        self._optimizer = torch.optim.AdamW(learning, lr=settings.learning_rate)
+        self.history: list[tuple[float, float]] = []
+        self.is_whole = True
+
+    @property
+    def steps(self) -> int:
+        """How many a training takes."""
+        counts = [len(each.latents) for each in self._of_sizes]
+        return sum(steps_of(count, self.settings) for count in counts)
+
+    def epoch(self, generator: torch.Generator) -> list[Tensor]:
+        """The targets of the steps of an epoch: every picture once, in an order that is drawn, one size in a step."""
+        members: list[list[int]] = [[] for _ in self._of_sizes]
+        order = torch.randperm(self.pictures, generator=generator).tolist()
+        for number in order:
+            members[self._places[number][0]].append(number)
+        size = self.settings.batch_size
+        steps = [each[start : start + size] for each in members for start in range(0, len(each), size)]
+        return [torch.tensor(numbers) for numbers in sorted(steps, key=lambda numbers: order.index(numbers[0]))]
 
     def draw(self, targets: Tensor, generator: torch.Generator) -> Batch:
-        """Draws what else a step needs for its targets (B,)."""
-        count, latents = len(targets), self._pictures.latents
+        """Draws what else a step needs for its targets (B,), which are of one size."""
+        count, latents = len(targets), self._pictures_of(targets).latents
         return Batch(
             targets,
-            int(torch.randint(len(latents), (), generator=generator)),
+            int(torch.randint(self.pictures, (), generator=generator)),
             torch.randint(self._timesteps, (count,), generator=generator),
             torch.randn(count, *latents.shape[1:], generator=generator),
             torch.rand(count, generator=generator) < self.settings.condition_drop,
@@ -245,27 +132,52 @@ class Trainer:
         losses = self.losses(batch)
         self._optimizer.zero_grad()
         losses.loss.backward()
+        self.is_whole = False
         self._optimizer.step()
         return losses
 
     def losses(self, batch: Batch) -> Losses:
         """The losses of a batch."""
-        pictures, one = self._pictures, slice(batch.reference, batch.reference + 1)
+        pictures = self._pictures_of(batch.targets)
+        size, at = self._places[batch.reference]
+        references, one = self._of_sizes[size], slice(at, at + 1)
         prompts = [pictures.empty if drop else pictures.prompt for drop in batch.dropped.tolist()]
         ys = [prompt.y for prompt in prompts if prompt.y is not None]
-        found = self._objective(
+        found = self.objective(
             Inputs(
-                pictures.latents[batch.targets].to(self._device),
-                pictures.latents[one].to(self._device),
-                pictures.vision[one].to(self._device),
+                pictures.latents[[self._places[number][1] for number in batch.targets.tolist()]].to(self._device),
+                references.latents[one].to(self._device),
+                references.vision[one].to(self._device),
                 self._subjects[batch.reference],
                 torch.cat([prompt.context for prompt in prompts]).to(self._device),
                 torch.cat(ys).to(self._device) if ys else None,
                 batch.timesteps,
                 batch.noise.to(self._device),
+                batch.dropped if self.settings.dropped == BOTH else None,
             )
         )
         return Losses(**found)
+
+    def state(self) -> dict[str, Any]:
+        """All that a training goes on from; its tensors are the trainer's own."""
+        return {
+            "weights": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "history": self.history,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes on a state, of a trainer that was made the same way."""
+        self.network.load_state_dict(state["weights"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.history = [(denoising, consistency) for denoising, consistency in state["history"]]
+
+    def _pictures_of(self, targets: Tensor) -> Pictures:
+        return self._of_sizes[self._places[int(targets[0])][0]]
+
+
+def _subject(masks: Sequence[Tensor] | Tensor | None, at: int) -> Tokens:
+    return Tokens(None if masks is None else masks[at].unsqueeze(0))
 
 
 @dataclass(frozen=True)
@@ -293,27 +205,34 @@ def steps_of(pictures: int, settings: Settings) -> int:
 def train(trainer: Trainer, watch: Watch) -> list[tuple[float, float]]:
     """Trains for all epochs, each of which shows every picture once, in an order of its own.
 
+    A trainer that has done steps already goes on behind them. What was drawn for those is drawn again, so that the
+    rest is the same as without an interruption.
+
     Returns:
         L_LDM and L_ac of each step.
 
     Raises:
         RuntimeError: a loss became infinite or not a number.
     """
-    settings, history = trainer.settings, list[tuple[float, float]]()
+    settings, history = trainer.settings, trainer.history
     generator = torch.Generator().manual_seed(settings.seed)
-    total = steps_of(trainer.pictures, settings)
+    total, before, step = trainer.steps, len(history), 0
     logging.getLogger(__name__).info("Training an adapter: %d steps.", total)
     progress = comfy.utils.ProgressBar(total)
     for _ in range(settings.epochs):
-        for targets in torch.randperm(trainer.pictures, generator=generator).split(settings.batch_size):
+        for targets in trainer.epoch(generator):
+            batch, step = trainer.draw(targets, generator), step + 1
+            if step <= before:
+                continue
             comfy.model_management.throw_exception_if_processing_interrupted()
-            history.append(_checked(trainer.step(trainer.draw(targets, generator)), len(history)))
-            progress.update_absolute(len(history), total, watch.picture(len(history)))
+            history.append(_checked(trainer.step(batch), step))
+            trainer.is_whole = True
+            progress.update_absolute(step, total, watch.picture(step))
     return history
 
 
 def _checked(losses: Losses, step: int) -> tuple[float, float]:
     values = losses.denoising.item(), losses.consistency.item()
     if not all(map(math.isfinite, values)):
-        raise RuntimeError(f"Training diverged in step {step + 1}: the loss is {values[0]}. Lower learning_rate.")
+        raise RuntimeError(f"Training diverged in step {step}: the loss is {values[0]}. Lower learning_rate.")
     return values

@@ -21,15 +21,15 @@ BINDING = Binding(KEY, NODE, P3SRun, place=WrappersMP.DIFFUSION_MODEL)
 def apply_p3s(model: ModelPatcher, settings: P3SSettings) -> ModelPatcher:
     """Returns a clone of the model that the subject is injected into.
 
+    A model can take several subjects, one after the other.
+
     Raises:
-        ValueError: the settings are not valid, or the model has a subject already.
+        ValueError: the settings are not valid.
     """
     check_settings(settings)
-    if BINDING.carried(model) is not None:
-        raise ValueError(f"The model already went through a {NODE} node, and can take only one subject. Remove one.")
     if settings.is_off:
         return model.clone()
-    patched = BINDING.attached(model, settings)
-    if settings.adapter is not None:
-        patched.set_additional_models(KEY, [settings.adapter.network])
+    asked = (*(BINDING.carried(model) or ()), settings)
+    patched = BINDING.attached(model, asked)
+    patched.set_additional_models(KEY, [each.adapter.network for each in asked if each.adapter is not None])
     return patched

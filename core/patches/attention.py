@@ -24,6 +24,24 @@ Chunk = tuple[int, object]  # index into the list of conditionings, uuid of the 
 Override = Callable[..., Tensor]  # an optimized_attention_override
 
 
+@dataclass(frozen=True, eq=False)
+class TokenSequence:
+    """All tokens of an attention that the picture's are a part of: text, then picture, then references.
+
+    Attributes:
+        k, v: (G * B, L, C).
+        mask: as the model gives it to ComfyUI's attention; None is none.
+        picture: where its tokens are.
+        references: how many tokens each reference latent has; they come last, in their order.
+    """
+
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    picture: slice
+    references: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class AttentionCall:
     """One attention as the model is about to compute it.
@@ -40,6 +58,8 @@ class AttentionCall:
         frames: how many pictures of h x w tokens lie one after the other in N.
         joint: where q, k, v are only a part of the tokens (image without text): computes this part, (G * B, N, C), of
             the model's attention over all of them.
+        heads: how many heads C holds.
+        sequence: gives all of the tokens, where q, k, v are only a part of them.
     """
 
     q: Tensor
@@ -52,6 +72,8 @@ class AttentionCall:
     chunks: tuple[Chunk, ...]
     frames: int = 1
     joint: Callable[[], Tensor] | None = None
+    heads: int = 1
+    sequence: Callable[[], TokenSequence] | None = None
 
     @property
     def layer(self) -> Layer:
@@ -129,7 +151,8 @@ class _Router:
         options = kwargs["transformer_options"]
         height, width = options["activations_shape"][-2:]
         layer = options["block"], options["block_index"]
-        return handler(AttentionCall(q, k, v, attend, *layer, (height, width), chunks_of(options)))
+        heads = args[0] if args else kwargs["heads"]
+        return handler(AttentionCall(q, k, v, attend, *layer, (height, width), chunks_of(options), heads=heads))
 
 
 def _routed(options: Options, router: _Router) -> Options:

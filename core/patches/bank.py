@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,11 @@ class KeyValueBank:
         """Keeps a record; ComfyUI may need several forward passes for all chunks."""
         self._records.setdefault(layer, []).append(record)
 
+    def records(self) -> Iterator[tuple[Layer, Record]]:
+        """All records, in the order the layers run."""
+        for layer, records in self._records.items():
+            yield from ((layer, record) for record in records)
+
     def grid(self, layer: Layer) -> tuple[int, int]:
         """(h, w) of a layer's tokens."""
         return self._records[layer][0].grid
@@ -62,6 +67,12 @@ class KeyValueBank:
     def sizes(self) -> dict[Layer, int]:
         """Bytes of each layer's keys and values, in the order the layers run."""
         return {layer: sum(part.nbytes for part in self.parts(layer)) for layer in self._records}
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All keys and values."""
+        records = (record for of_layer in self._records.values() for record in of_layer)
+        return [part for record in records for pair in record.pairs for part in pair]
 
     @property
     def size(self) -> int:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from comfy.model_management import dtype_size
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from .attention import Options
 from .blocks import Block
-from .memory import shape_with
+from .memory import Reserved, shape_with
 from .passes import Asked, evaluation_key, is_reference_pass, rearranger, replaced, uncompiled, with_state
 
 if TYPE_CHECKING:
@@ -33,12 +34,16 @@ class Evaluation:
         passes: how many forward passes it was asked for.
         pictures: B, how many each conditioning is evaluated for.
         blocks: those whose attention the method is to change in it.
+        acted: those whose attention was changed. The method adds to it.
     """
 
     is_reading = False
     passes = 0
     pictures = 0
     blocks: frozenset[Block] = frozenset()
+
+    def __init__(self) -> None:
+        self.acted: set[Block] = set()
 
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass with its attentions routed.
@@ -52,23 +57,26 @@ class Evaluation:
 
 
 class Run:
-    """One sampling run of a method: what is computed once for all steps. Methods derive theirs from it.
-
-    Attributes:
-        acted: the blocks whose attention was changed so far. The method adds to it.
-    """
-
-    acted: set[Block]
+    """One sampling run of a method: what is computed once for all steps. Methods derive theirs from it."""
 
     @property
     def latents(self) -> Sequence[Tensor]:
-        """(R, C, ...) of all that passes through the model beside the pictures, for which memory is reserved."""
+        """(R, C, ...) of all that passes through the model by itself before the pictures do."""
         return ()
+
+    @property
+    def held(self) -> int:
+        """How many numbers of what a reference gave lie on the device at a time."""
+        return 0
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
         """Conditionings of the method's own; what they carry (a ControlNet, say) is loaded with the model."""
         return []
+
+    def noise(self, noise: Tensor) -> Tensor:
+        """The noise that sampling starts from, in place of the sampler's, (B, C, ...)."""
+        return noise
 
     def seen(self, asked: Asked) -> Tensor:
         """What the model is to see in an evaluation in place of the sampler's latents."""
@@ -95,7 +103,8 @@ class Binding:
     Attributes:
         key: of the method in `transformer_options` and among the wrappers; begins with "refattention.".
         name: of the method or its node, for messages.
-        open: makes a run of what the model carries, the guider, the shape of the latents and the noise levels.
+        open: makes a run of what the model carries, the guider, the shape of the latents (of a video
+            without its sound) and the noise levels.
         place: the wrapper in which attentions are routed. What is routed in DIFFUSION_MODEL lies inside of all that is
             routed in APPLY_MODEL, whatever the order of the nodes.
         reads_references: whether the method also acts while another one reads its reference.
@@ -140,10 +149,12 @@ class Binding:
         """Opens a run for one call of the sampler and drops it, with all its tensors, whatever happens."""
         options = executor.class_obj.model_options["transformer_options"]
         asked = options[self.key]
-        opened = _Opened(self.open(asked, executor.class_obj, noise.shape, sigmas))
+        shapes = kwargs.get("latent_shapes") or []  # several where a video is sampled together with its sound
+        shape: Sequence[int] = shapes[0] if len(shapes) > 1 else noise.shape
+        opened = _Opened(self.open(asked, executor.class_obj, shape, sigmas))
         options[self.key] = opened
         try:
-            out = executor(noise, latent, sampler, sigmas, *args, **kwargs)
+            out = executor(opened.run.noise(noise), latent, sampler, sigmas, *args, **kwargs)
             opened.require_effect(self.name)
             opened.run.finish()
             return out
@@ -155,10 +166,11 @@ class Binding:
         self, executor: WrapperExecutor, model: ModelPatcher, noise_shape: Any, conds: dict[str, Any],
         model_options: dict[str, Any], **kwargs: Any,
     ) -> tuple[Any, ...]:  # fmt: skip
-        """Reserves memory for what passes through the model beside the pictures, and loads what it needs."""
+        """Reserves memory for the method, and loads what its prompts need."""
         run = self.run_of(model_options["transformer_options"])
         shape = shape_with(noise_shape, run.latents)
-        more = {**conds, self.key: run.prompts}
+        reserved = {"control": Reserved(run.held * dtype_size(model.model.get_dtype_inference()))}
+        more = {**conds, self.key: [*run.prompts, reserved]}
         real_model, _, models = executor(model, shape, more, model_options=model_options, **kwargs)
         return real_model, conds, models
 
@@ -218,8 +230,8 @@ class _Opened:
     """A run, with the counts that show whether it had any effect."""
 
     def __init__(self, run: Run) -> None:
-        run.acted = set()
         self.run = run
+        self._acted: set[Block] = set()
         self._evaluations = 0
         self._passes = 0
         self._rearranger = ""
@@ -230,17 +242,16 @@ class _Opened:
         Later ones may lack attentions for a good reason (perturbed guidance, a cached step), the first may not.
         """
         if is_reference_pass(model_options["transformer_options"]):  # which ends early
-            if not self._evaluations:
-                self.run.acted.clear()
             return
         self._evaluations += 1
+        self._acted |= served.acted
         self._passes += served.passes
         self._rearranger = rearranger(model_options)
         if self._evaluations > 1:
             return
         if served.passes or self._rearranger:
             self.require_effect(name)
-        if served.passes and (missing := served.blocks - self.run.acted - replaced(model_options)):
+        if served.passes and (missing := served.blocks - self._acted - replaced(model_options)):
             raise RuntimeError(
                 f"{name} acts only in {len(served.blocks) - len(missing)} of {len(served.blocks)} blocks, because "
                 f"another node of this model ({self._rearranger or 'a cache of blocks?'}) runs its blocks in its own "
@@ -251,7 +262,7 @@ class _Opened:
         """Raises:
         RuntimeError: there were evaluations to act in, but no attention was changed.
         """
-        if self.run.acted or not self._evaluations:
+        if self._acted or not self._evaluations:
             return
         if self._passes:
             raise RuntimeError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from .conditionings import Cond
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
+    from comfy.model_patcher import ModelPatcher
 
 Keep = Callable[[Mapping[Any, Any]], dict[Any, Any]]  # chooses among the wrappers at one place, by their key
 OURS = "refattention."  # how the keys of the pack's wrappers begin
@@ -54,6 +56,35 @@ class Asked:
     def options(self) -> Options:
         """The transformer_options of the evaluation."""
         return self.model_options["transformer_options"]
+
+    def patcher(self, options: Options) -> ModelPatcher:
+        """The model's patcher on the device of one of the evaluation's forward passes.
+
+        ComfyUI's multi-GPU split runs them on copies of the model, each with copies of its additional models.
+        """
+        copies = self.model_options.get("multigpu_clones", {})
+        found: ModelPatcher = copies.get(options.get("multigpu_thread_device"), self.model.current_patcher)
+        return found
+
+    @property
+    def latents(self) -> Tensor:
+        """What `x` holds of the picture or video, without sound."""
+        entry = next((entry for entries in self.conds for entry in entries or ()), {})
+        shapes = entry.get("model_conds", {}).get("latent_shapes")
+        return without_sound(self.x, None if shapes is None else shapes.cond)
+
+
+def without_sound(x: Tensor, shapes: Sequence[Sequence[int]] | None) -> Tensor:
+    """The video among latents that ComfyUI has put together with those of its sound.
+
+    Args:
+        x: (B, C, ...), or (B, 1, N) where there is sound.
+        shapes: (B, C, F, H, W) of the video and (B, C, ...) of its sound; of the video alone, or None, without sound.
+    """
+    if shapes is None or len(shapes) < 2:
+        return x
+    shape = shapes[0][1:]
+    return x[:, :, : math.prod(shape)].reshape(len(x), *shape)
 
 
 def rearranger(model_options: Mapping[str, Any]) -> str:

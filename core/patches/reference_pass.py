@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,12 +26,16 @@ from .selection import Selection
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
+    from comfy.samplers import CFGGuider
 
 # Entries of a conditioning that belong to the generated picture, not to the prompt.
 PICTURE_KEYS = frozenset(
     {"area", "mask", "mask_strength", "set_area_to_bounds", "strength", "control", "control_apply_to_uncond", "gligen"}
     | {"concat_latent_image", "concat_mask", "concat_image", "denoise_mask"}
-    | {"keyframe_idxs", "guide_attention_entries", "guiding_frame_index", "time_dim_concat"}
+    | {"keyframe_idxs", "guide_attention_entries", "guiding_frame_index", "time_dim_concat", "time_dim_replace"}
+    | {"vace_frames", "vace_mask", "vace_strength", "camera_conditions", "control_video", "pose_video_latent"}
+    | {"face_video_pixels", "reference_motion", "audio_embed", "ref_audio", "driving_mask_28ch", "ref_mask_28ch"}
+    | {"lq_latent"}
 )
 TEXTS = ("cross_attn", "pooled_output")  # entries of a conditioning that may have a row for each picture
 
@@ -93,6 +98,7 @@ class Recording(Evaluation):
         selection: Selection | None = None,
         share_conditional: bool = False,
     ) -> None:
+        super().__init__()
         self.bank = KeyValueBank(method, share_conditional)
         self.pictures = len(passes.reference.samples) * passes.prompts_each
         self._references, self._channels = passes.reference.samples.shape[:2]
@@ -134,16 +140,24 @@ class ReferencePass:
         reference: the latents.
         prompts: the sampler's conditionings by their role: "positive", "negative", ...
         key: of the method that reads them.
+        of_picture: further entries of the prompts that belong to the generated picture.
 
     Attributes:
         prompts_each: P, how many pictures of the batch have a prompt of their own; each reference is read with all.
     """
 
-    def __init__(self, reference: Reference, prompts: dict[str, list[Cond]], key: str) -> None:
+    def __init__(
+        self,
+        reference: Reference,
+        prompts: dict[str, list[Cond]],
+        key: str,
+        of_picture: frozenset[str] = frozenset(),
+    ) -> None:
         self.reference = reference
         self.conditionings = Conditionings(prompts)
         self._key = key
-        self._prompts = {role: [_without_picture(entry) for entry in entries] for role, entries in prompts.items()}
+        self._of_picture = PICTURE_KEYS | of_picture
+        self._prompts = {role: [self._of_prompt(entry) for entry in entries] for role, entries in prompts.items()}
         if reference.positive is not None:
             self._prompts.pop("positive", None)
         self.prompts_each = max([1, *(_rows(entry) for entries in self._prompts.values() for entry in entries)])
@@ -171,6 +185,18 @@ class ReferencePass:
     def latents(self) -> Tensor:
         """(R * P, C, ...), what passes through the model."""
         return self._each(self.reference.samples)
+
+    def held(self, attentions: Attentions, blocks: frozenset[Block], guider: CFGGuider, shared: bool = False) -> int:
+        """How many numbers the keys and values of some blocks are, read for all that is evaluated at one noise level.
+
+        Args:
+            shared: whether the conditional half is read alone.
+        """
+        is_guided = not math.isclose(getattr(guider, "cfg", 0.0), 1.0)
+        is_alone = shared or not (is_guided or guider.model_options.get("disable_cfg1_optimization"))
+        read = [self._prompts["positive"]] if is_alone and "positive" in self._prompts else self._prompts.values()
+        each = attentions.recorded(blocks, self.reference.samples.shape[1:])
+        return each * len(self.latents) * sum(map(len, read))
 
     def noised(self, model: BaseModel, sigma: Tensor) -> Tensor:
         """(R, C, ...), the references at noise level `sigma`, (1,), on its device."""
@@ -216,15 +242,21 @@ class ReferencePass:
         """Conditioning for pictures of the references' size, by ComfyUI's own rules for the model."""
 
         def encode(prompts: list[Cond], kind: str) -> list[Cond]:
-            encoded = comfy.samplers.process_conds(model, noise, {kind: prompts}, noise.device, latent)[kind]
-            return [_placed(entry, noise.device) for entry in encoded]
+            shapes = [noise.shape]  # some models ask for it, because their latents may come in several parts
+            conds = {kind: prompts}
+            encoded = comfy.samplers.process_conds(model, noise, conds, noise.device, latent, latent_shapes=shapes)
+            return [_placed(entry, noise.device) for entry in encoded[kind]]
 
         (role,) = self.conditionings.roles([entries])
         if role is None:  # made by another node for this call: its text, whatever it is
-            return encode([_without_picture(entry) for entry in entries], "positive")
+            return encode([self._of_prompt(entry) for entry in entries], "positive")
         if role not in self._encoded:
             self._encoded[role] = encode(self._prompts[role], role)
         return self._encoded[role]
+
+    def _of_prompt(self, entry: Cond) -> Cond:
+        """A conditioning without what belongs to the generated picture."""
+        return {key: value for key, value in entry.items() if key not in self._of_picture}
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -244,10 +276,6 @@ def _placed(entry: Cond, device: torch.device) -> Cond:
             placed[key] = copy.copy(each)
             placed[key].cond = each.cond.to(device)
     return {**entry, "model_conds": placed}
-
-
-def _without_picture(entry: Cond) -> Cond:
-    return {key: value for key, value in entry.items() if key not in PICTURE_KEYS}
 
 
 def _is_text(entry: Cond, key: str) -> bool:

@@ -46,12 +46,12 @@ def require_whole_picture(x: Tensor, asked: Asked, latent_size: tuple[int, ...],
 
 def is_cut_by_others(x: Tensor, asked: Asked) -> bool:
     """Whether a forward pass sees a part of what the sampler evaluates that no prompt is limited to."""
-    return x.shape[-2:] != asked.x.shape[-2:] and not _areas(asked)
+    return x.shape[-2:] != asked.latents.shape[-2:] and not _areas(asked)
 
 
 def what_cuts(asked: Asked, latent_size: tuple[int, ...]) -> str:
     """Names what has the model work on another height and width than those of what is sampled."""
-    if tuple(asked.x.shape[-2:]) != latent_size:
+    if tuple(asked.latents.shape[-2:]) != latent_size:
         return "the sampler (SamplerLCMUpscale, one that works in tiles)"
     areas = _areas(asked)
     if areas:
@@ -75,7 +75,7 @@ def require_all_pictures(asked: Asked, pictures: Sequence[int], method: str, why
         RuntimeError: it is of a part of them, as with ComfyUI's context windows.
     """
     # A window of all pictures but one, with one that ComfyUI puts before it, is as long as the whole.
-    if tuple(asked.x.shape[:-2]) != tuple(pictures) or "context_window" in asked.options:
+    if tuple(asked.latents.shape[:-2]) != tuple(pictures) or "context_window" in asked.options:
         raise RuntimeError(
             f"{method}: another node (Context Windows) has the model see a part of the batch or video at a time, "
             f"{why}. {cure}, or remove that node."

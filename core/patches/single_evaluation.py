@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_sampling
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -26,14 +27,14 @@ def evaluate_once(model: ModelPatcher, positive: list[Any], samples: Tensor, tim
     Args:
         positive: the conditioning, in ComfyUI's form.
         samples: (B, C, h, w).
-        timestep: 0 to 999.
+        timestep: 0 to 999, as for `noise_level`.
         seed: of the noise.
     """
 
     def one_evaluation(denoise: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         return denoise(x, sigmas[:1].expand(len(x)), **extra_args)
 
-    sigma = model.get_model_object("model_sampling").sigma(torch.tensor([float(timestep)]))
+    sigma = noise_level(model.get_model_object("model_sampling"), timestep)
     noise = torch.randn(samples.shape, generator=torch.Generator("cpu").manual_seed(seed))
     sampler = comfy.samplers.KSAMPLER(one_evaluation)
     sigmas = torch.cat([sigma, torch.zeros(1)])
@@ -41,3 +42,14 @@ def evaluate_once(model: ModelPatcher, positive: list[Any], samples: Tensor, tim
         model, noise, positive, positive, 1.0, model.load_device, sampler, sigmas, model.model_options,
         latent_image=samples, disable_pbar=True, seed=seed,
     )  # fmt: skip
+
+
+def noise_level(sampling: Any, timestep: int) -> Tensor:
+    """The (1,) sigma of a timestep, 0 to 999: in a flow model the share of noise in thousandths, as the model is told.
+
+    Note:
+        The shift that such a model's schedule has is about which levels a sampler visits; the level itself is meant.
+    """
+    if isinstance(sampling, comfy.model_sampling.CONST):
+        return torch.tensor([timestep / 1000])
+    return sampling.sigma(torch.tensor([float(timestep)]))

@@ -217,11 +217,19 @@ def run_key(
         return (
             Identity(model.model),
             model.patches_uuid,
-            _structure([options, model.wrappers, model.object_patches, model.injections]),
+            structure([options, model.wrappers, model.object_patches, model.injections]),
             _content(prompts),
         )
     except NotComparable:
         return None
+
+
+def weight_patches(model: ModelPatcher) -> Hashable:
+    """The LoRAs and whatever else changes a model's weights in all of a run."""
+    try:
+        return structure(model.patches)
+    except NotComparable:
+        return model.patches_uuid
 
 
 def _content(value: Any) -> Hashable:
@@ -238,12 +246,12 @@ def _content(value: Any) -> Hashable:
     raise NotComparable
 
 
-def _structure(value: Any) -> Hashable:
+def structure(value: Any) -> Hashable:
     """Nested options by their structure, what they hold by identity."""
     if isinstance(value, Mapping):
-        return frozenset((key, _structure(each)) for key, each in value.items())
+        return frozenset((key, structure(each)) for key, each in value.items())
     if isinstance(value, (list, tuple)):
-        return tuple(_structure(each) for each in value)
+        return tuple(structure(each) for each in value)
     if isinstance(value, PLAIN):
         return value
     try:

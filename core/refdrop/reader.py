@@ -35,6 +35,9 @@ class ReferenceReader:
         reference: its reference.
         guider, sigmas: of the run.
         attentions: of the model.
+
+    Attributes:
+        held: how many numbers one look at it leaves on the device.
     """
 
     def __init__(
@@ -46,8 +49,9 @@ class ReferenceReader:
         attentions: Attentions,
     ) -> None:
         self.reference = reference
-        self._passes = ReferencePass(reference, guider.conds, KEY)
+        self._passes = ReferencePass(reference, guider.conds, KEY, attentions.of_picture)
         self._settings = settings
+        self.held = self._passes.held(attentions, settings.blocks, guider, settings.share_conditional)
         self._sigmas = sigmas.cpu()
         self._attentions = attentions
         self._selection = Selection(settings.reference_mask)

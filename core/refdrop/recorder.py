@@ -16,7 +16,7 @@ from ..patches.blocks import Block
 from ..patches.conditionings import Conditionings
 from ..patches.families.attentions import Attentions
 from ..patches.families.table import attentions_of
-from ..patches.passes import Asked
+from ..patches.passes import Asked, without_sound
 from ..patches.reference_pass import Reference, ReferencePass
 from ..patches.region import require_all_pictures, what_cuts
 from ..patches.transfer import kept_tensor
@@ -71,17 +71,17 @@ class RecorderRun(Run):
         self.wanted: list[Tensor] = []
         self._recorded, given = asked
         self._attentions = attentions_of(guider.model_patcher, NODE)
-        # A video's frames are tokens of one sample where latents are (B, C, F, H, W); a given one is one reference.
-        is_video = self._attentions.is_video and len(noise_shape) == 5 and given is None
-        self._frames = noise_shape[2] if is_video else 1
-        pictures = self._frames if is_video else noise_shape[0]
+        self._frames = self._attentions.frames(noise_shape) if given is None else 1  # a given one is one reference
+        pictures = self._frames if self._frames > 1 else noise_shape[0]
         if self._recorded.references > pictures:
             raise ValueError(
                 f"{NODE}: batch_references is {self._recorded.references}, but only {pictures} pictures or frames are "
                 "sampled. Lower it, or sample more."
             )
-        self._given = None if given is None else ReferencePass(given, guider.conds, KEY)
+        of_picture = self._attentions.of_picture
+        self._given = None if given is None else ReferencePass(given, guider.conds, KEY, of_picture)
         self._conditionings = Conditionings(guider.conds)
+        self._recorded.begin(sigmas)
         self._levels = len(set(sigmas.tolist()) - {0.0})
         self._size = tuple(noise_shape[-2:])
         self._pictures = tuple(noise_shape[:-2])
@@ -103,7 +103,7 @@ class RecorderRun(Run):
             return None
         why, cure = "which cannot be recorded", "Sample no more than a window holds"
         require_all_pictures(asked, self._pictures, NODE, why, cure)
-        return RecorderEvaluation(self, asked, self._recorded, self._attentions, self._frames, self._size)
+        return RecorderEvaluation(asked, self._recorded, self._attentions, self._frames, self._size)
 
     def served(self, asked: Asked, evaluation: RecorderEvaluation) -> None:
         """Keeps what an evaluation gave."""
@@ -136,15 +136,14 @@ class RecorderEvaluation(Evaluation):
 
     def __init__(
         self,
-        run: RecorderRun,
         asked: Asked,
         recorded: RecordedRun,
         attentions: Attentions,
         frames: int,
         size: tuple[int, ...],
     ) -> None:
+        super().__init__()
         self.bank = KeyValueBank(NODE)
-        self._run = run
         self._asked = asked
         self._recorded = recorded
         self.blocks = recorded.blocks
@@ -158,20 +157,21 @@ class RecorderEvaluation(Evaluation):
         Raises:
             RuntimeError: the pass sees only a part of the picture.
         """
-        if tuple(x.shape[-2:]) != self._size:
+        latents = without_sound(x, kwargs.get("latent_shapes"))
+        if tuple(latents.shape[-2:]) != self._size:
             raise RuntimeError(
                 f"{NODE}: {what_cuts(self._asked, self._size)} has the model work on a part of the picture, which "
                 "cannot be recorded. Remove that; prompts can be limited with masks instead of areas."
             )
         *inputs, options = args
-        return executor(x, *inputs, self._attentions.route(x, kwargs, options, self._record), **kwargs)
+        return executor(x, *inputs, self._attentions.route(latents, kwargs, options, self._record), **kwargs)
 
     def _record(self, call: AttentionCall) -> Tensor:
         """Copies the keys and values of the references, then computes the attention."""
         if call.block in self._recorded.blocks:
             pairs = [(self._kept(keys), self._kept(values)) for keys, values in self._leading(call)]
             self.bank.store(call.layer, Record(call.chunks, call.grid, pairs))
-            self._run.acted.add(call.block)
+            self.acted.add(call.block)
         return call.plain()
 
     def _leading(self, call: AttentionCall) -> list[KeysValues]:

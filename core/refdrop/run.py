@@ -13,7 +13,7 @@ from ..patches.bank import KeyValueBank, of_each_picture
 from ..patches.binding import Evaluation, Run
 from ..patches.conditionings import Conditionings
 from ..patches.families.table import attentions_of
-from ..patches.passes import Asked, rearranger
+from ..patches.passes import Asked, rearranger, without_sound
 from ..patches.region import (
     check_mask_batch,
     is_cut_by_others,
@@ -45,16 +45,18 @@ class RefDropRun(Run):
         self, asked: tuple[RefDropSettings, ...], guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor
     ) -> None:
         self.attentions = attentions_of(guider.model_patcher, METHOD)
-        # A video's frames are tokens of one sample where latents are (B, C, F, H, W).
-        self.frames = noise_shape[2] if self.attentions.is_video and len(noise_shape) == 5 else 1
+        self.frames = self.attentions.frames(noise_shape)
         self.latent_size = tuple(noise_shape[-2:])
         self._pictures = tuple(noise_shape[:-2])
-        for each in asked:
-            _check_batch(each, noise_shape[0], self.frames)
-            if each.recorded is not None:  # once more, because patches may have come after the node
-                each.recorded.check(guider.model_patcher, each.blocks)
         sampling = guider.model_patcher.get_model_object("model_sampling")
         self._ranges = {each: NoiseRange.of(sampling, each.start_percent, each.end_percent) for each in asked}
+        for each in asked:
+            _check_batch(each, noise_shape[0], self.frames)
+            if each.recorded is not None:
+                each.recorded.check(
+                    guider.model_patcher, each.blocks
+                )  # once more: patches may have come after the node
+                each.recorded.check_schedule(sigmas, self._ranges[each])
         self._readers = {
             each: ReferenceReader(each, each.reference, guider, sigmas, self.attentions)
             for each in asked
@@ -68,6 +70,11 @@ class RefDropRun(Run):
     def latents(self) -> list[Tensor]:
         """The references."""
         return [reader.latents for reader in self._readers.values()]
+
+    @property
+    def held(self) -> int:
+        """The keys and values of all references."""
+        return sum(reader.held for reader in self._readers.values())
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
@@ -128,6 +135,7 @@ class RefDropEvaluation(Evaluation):
         active: list[RefDropSettings],
         banks: dict[RefDropSettings, KeyValueBank],
     ) -> None:
+        super().__init__()
         self._run = run
         self._asked = asked
         self._active = active
@@ -136,16 +144,17 @@ class RefDropEvaluation(Evaluation):
 
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass; a part of the picture is refused where there is a mask over the whole of it."""
+        latents = without_sound(x, kwargs.get("latent_shapes"))
         if any(each.mask is not None for each in self._active):
-            require_whole_picture(x, self._asked, self._run.latent_size, METHOD)
-        if any(each.is_from_batch for each in self._active) and is_cut_by_others(x, self._asked):
+            require_whole_picture(latents, self._asked, self._run.latent_size, METHOD)
+        if any(each.is_from_batch for each in self._active) and is_cut_by_others(latents, self._asked):
             raise RuntimeError(
                 f"{METHOD}: another node of this model ({rearranger(self._asked.model_options) or 'tiled sampling'}) "
                 "cuts the pictures into tiles, so the rest of the batch sees only one tile of the reference. Connect "
                 "reference_latent, or remove that node."
             )
         *inputs, options = args
-        return executor(x, *inputs, self._run.attentions.route(x, kwargs, options, self._guide), **kwargs)
+        return executor(x, *inputs, self._run.attentions.route(latents, kwargs, options, self._guide), **kwargs)
 
     def _guide(self, call: AttentionCall) -> Tensor:
         """Computes one self-attention, guided where its block is chosen."""
@@ -153,7 +162,7 @@ class RefDropEvaluation(Evaluation):
         branches = [branch for each in chosen for branch in self._branches(each, call)]
         if not branches:
             return call.plain()
-        self._run.acted.add(call.block)
+        self.acted.add(call.block)
         joint = None if call.joint is None else call.joint()
         return reference_feature_guidance(call.attend, call.q, call.k, call.v, len(call.chunks), branches, joint)
 

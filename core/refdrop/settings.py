@@ -14,7 +14,7 @@ from ..patches.blocks import Block
 from ..patches.reference_pass import Reference
 from ..patches.schedule import check_range
 from .cache import ReferenceCache
-from .recorded_run import RecordedRun
+from .past_run import PastRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class RefDropSettings:
     reference_every: int = 1
     share_conditional: bool = False
     cache: ReferenceCache | None = None
-    recorded: RecordedRun | None = None
+    recorded: PastRun | None = None
 
     @property
     def is_from_batch(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import comfy.ops
@@ -31,6 +32,7 @@ class Origin:
         vision_width: of the vision encoder's tokens.
         image_size: side of the square that the vision encoder reads, in pixels.
         settings: of the training.
+        look: the `timesteps` and `layers` at which it aligns best, as calibration found them; empty = not calibrated.
     """
 
     family: str
@@ -38,6 +40,7 @@ class Origin:
     vision_width: int
     image_size: int
     settings: dict[str, Any]
+    look: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,7 @@ class TrainedAdapter:
 
 def new_network(model: ModelPatcher, vision_width: int, seed: int) -> PatchTokens:
     """The network of an untrained adapter in float32, whose weights take gradients."""
-    network = _network(model, vision_width, dtype=torch.float32, device="cpu")
+    network = _maker(model, vision_width)(dtype=torch.float32, device="cpu")
     initialise(network, seed)
     return network.train().requires_grad_(True)
 
@@ -85,21 +88,20 @@ def for_model(adapter: TrainedAdapter, model: ModelPatcher, family: str) -> tupl
     """
     origin = adapter.origin
     require_base(model, family, (origin.family, origin.base), "The adapter", "it may find and repair less well")
-    network = _network(model, origin.vision_width, device="meta")
-    expected = {TOKENS + name: shape for name, shape in shapes(network.state_dict()).items()}
+    make = _maker(model, origin.vision_width)
+    expected = {TOKENS + name: shape for name, shape in shapes(make(device="meta").state_dict()).items()}
     expected |= {UNET + name: shape for name, shape in shapes(unet_weights(model)).items() if is_cross_attention(name)}
     check(shapes(adapter.weights), expected, "The adapter")
     dtype = storage_dtype(model)
     tokens = {name: weight.to(dtype) for name, weight in _part(adapter, TOKENS).items()}
-    network.load_state_dict(tokens, assign=True)
     patched = model.clone()
     patched.add_patches({PREFIX + name: ("set", (weight,)) for name, weight in _part(adapter, UNET).items()})
-    return patched, managed(model, network)
+    return patched, managed(model, make, tokens)
 
 
-def _network(model: ModelPatcher, vision_width: int, **placed: Any) -> PatchTokens:
+def _maker(model: ModelPatcher, vision_width: int) -> Callable[..., PatchTokens]:
     width = model.model.model_config.unet_config["context_dim"]
-    return PatchTokens(vision_width, width, comfy.ops.manual_cast, **placed)
+    return partial(PatchTokens, vision_width, width, comfy.ops.manual_cast)
 
 
 def _part(adapter: TrainedAdapter, prefix: str) -> dict[str, Tensor]:

@@ -1,12 +1,13 @@
-"""How a model is shown the reference, in both stages: by its own self-attention, or by trained cross-attention."""
+"""How a model is shown references, in both stages: its self-attention, trained cross-attention, or in its sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from comfy.ldm.flux.model import Flux
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,13 +15,20 @@ from ..patches.attention import Options
 from ..patches.blocks import SKIP_FIRST_OUTPUT, select
 from ..patches.reference_pass import Reference
 from ..patches.single_evaluation import other_seed
-from ..patches.unet import family, require_image_unet, self_attention_blocks
-from ..pictures.grid import CELL
+from ..patches.unet import family, require_image_unet
 from ..refdrop.settings import RefDropSettings
 from ..refdrop.wrappers import apply_refdrop
 from .adapter import TrainedAdapter, for_model
+from .in_context import (
+    METHOD,
+    in_context_maps,
+    is_editing,
+    require_references,
+    weakened,
+    with_references,
+)
 from .kernel import group_of_mask
-from .observe import Look, Maps, attention_maps, of_whole_picture
+from .observe import Look, Maps, attention_maps, of_whole_picture, picture_attentions
 from .reader import PatchReader
 from .tokens import token_maps
 
@@ -32,6 +40,9 @@ Prompt = list[Any]  # in ComfyUI's form
 # A picture (1, H, W, 3) -> its tokens (1, h * w, C), and their grid (h, w).
 Read = Callable[[Tensor], tuple[Tensor, tuple[int, int]]]
 
+AUTO, SELF, IN_CONTEXT = "auto", "self-attention", "in-context"
+CHOICES = [AUTO, SELF, IN_CONTEXT]
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -40,7 +51,7 @@ class Scene:
     Attributes:
         picture: (1, H, W, 3), the window around an artifact.
         region: (h, w) of any size, 0 and 1, where the artifact is in it.
-        mask: (1, 1, H / 8, W / 8), the latents that are painted.
+        mask: (1, 1, h, w), the latents that are painted.
     """
 
     picture: Tensor
@@ -49,13 +60,26 @@ class Scene:
 
 
 class BackEnd(Protocol):
-    """How a model is shown the reference."""
+    """How a model is shown references, one or with others beside it."""
 
-    def maps(self, scene: Scene, reference: Tensor, reference_mask: Tensor | None, look: Look) -> Maps:
+    def maps(
+        self,
+        scene: Scene,
+        reference: Tensor,
+        reference_mask: Tensor | None,
+        look: Look,
+        others: Sequence[Tensor] = (),
+    ) -> Maps:
         """What the artifact's queries see in a reference (1, H', W', 3), as `attention_maps` tells it."""
 
     def guided(
-        self, scene: Scene, crop: Tensor, negative: Prompt, strength: float, seed: int
+        self,
+        scene: Scene,
+        crop: Tensor,
+        negative: Prompt,
+        strength: float,
+        seed: int,
+        others: Sequence[Tensor] = (),
     ) -> tuple[ModelPatcher, Prompt, Prompt]:
         """Model, positive and negative prompt that paint a scene with a crop of the reference (1, h, w, 3) in view."""
 
@@ -65,8 +89,8 @@ class SelfAttention:
     """Any checkpoint: keys come from a pass of the reference through the model, and RefDrop guides.
 
     Attributes:
-        model: SD1.5, SD2 or SDXL.
-        encode: (1, H, W, 3) in [0, 1] -> (1, C, H / 8, W / 8).
+        model: of pictures.
+        encode: (1, H, W, 3) in [0, 1] -> (1, C, h, w).
         positive: the prompt.
         node: for messages.
     """
@@ -76,20 +100,36 @@ class SelfAttention:
     positive: Prompt
     node: str
 
-    def maps(self, scene: Scene, reference: Tensor, reference_mask: Tensor | None, look: Look) -> Maps:
-        """Two passes for each timestep."""
+    def maps(
+        self,
+        scene: Scene,
+        reference: Tensor,
+        reference_mask: Tensor | None,
+        look: Look,
+        others: Sequence[Tensor] = (),
+    ) -> Maps:
+        """Two passes for each timestep; other references make no difference."""
         samples, other = self.encode(scene.picture), self.encode(reference)
         queries = _queries(scene)
         return attention_maps(self.model, self.positive, samples, other, look, queries, self.node, reference_mask)
 
     def guided(
-        self, scene: Scene, crop: Tensor, negative: Prompt, strength: float, seed: int
+        self,
+        scene: Scene,
+        crop: Tensor,
+        negative: Prompt,
+        strength: float,
+        seed: int,
+        others: Sequence[Tensor] = (),
     ) -> tuple[ModelPatcher, Prompt, Prompt]:
-        """RefDrop's guidance by the crop, inside the mask; strength is its c."""
-        reference = Reference(self.encode(crop), None, other_seed(seed))
-        blocks = list(self_attention_blocks(require_image_unet(self.model, self.node)))
+        """RefDrop's guidance by the crops, inside the mask; strength is its c, which they share."""
+        guided, seed = self.model, other_seed(seed)
+        blocks = list(picture_attentions(self.model, self.node).layers)
         chosen = select(SKIP_FIRST_OUTPUT, "", blocks, family(self.model))
-        guided = apply_refdrop(self.model, RefDropSettings(strength, chosen, reference, mask=scene.mask[0]))
+        for each in (crop, *others):
+            reference = Reference(self.encode(each), None, seed)
+            settings = RefDropSettings(strength / (1 + len(others)), chosen, reference, mask=scene.mask[0])
+            guided, seed = apply_refdrop(guided, settings), other_seed(seed)
         inpainting = inpainted(self.model, self.encode, scene)
 
         def hiding(prompt: Prompt) -> Prompt:
@@ -114,22 +154,35 @@ class CrossAttention:
     positive: Prompt
     node: str
 
-    def maps(self, scene: Scene, reference: Tensor, reference_mask: Tensor | None, look: Look) -> Maps:
-        """One pass for each timestep."""
+    def maps(
+        self,
+        scene: Scene,
+        reference: Tensor,
+        reference_mask: Tensor | None,
+        look: Look,
+        others: Sequence[Tensor] = (),
+    ) -> Maps:
+        """One pass for each timestep; other references make no difference."""
         tokens, grid = self.read(reference)
         conditioning = [[tokens, {**of_whole_picture(self.positive), **inpainted(self.model, self.encode, scene)}]]
         samples, queries = self.encode(scene.picture), _queries(scene)
         return token_maps(self.model, conditioning, grid, samples, look, queries, self.node, reference_mask)
 
     def guided(
-        self, scene: Scene, crop: Tensor, negative: Prompt, strength: float, seed: int
+        self,
+        scene: Scene,
+        crop: Tensor,
+        negative: Prompt,
+        strength: float,
+        seed: int,
+        others: Sequence[Tensor] = (),
     ) -> tuple[ModelPatcher, Prompt, Prompt]:
-        """Tokens of the crop as context, of zeros without guidance.
+        """Tokens of the crops as context, of zeros without guidance.
 
         Note:
             Strength blends the two in every layer: it multiplies the values, and 1 is as trained.
         """
-        tokens, _ = self.read(crop)
+        tokens = torch.cat([self.read(each)[0] for each in (crop, *others)], dim=1)
         inpainting = inpainted(self.model, self.encode, scene)
 
         def with_context(context: Tensor, prompt: Prompt) -> Prompt:
@@ -143,35 +196,122 @@ class CrossAttention:
         return model, with_context(tokens, self.positive), with_context(torch.zeros_like(tokens), negative)
 
 
+@dataclass(frozen=True, eq=False)
+class InContext:
+    """An editing model: references are in its sequence, as it was trained.
+
+    Attributes:
+        model: Flux Kontext, Flux 2, Qwen-Image-Edit, or one built like them.
+        encode, positive, node: as for `SelfAttention`; reference latents that the prompts bring stay in view.
+    """
+
+    model: ModelPatcher
+    encode: Encode
+    positive: Prompt
+    node: str
+
+    def maps(
+        self,
+        scene: Scene,
+        reference: Tensor,
+        reference_mask: Tensor | None,
+        look: Look,
+        others: Sequence[Tensor] = (),
+    ) -> Maps:
+        """One pass for each timestep, with the other references in view.
+
+        The maps are scaled together, to a mean of 1 where the reference is searched: layers that look at it more count
+        more.
+        """
+        latents = [self.encode(each) for each in (reference, *others)]
+        masks = [reference_mask, *(None for _ in others)]
+        samples, queries = self.encode(scene.picture), _queries(scene)
+        found = in_context_maps(self.model, self.positive, samples, latents, look, queries, self.node, masks)
+        return _evened(found[0])
+
+    def guided(
+        self,
+        scene: Scene,
+        crop: Tensor,
+        negative: Prompt,
+        strength: float,
+        seed: int,
+        others: Sequence[Tensor] = (),
+    ) -> tuple[ModelPatcher, Prompt, Prompt]:
+        """The crops as reference latents of both prompts; strength 1 is as trained, 0 leaves them out."""
+        require_references(self.model, self.node)
+        latents = [self.encode(each) for each in (crop, *others)] if strength else []
+        method = self.positive[0][1].get(METHOD)
+        positive, negative = (with_references(prompt, latents, method) for prompt in (self.positive, negative))
+        is_whole = strength in (0, 1)
+        return self.model if is_whole else weakened(self.model, strength, len(latents)), positive, negative
+
+
+def _evened(maps: Maps) -> Maps:
+    """Maps with one factor for all of them, so that the mean of what is not 0 becomes 1."""
+    seen = torch.cat([each.flatten() for each in maps.values()])
+    mean = seen[seen > 0].mean() if seen.any() else 1.0
+    return {place: each / mean for place, each in maps.items()}
+
+
 def inpainted(model: ModelPatcher, encode: Encode, scene: Scene) -> dict[str, Tensor]:
-    """What a U-Net with inputs for mask and masked picture is given, in ComfyUI's form; nothing for any other."""
-    if not model.model.concat_keys:
+    """What a model with inputs for mask and masked picture is given, in ComfyUI's form; nothing for any other."""
+    if not model.model.concat_keys and not _is_flux_fill(model):
         return {}
     return {"concat_mask": scene.mask, "concat_latent_image": encode(blanked(scene.picture, scene.mask))}
 
 
+def _is_flux_fill(model: ModelPatcher) -> bool:
+    """Whether a model is a Flux with more inputs than a latent and a picture beside it: the mask's."""
+    config = model.model.model_config.unet_config
+    return type(model.model.diffusion_model) is Flux and config["in_channels"] > 2 * config["out_channels"]
+
+
 def back_end(
-    model: ModelPatcher, encode: Encode, positive: Prompt, node: str, adapter: TrainedAdapter | None, clip_vision: Any
+    model: ModelPatcher,
+    encode: Encode,
+    positive: Prompt,
+    node: str,
+    adapter: TrainedAdapter | None,
+    clip_vision: Any,
+    choice: str = AUTO,
 ) -> BackEnd:
-    """The back end that is connected: the trained one with an adapter and its vision encoder.
+    """The back end that is connected or chosen: the trained one with an adapter and its vision encoder.
 
     Raises:
-        RuntimeError: not an image U-Net, or an adapter for another model.
-        ValueError: only one of adapter and clip_vision, or two that do not belong together.
+        RuntimeError: a model that the back end cannot work with, or an adapter for another model.
+        ValueError: only one of adapter and clip_vision, or two that do not belong together, or another back end was
+            chosen.
     """
-    require_image_unet(model, node)
     if adapter is None and clip_vision is None:
+        if is_in_context(model, positive, node, choice):
+            return InContext(model, encode, positive, node)
+        picture_attentions(model, node)
         return SelfAttention(model, encode, positive, node)
     if adapter is None or clip_vision is None:
         there, missing = ("adapter", "clip_vision") if clip_vision is None else ("clip_vision", "adapter")
         raise ValueError(f"{there} is connected, but {missing} is not. Connect both of them, or neither.")
+    if choice != AUTO:
+        raise ValueError(f"back_end is {choice}, but an adapter is connected, which has its own. Set back_end to auto.")
+    require_image_unet(model, node)
     trained, network = for_model(adapter, model, family(model))
     return CrossAttention(trained, PatchReader(clip_vision, network, adapter.origin), encode, positive, node)
 
 
+def is_in_context(model: ModelPatcher, positive: Prompt, node: str, choice: str) -> bool:
+    """Whether references go into the sequence of an editing model.
+
+    Raises:
+        RuntimeError: they shall, but the model takes none.
+    """
+    if choice == IN_CONTEXT:
+        require_references(model, node)
+    return choice == IN_CONTEXT or (choice == AUTO and is_editing(model, positive))
+
+
 def blanked(picture: Tensor, mask: Tensor) -> Tensor:
-    """A picture (1, H, W, 3) in grey where the latents of a mask (1, 1, H / 8, W / 8) are 1."""
-    hidden = F.interpolate(mask, scale_factor=CELL, mode="nearest").movedim(1, -1)
+    """A picture (1, H, W, 3) in grey where the latents of a mask (1, 1, h, w) are 1."""
+    hidden = F.interpolate(mask, picture.shape[1:3], mode="nearest").movedim(1, -1)
     return torch.where(hidden > 0, 0.5, picture)
 
 

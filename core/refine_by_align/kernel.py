@@ -37,6 +37,25 @@ def attention_to_reference(layer: AttentionLayer, groups: Tensor, most: int = MO
     return total
 
 
+def score_bias(mask: Tensor | None, queries: slice) -> Tensor | None:
+    """A mask as attention functions take it, as what it adds to the scores of some of the queries.
+
+    Args:
+        mask: (L, L), (B, 1 or L, L) or (B, 1 or heads, 1 or L, L); true, or a number to add, where a key may be seen.
+        queries: which of the L tokens ask.
+
+    Returns:
+        (1 or B, 1 or heads, 1 or n, L) float32.
+    """
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -torch.inf)
+    batch = 1 if mask.ndim == 2 else len(mask)
+    bias = mask.float().reshape(batch, -1, *mask.shape[-2:])
+    return bias if bias.shape[-2] == 1 else bias[..., queries, :]
+
+
 def best_matches(layer: AttentionLayer, most: int = MOST) -> Tensor:
     """The reference token that each query attends to most, as a flow field.
 
@@ -55,7 +74,10 @@ def _rows(layer: AttentionLayer, tokens: Tensor, most: int) -> Iterator[tuple[Te
     """Query tokens, some at a time, with their (B, n, M) attention, mean over heads."""
     k = layer.k.float()
     for chunk in tokens.split(max(1, most // (k.shape[0] * layer.heads * k.shape[1]))):
-        yield chunk, attention_map(layer.q[:, chunk].float(), k, layer.heads).mean(1)
+        bias = layer.bias
+        if bias is not None and bias.shape[-2] > 1:
+            bias = bias[..., chunk, :]
+        yield chunk, attention_map(layer.q[:, chunk].float(), k, layer.heads, bias).mean(1)
 
 
 def group_of_mask(mask: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,10 +1,10 @@
-"""What the self-attentions of a U-Net would see in a reference: queries of one picture, keys of another."""
+"""What the self-attentions of a model would see in a reference: queries of one picture, keys of another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from ..kernels.attention import AttentionLayer
 from ..kernels.masks import covered_tokens
-from ..patches.attention import AttentionCall, Handler, Options, route_self_attention
-from ..patches.blocks import Block, Layer, select_layers
+from ..patches.attention import AttentionCall, Options
+from ..patches.blocks import Block, Layer, name_of, select_layers
+from ..patches.families.attentions import Attentions
+from ..patches.families.table import attentions_of, layout_of
 from ..patches.passes import IS_REFERENCE_PASS, ours
 from ..patches.reference_pass import PICTURE_KEYS, ReferenceRecorded, until_recorded
 from ..patches.single_evaluation import evaluate_once, other_seed
-from ..patches.unet import family, require_image_unet, self_attention_layers
+from ..patches.unet import family
 from .kernel import attention_to_reference
 
 if TYPE_CHECKING:
@@ -27,8 +29,13 @@ if TYPE_CHECKING:
 KEY = "refattention.align"
 # The picture is observed whole, whatever part of it and of the schedule the sampler limits its prompt to.
 SAMPLER_KEYS = PICTURE_KEYS | {"start_percent", "end_percent"}
+AUTO = "auto"
+USUAL = {"timesteps": "261", "layers": ""}
 
-HandlerT = TypeVar("HandlerT")
+TRANSFORMER = ("double", "single")  # kinds of blocks
+MIDDLE_BLOCKS = 6  # of a transformer, read unless others are named
+
+Route = Callable[[Tensor, Mapping[str, Any], Options], Options]
 See = Callable[[int, Layer, AttentionLayer], None]
 Groups = Callable[[tuple[int, int]], Tensor]
 Maps = dict[tuple[int, Layer], Tensor]  # by timestep and layer
@@ -49,18 +56,65 @@ class Look:
     seed: int = 0
 
 
-def parse_look(model: ModelPatcher, timesteps: str, layers: str, seed: int, node: str) -> Look:
+def parse_look(
+    model: ModelPatcher, timesteps: str, layers: str, seed: int, node: str, calibrated: Mapping[str, str] | None = None
+) -> Look:
     """How to look, from text: `261` or `181, 261`, and `output.4, output.5.0` or nothing for the usual layers.
 
+    Args:
+        calibrated: what `auto` stands for; without it, or what it does not tell, the usual.
+
     Raises:
-        RuntimeError: not an image U-Net.
+        RuntimeError: not a model of pictures whose attentions are known.
         ValueError: text that names no timesteps, or layers that the model does not have.
     """
+    known = {**USUAL, **(calibrated or {})}
+    timesteps, layers = (
+        known[name] if text.strip() == AUTO else text for name, text in (("timesteps", timesteps), ("layers", layers))
+    )
     parts = [part.strip() for part in timesteps.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() and int(part) <= 999 for part in parts):
         raise ValueError(f"timesteps is '{timesteps}', but needs whole numbers from 0 to 999, such as 261 or 181, 261.")
-    available = list(self_attention_layers(require_image_unet(model, node)))
-    return Look(select_layers(layers, available, family(model)), tuple(map(int, parts)), seed)
+    available = layers_of(picture_attentions(model, node))
+    chosen = select_layers(layers.strip(" ,") or usual_layers(available), available, family(model))
+    return Look(chosen, tuple(map(int, parts)), seed)
+
+
+def picture_attentions(model: ModelPatcher, node: str) -> Attentions:
+    """The self-attentions of a model of pictures.
+
+    Raises:
+        RuntimeError: a model of videos, or one whose attentions are not known; names the family.
+    """
+    attentions = attentions_of(model, node)
+    if attentions.is_video:
+        raise RuntimeError(f"{node} works on pictures, but {family(model)} makes videos. Connect a model of pictures.")
+    return attentions
+
+
+def cell_and_unit(model: ModelPatcher) -> tuple[int, int]:
+    """Pixels of a latent each way, and the sides of pictures in pixels that make whole tokens."""
+    cell: int = model.model.latent_format.spacial_downscale_ratio
+    module = getattr(model.model, "diffusion_model", None)
+    layout = layout_of(module)
+    return cell, cell * max(layout.patch(module)[1:]) if layout else cell
+
+
+def layers_of(attentions: Attentions) -> list[Layer]:
+    """The self-attentions of a model in the order they run."""
+    return [(block, number) for block, count in attentions.layers.items() for number in range(count)]
+
+
+def usual_layers(available: list[Layer]) -> str:
+    """The layers that are read unless others are named, as text; empty for a U-Net, see `select_layers`.
+
+    Note:
+        For a transformer this is a guess: the six blocks in the middle, between those that hardly know yet what they
+        see and those that are about to give it back as pixels. tools/calibrate_align.py finds better ones.
+    """
+    blocks = [name_of(block) for block in dict.fromkeys(block for block, _ in available) if block[0] in TRANSFORMER]
+    first = max((len(blocks) - MIDDLE_BLOCKS) // 2, 0)
+    return ", ".join(blocks[first : first + MIDDLE_BLOCKS])
 
 
 def observe(
@@ -71,7 +125,7 @@ def observe(
     Both passes end at the last layer that is to be read. Only the keys of the reference are kept, for one timestep.
 
     Args:
-        model: SD1.5, SD2 or SDXL; stays as it is.
+        model: of pictures; stays as it is.
         positive: prompt of both pictures; its first entry is used.
         samples: (1, C, h, w) latent of the picture.
         reference: (1, C, h', w') latent of the reference, of any size.
@@ -79,10 +133,10 @@ def observe(
         node: for messages.
 
     Raises:
-        RuntimeError: not an image U-Net, or another patch changes the number of tokens.
+        RuntimeError: not a model of pictures whose attentions are known, or another patch changes the number of tokens.
     """
-    layers = self_attention_layers(require_image_unet(model, node))
-    wanted = [place for place in layers if place in look.layers]
+    attentions = picture_attentions(model, node)
+    wanted = [place for place in layers_of(attentions) if place in look.layers]
     prompt = [[positive[0][0], of_whole_picture(positive)]]
     keys: dict[Layer, tuple[Tensor, tuple[int, int]]] = {}
 
@@ -93,13 +147,11 @@ def observe(
 
         def compare(call: AttentionCall, timestep: int = timestep) -> None:
             k, grid = keys.pop(call.layer)
-            heads = layers[call.layer].n_heads
-            see(timestep, call.layer, AttentionLayer(call.q, k, heads, call.grid, grid))
+            see(timestep, call.layer, AttentionLayer(call.q, k, call.heads, call.grid, grid))
 
         for latent, seed, act in ((reference, other_seed(look.seed), record), (samples, look.seed, compare)):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            reading = watched(model, _reading(wanted, act, node), route_self_attention)
-            evaluate_once(reading, prompt, latent, timestep, seed)
+            evaluate_once(watched(model, reading(attentions, wanted, act, node)), prompt, latent, timestep, seed)
 
 
 def attention_maps(
@@ -165,7 +217,7 @@ def require_whole(block: Block, grid: tuple[int, int], tokens: int, node: str) -
         )
 
 
-def _reading(wanted: list[Layer], act: Callable[[AttentionCall], None], node: str) -> Handler:
+def reading(attentions: Attentions, wanted: list[Layer], act: Callable[[AttentionCall], None], node: str) -> Route:
     """Shows the self-attentions of the wanted layers as they run and ends the pass after the last of them."""
 
     def handle(call: AttentionCall) -> Tensor:
@@ -177,11 +229,11 @@ def _reading(wanted: list[Layer], act: Callable[[AttentionCall], None], node: st
             raise ReferenceRecorded
         return call.plain()
 
-    return handle
+    return lambda x, inputs, options: attentions.route(x, inputs, options, handle)
 
 
-def watched(model: ModelPatcher, handle: HandlerT, route: Callable[[Options, HandlerT], Options]) -> ModelPatcher:
-    """A clone whose attentions go through the handler, undisturbed: methods that look at references leave it alone.
+def watched(model: ModelPatcher, route: Route) -> ModelPatcher:
+    """A clone whose attentions are routed, undisturbed: methods that look at references leave it alone.
 
     What other nodes wrap around the model is left out, because it may skip or rearrange the pass; so is a compiled
     model, whose code would not see the handler.
@@ -189,7 +241,7 @@ def watched(model: ModelPatcher, handle: HandlerT, route: Callable[[Options, Han
 
     def apply_model(executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         *inputs, options = args
-        return until_recorded(executor, x, *inputs, route(options, handle), channels=x.shape[1], **kwargs)
+        return until_recorded(executor, x, *inputs, route(x, kwargs, options), channels=x.shape[1], **kwargs)
 
     watched = model.clone()
     for place, by_key in model.wrappers.items():

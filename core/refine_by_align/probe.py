@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from ..kernels.attention import AttentionLayer
 from ..kernels.maps import rescale
 from ..patches.blocks import Layer, layer_name
+from .in_context import observe_in_context
 from .kernel import group_of_mask, groups_of_points, mean_map
-from .observe import Groups, Look, map_of, observe
+from .observe import Groups, Look, cell_and_unit, map_of, observe
 from .window import scaled
 
 if TYPE_CHECKING:
@@ -68,28 +69,41 @@ def probe(
     working_size: int,
     look: Look,
     node: str,
+    in_context: bool = False,
 ) -> Probe:
     """Observes a picture and a reference once per timestep.
 
     Args:
         model, positive, look, node: as for `observe`.
-        encode: (1, H, W, 3) -> (1, C, H / 8, W / 8).
+        encode: (1, H, W, 3) -> (1, C, h, w).
         working_size: longer side at which the model sees both, in pixels.
+        in_context: whether the reference is in the sequence of an editing model, see `observe_in_context`.
     """
     size, reference_size = ((each.shape[1], each.shape[2]) for each in (given.picture, given.reference))
-    latents = [encode(scaled(each, working_size)) for each in (given.picture, given.reference)]
+    _, unit = cell_and_unit(model)
+    latents = [encode(scaled(each, working_size, unit)) for each in (given.picture, given.reference)]
     grid, reference_grid = grid_of(size), grid_of(reference_size)
     centres, spot = cell_centres(grid, size), spot_of(given.points, given.spot, size)
     layers: dict[tuple[int, str], Tensor] = {}
     places = torch.zeros(len(centres), *reference_grid)
 
-    def see(timestep: int, place: Layer, layer: AttentionLayer) -> None:
-        groups = torch.cat([spot(layer.grid), groups_of_points(centres, size, layer.grid)])
-        maps = map_of(layer, groups)
+    def groups(grid: Size) -> Tensor:
+        return torch.cat([spot(grid), groups_of_points(centres, size, grid)])
+
+    def see(timestep: int, place: Layer, maps: Tensor) -> None:
         layers[timestep, layer_name(place)] = maps[0]
         places.add_(F.interpolate(maps[None, 1:], reference_grid, mode="bilinear", antialias=True)[0])
 
-    observe(model, positive, latents[0], latents[1], look, see, node)
+    def see_layer(timestep: int, place: Layer, layer: AttentionLayer) -> None:
+        see(timestep, place, map_of(layer, groups(layer.grid)))
+
+    def see_maps(timestep: int, place: Layer, maps: list[Tensor]) -> None:
+        see(timestep, place, maps[0])
+
+    if in_context:
+        observe_in_context(model, positive, latents[0], latents[1:], look, groups, see_maps, node)
+    else:
+        observe(model, positive, latents[0], latents[1], look, see_layer, node)
     mean = mean_map([each.unsqueeze(0) for each in layers.values()])[0]
     return Probe(layers, mean, places / len(layers), grid)
 

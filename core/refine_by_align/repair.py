@@ -53,7 +53,7 @@ class Repair:
 
     Attributes:
         back_end: how the model is shown the reference.
-        encode: (1, H, W, 3) in [0, 1] -> (1, C, H / 8, W / 8).
+        encode: (1, H, W, 3) in [0, 1] -> (1, C, h, w).
         decode: the way back.
         work: how windows are chosen and worked on.
     """
@@ -65,17 +65,29 @@ class Repair:
 
     def align(self, case: Case, artifact: Artifact, search: Search) -> Match:
         """The alignment stage."""
-        reference = scaled(case.reference, self.work.size)
-        maps = self.back_end.maps(self._scene(case.image, artifact), reference, case.searched, search.look)
-        size = case.reference.shape[1], case.reference.shape[2]
-        return find(mean_map(list(maps.values()))[0], size, search.finding)
+        return self._found(case.image, artifact, [case.reference, *case.others], case.searched, search)
 
     def align_all(self, case: Case, search: Search) -> list[Match]:
         """The alignment stage for all of a mask as one artifact; nothing for an empty mask."""
         return [self.align(case, artifact, search) for artifact in artifacts(case.mask, self.work, is_together=True)]
 
+    def _found(
+        self, image: Tensor, artifact: Artifact, references: list[Tensor], searched: Tensor | None, search: Search
+    ) -> Match:
+        """What is found in the first of the references, with the others in view."""
+        first, *others = (self._scaled(each) for each in references)
+        maps = self.back_end.maps(self._scene(image, artifact), first, searched, search.look, others)
+        size = references[0].shape[1], references[0].shape[2]
+        return find(mean_map(list(maps.values()))[0], size, search.finding)
+
     def refine(
-        self, image: Tensor, artifact: Artifact, crop: Tensor, paint: Paint, progress: Callable[[int], object]
+        self,
+        image: Tensor,
+        artifact: Artifact,
+        crop: Tensor,
+        paint: Paint,
+        progress: Callable[[int], object],
+        others: Sequence[Tensor] = (),
     ) -> Tensor:
         """The refinement stage.
 
@@ -83,14 +95,14 @@ class Repair:
             image: (1, H, W, 3).
             crop: (1, h, w, 3), the place in the reference.
             progress: called after each step.
+            others: further crops.
 
         Returns:
             (1, H, W, 3), equal to image where the artifact's weight is 0.
         """
         scene, sampling = self._scene(image, artifact), paint.sampling
-        guided = self.back_end.guided(
-            scene, scaled(crop, self.work.size), paint.negative, paint.strength, sampling.seed
-        )
+        first, *more = (self._scaled(each) for each in (crop, *others))
+        guided = self.back_end.guided(scene, first, paint.negative, paint.strength, sampling.seed, more)
         latent = sampled(*guided, self.encode(scene.picture), scene.mask, sampling, progress)
         return paste(image, self.decode(latent).cpu().float()[..., :3], artifact)
 
@@ -104,7 +116,8 @@ class Repair:
             search: None takes the whole reference as the place.
 
         Returns:
-            (B, H, W, 3), and what was found for each artifact of each picture.
+            (B, H, W, 3), and what was found in the first reference for each artifact of each picture; a match in one of
+            the others counts as one.
         """
         areas = [artifacts(case.mask, self.work, is_together) for case in cases]
         progress = comfy.utils.ProgressBar(paint.sampling.steps * sum(map(len, areas)))
@@ -112,22 +125,35 @@ class Repair:
         for case, found in zip(cases, areas, strict=True):
             image, matches = case.image, list[Match]()
             for artifact in found:
-                match = search and self.align(replace(case, image=image), artifact, search)
-                if match:
-                    matches.append(match)
-                if match and not match.is_match:
-                    progress.update(paint.sampling.steps)
+                crops = [case.reference, *case.others]
+                if search:
+                    places = self._everywhere(replace(case, image=image), artifact, search)
+                    crops = [at.box.cut(one) for at, one in zip(places, crops, strict=True) if at.is_match]
+                    matches.append(replace(places[0], is_match=bool(crops)))
+                if crops:
+                    image = self.refine(image, artifact, crops[0], paint, progress.update, crops[1:])
                 else:
-                    crop = match.box.cut(case.reference) if match else case.reference
-                    image = self.refine(image, artifact, crop, paint, progress.update)
+                    progress.update(paint.sampling.steps)
             images.append(image)
             every.append(matches)
         return torch.cat(images), every
 
+    def _everywhere(self, case: Case, artifact: Artifact, search: Search) -> list[Match]:
+        """What is found in each of the references."""
+        every, found = [case.reference, *case.others], []
+        for number, _ in enumerate(every):
+            references = [*every[number:], *every[:number]]
+            searched = None if number else case.searched
+            found.append(self._found(case.image, artifact, references, searched, search))
+        return found
+
     def _scene(self, image: Tensor, artifact: Artifact) -> Scene:
-        picture = scaled(artifact.window.cut(image), self.work.size)
+        picture = self._scaled(artifact.window.cut(image))
         region = artifact.window.cut(artifact.region.unsqueeze(0))[0]
-        return Scene(picture, region, latent_mask(artifact, picture))
+        return Scene(picture, region, latent_mask(artifact, picture, self.work.cell))
+
+    def _scaled(self, picture: Tensor) -> Tensor:
+        return scaled(picture, self.work.size, self.work.unit)
 
 
 @dataclass(frozen=True)

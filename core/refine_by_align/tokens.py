@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import comfy.model_management
 from torch import Tensor
 
 from ..kernels.attention import AttentionLayer
-from ..patches.attention import AttentionCall, Chunk, route_cross_attention
+from ..patches.attention import AttentionCall, Chunk, Options, route_cross_attention
 from ..patches.blocks import Layer
 from ..patches.reference_pass import ReferenceRecorded
 from ..patches.single_evaluation import evaluate_once
@@ -28,6 +28,10 @@ class _Reading:
     wanted: list[Layer]
     see: Callable[[AttentionCall], None]
     node: str
+
+    def route(self, x: Tensor, inputs: Mapping[str, Any], options: Options) -> Options:
+        """One forward pass."""
+        return route_cross_attention(options, self)
 
     def context(self, layer: Layer, chunks: tuple[Chunk, ...], context: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         return context, value
@@ -73,11 +77,10 @@ def token_maps(
     for timestep in look.timesteps:
 
         def see(call: AttentionCall, timestep: int = timestep) -> None:
-            heads = layers[call.layer].attn2.heads
-            layer = AttentionLayer(call.q, call.k, heads, call.grid, reference_grid)
+            layer = AttentionLayer(call.q, call.k, call.heads, call.grid, reference_grid)
             maps[timestep, call.layer] = map_of(layer, groups(call.grid), reference_mask)
 
         comfy.model_management.throw_exception_if_processing_interrupted()
-        reading = watched(model, _Reading(wanted, see, node), route_cross_attention)
+        reading = watched(model, _Reading(wanted, see, node).route)
         evaluate_once(reading, conditioning, samples, timestep, look.seed)
     return maps

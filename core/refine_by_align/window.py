@@ -25,11 +25,15 @@ class Work:
         context: what the window shows around the artifact, as a share of its longer side, on all sides.
         size: longer side of the window and of the reference when the model sees them, in pixels.
         feather: how far the soft edge reaches beyond the mask, in pixels.
+        cell: pixels of a latent, each way.
+        unit: pixels that what the model sees is a multiple of, each way.
     """
 
     context: float = 0.5
     size: int = 512
     feather: int = 8
+    cell: int = CELL
+    unit: int = CELL
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +45,14 @@ class Case:
         mask: (H, W), 0 and 1.
         reference: (1, H', W', 3).
         searched: (h, w) of any size, where in the reference is searched; None is everywhere.
+        others: (1, h, w, 3) each, further references.
     """
 
     image: Tensor
     mask: Tensor
     reference: Tensor
     searched: Tensor | None
+    others: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,19 @@ class Artifact:
     window: Box
 
 
-def cases(image: Tensor, mask: Tensor, reference_image: Tensor, reference_mask: Tensor | None = None) -> list[Case]:
+def cases(
+    image: Tensor,
+    mask: Tensor,
+    reference_image: Tensor,
+    reference_mask: Tensor | None = None,
+    more_references: Tensor | None = None,
+) -> list[Case]:
     """The pictures of a batch, each with its mask and its reference.
 
     Args:
         image, reference_image: (B, H, W, 3).
         mask, reference_mask: (B, H, W) of any size.
+        more_references: (R, H, W, 3), further references of each picture.
 
     Raises:
         ValueError: masks or references that are neither one for all pictures nor one for each, or an empty reference
@@ -87,8 +100,9 @@ def cases(image: Tensor, mask: Tensor, reference_image: Tensor, reference_mask: 
     if not all(where is None or where.any() for where in searched):
         raise ValueError("reference_mask has nothing white. Paint where to search, or leave the input unconnected.")
     references = reference_image.split(1)
+    others = () if more_references is None else more_references.split(1)
     return [
-        Case(one, masks[at % len(masks)], references[at % len(references)], searched[at % len(searched)])
+        Case(one, masks[at % len(masks)], references[at % len(references)], searched[at % len(searched)], others)
         for at, one in enumerate(image.split(1))
     ]
 
@@ -134,16 +148,16 @@ def window_around(box: Box, context: float, size: tuple[int, ...], least: int) -
     return Box(x, y, width, height)
 
 
-def scaled(picture: Tensor, longest: int) -> Tensor:
-    """A picture (1, H, W, C) in [0, 1] with its longer side at a length, both sides multiples of a latent's cell."""
+def scaled(picture: Tensor, longest: int, unit: int = CELL) -> Tensor:
+    """A picture (1, H, W, C) in [0, 1] with its longer side at a length, both sides multiples of a unit."""
     scale = longest / max(picture.shape[1:3])
-    size = tuple(max(round(side * scale / CELL) * CELL, SHORTEST) for side in picture.shape[1:3])
+    size = tuple(max(round(side * scale / unit) * unit, SHORTEST) for side in picture.shape[1:3])
     return resized(picture, (size[0], size[1]))
 
 
-def latent_mask(artifact: Artifact, picture: Tensor) -> Tensor:
+def latent_mask(artifact: Artifact, picture: Tensor, cell: int = CELL) -> Tensor:
     """(1, 1, h, w), 1 at each latent of a scaled window (1, H, W, C) that what is pasted touches."""
-    height, width = picture.shape[1] // CELL, picture.shape[2] // CELL
+    height, width = picture.shape[1] // cell, picture.shape[2] // cell
     touched = (artifact.window.cut(artifact.weight.unsqueeze(0)) > 0).float().unsqueeze(0)
     return F.adaptive_max_pool2d(touched, (height, width))
 

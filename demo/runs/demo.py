@@ -1,4 +1,4 @@
-"""`make demo`: runs the pack's workflows on a headless ComfyUI and puts the pictures on sheets."""
+"""`make demo`: runs the pack's workflows on a headless ComfyUI with the trained world; the pictures go on sheets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "dev"))
 
+from world_host import WorldHost
+
 import demo_align
 import demo_deadiff
 import demo_leffa
@@ -15,7 +17,6 @@ import demo_p3s
 import demo_point_mask
 import demo_probe
 import demo_refdrop
-from demo_host import demo_host
 from host import ROOT, HostError, WorkflowError
 
 OUT = ROOT / "out" / "demo"
@@ -28,8 +29,8 @@ DEMOS = (
 def run_demos(folder: Path) -> list[Path]:
     """Runs all demos on one host and returns the paths of their sheets."""
     folder.mkdir(parents=True, exist_ok=True)
-    print("demo: starting a headless ComfyUI with the demo models", flush=True)
-    with demo_host() as host:
+    print("demo: starting a headless ComfyUI with the models of the drawn world", flush=True)
+    with WorldHost() as host:
         return [run(host, folder) for run in DEMOS]
 
 

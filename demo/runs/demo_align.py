@@ -1,4 +1,4 @@
-"""The repair part of `make demo`: artifact, heat map over the reference, and the repaired picture on one sheet."""
+"""The repair part of `make demo`: a garbled face, where it is found in a reference, repaired without and with it."""
 
 from __future__ import annotations
 
@@ -6,32 +6,68 @@ import shutil
 import time
 from pathlib import Path
 
-from demo_host import PHOTO, load_workflow, set_inputs
+import cv2
+import numpy as np
+from PIL import Image
+from world_host import WorldHost, draw, inputs
+
+from demo_cast import RABBIT, STANDING, WAVING, alone
+from demo_host import demo_module, load_workflow
 from demo_sheet import contact_sheet
-from host import HeadlessHost
 
-# The demo's model compares colours, and only there; see demo/README.md.
-LAYERS = "output.10, output.11"
-STEPS, SIZE = 8, 320
-CELL = (420, 240)
+SPOILED, REFERENCE = "spoiled_face.png", "face_reference"
+# Named is only what it is; how it looks is for the reference to tell.
+PROMPT = "a rabbit, flat cartoon"
+SETTINGS = {
+    "steps": 20, "cfg": 4.0, "denoise": 1.0, "feather": 2, "working_size": draw.SIZE, "context": 3.0,
+    "layers": "output.8", "margin": 0.3, "minimum_contrast": 1.0,
+}  # fmt: skip
+TURN, REACH = 2.6, 14  # radians in the middle of the garbled face, and how far they reach, in pixels
 
 
-def run(host: HeadlessHost, folder: Path) -> Path:
+def run(host: WorldHost, folder: Path) -> Path:
     """Runs the workflow and returns the path of its sheet."""
     started = time.monotonic()
-    workflow = set_inputs(
-        load_workflow("refine_by_align"), "RefineByAlign", layers=LAYERS, steps=STEPS, working_size=SIZE
-    )
-    entry = host.run(workflow)
-    cells = [
-        ("with artifact", host.base / "input" / "garbled_cup.png"),
-        ("reference", PHOTO.with_name("two_cups.jpg")),
-    ]
-    for node, label in (("8", "where it looks"), ("7", "repaired")):
-        target = folder / f"align_{label.replace(' ', '_')}.png"
-        shutil.copyfile(host.images({"outputs": {node: entry["outputs"][node]}})[0], target)
-        cells.append((label, target))
+    _put_garbled(host)
+    reference = host.put_picture(REFERENCE, alone(RABBIT, WAVING, "beach"))
+    cells = [("with artifact", host.base / "input" / SPOILED), ("reference", host.base / "input" / reference)]
+    for strength, shown in (
+        (0.6, {"8": "where it looks"}),
+        (0.0, {"7": "without reference"}),
+        (0.6, {"7": "repaired"}),
+    ):
+        outputs = host.run(_workflow(reference, strength))["outputs"]
+        for node, label in shown.items():
+            target = folder / f"align_{label.replace(' ', '_')}.png"
+            shutil.copyfile(host.images({"outputs": {node: outputs[node]}})[0], target)
+            cells.append((label, target))
     print(f"demo: Refine by Align done in {time.monotonic() - started:.1f} s", flush=True)
     sheet = folder / "align_contact_sheet.png"
-    contact_sheet(cells, CELL).save(sheet)
+    contact_sheet([cells]).save(sheet)
     return sheet
+
+
+def _workflow(reference: str, strength: float) -> dict[str, object]:
+    workflow = load_workflow("refine_by_align")
+    inputs(workflow, "LoadImage", "Picture with the artifact, masked")["image"] = SPOILED
+    inputs(workflow, "LoadImage", "Reference without it")["image"] = reference
+    inputs(workflow, "CLIPTextEncode", "What the area shows")["text"] = PROMPT
+    inputs(workflow, "CLIPTextEncode", "What it does not show")["text"] = ""
+    inputs(workflow, "RefineByAlign").update(SETTINGS, strength=strength)
+    return workflow
+
+
+def _put_garbled(host: WorldHost) -> None:
+    """A rabbit whose face is twisted, masked there."""
+    shown = alone(RABBIT, STANDING, "city")
+    face = demo_module("world.truth").layers(shown).mask(0, "head")
+    (top, left), (bottom, right) = (np.argwhere(face).min(0), np.argwhere(face).max(0))
+    y, x = np.mgrid[: draw.SIZE, : draw.SIZE].astype(np.float32)
+    y, x = y - (top + bottom) / 2, x - (left + right) / 2
+    angle = TURN * np.exp(-(x**2 + y**2) / REACH**2)
+    sine, cosine = np.sin(angle), np.cos(angle)
+    from_x, from_y = x * cosine - y * sine + (left + right) / 2, x * sine + y * cosine + (top + bottom) / 2
+    whole = draw.picture(shown)
+    twisted = cv2.remap(whole, from_x.astype(np.float32), from_y.astype(np.float32), cv2.INTER_LINEAR)
+    garbled = np.where(face[..., None], twisted, whole)
+    Image.fromarray(np.dstack([garbled, np.where(face, 0, 255).astype(np.uint8)])).save(host.base / "input" / SPOILED)

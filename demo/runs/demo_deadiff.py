@@ -1,46 +1,42 @@
-"""The DEADiff part of `make demo`: one prompt and seed with styles of different references."""
+"""The DEADiff part of `make demo`: one prompt and seed with the styles of different references."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
+from world_host import WorldHost, inputs, small
 
-from demo_host import PHOTO, load_workflow, set_inputs
+from demo_cast import RABBIT, STANDING, alone
+from demo_host import load_workflow
 from demo_sheet import contact_sheet
-from host import HeadlessHost
 
-# Fewer steps and pixels than the workflow has, for the sake of time.
-SMALL: dict[str, dict[str, Any]] = {"EmptyLatentImage": {"width": 384, "height": 384}, "KSampler": {"steps": 20}}
-SWATCHES = {"blue": (40, 70, 190), "red": (190, 50, 30)}
+STYLES = ("ink", "neon", "watercolor", "flat")
+PROMPT = "a bear waving wearing a red shirt in the forest"
 
 
-def run(host: HeadlessHost, folder: Path) -> Path:
-    """Makes the pictures and returns the path of the sheet that holds them, the photograph first."""
-    results = [("reference", PHOTO)]
-    for label, workflow in _variants(host, folder):
-        started = time.monotonic()
-        target = folder / f"deadiff_{label.replace(' ', '_')}.png"
-        shutil.copyfile(host.images(host.run(workflow))[0], target)
-        print(f"demo: DEADiff, {label} done in {time.monotonic() - started:.1f} s", flush=True)
-        results.append((label, target))
+def run(host: WorldHost, folder: Path) -> Path:
+    """Makes the pictures and returns the path of the sheet: references above, below the same prompt in their styles."""
+    started = time.monotonic()
+    references = {
+        style: host.put_picture(f"style_{style}", alone(RABBIT, STANDING, "beach", style)) for style in STYLES
+    }
+    above = [("reference: " + style, host.base / "input" / file) for style, file in references.items()]
+    below = [
+        ("its style", _generate(host, file, 1.0, folder / f"deadiff_{style}.png")) for style, file in references.items()
+    ]
+    first = next(iter(references.values()))
+    plain = _generate(host, first, 0.0, folder / "deadiff_without_style.png")
     sheet = folder / "deadiff_contact_sheet.png"
-    contact_sheet(results).save(sheet)
+    contact_sheet([[("without style", plain), *above], [("without style", plain), *below]]).save(sheet)
+    print(f"demo: DEADiff, {len(below) + 1} pictures done in {time.monotonic() - started:.1f} s", flush=True)
     return sheet
 
 
-def _variants(host: HeadlessHost, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    workflow = load_workflow("deadiff")
-    for node, inputs in SMALL.items():
-        workflow = set_inputs(workflow, node, **inputs)
-    yield "without style", set_inputs(workflow, "DEADiffStyle", strict=False, strength=0.0)
-    yield "style of the photo", workflow
-    for name, colour in SWATCHES.items():
-        swatch = folder / f"swatch_{name}.png"
-        Image.new("RGB", (64, 64), colour).save(swatch)
-        host.put_input(swatch)
-        yield f"style of a {name} picture", set_inputs(workflow, "LoadImage", image=swatch.name)
+def _generate(host: WorldHost, reference: str, strength: float, target: Path) -> Path:
+    workflow = small(load_workflow("deadiff"), prompt=PROMPT, seed=7)
+    inputs(workflow, "LoadImage")["image"] = reference
+    inputs(workflow, "DEADiffStyle").update(strength=strength, strict=strength > 0)
+    shutil.copyfile(host.images(host.run(workflow))[0], target)
+    return target

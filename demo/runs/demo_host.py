@@ -25,6 +25,7 @@ def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: in
     weights = demo_module("weights")
     weights.write_checkpoints(host.base / "models" / "checkpoints")
     weights.write_vision_encoder(host.base / "models" / "clip_vision")
+    weights.write_controlnet(host.base / "models" / "controlnet")
     weights.write_deadiff(host.base / "models" / "model_patches")
     demo_module("leffa").write_checkpoints(host.base / "models" / "diffusion_models")
     demo_module("densepose").write(host.base / "models" / "detection")

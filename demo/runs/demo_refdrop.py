@@ -1,4 +1,4 @@
-"""The RefDrop workflow at several strengths."""
+"""The RefDrop workflow at several strengths: what a prompt does not say comes from the reference."""
 
 from __future__ import annotations
 
@@ -6,26 +6,42 @@ import shutil
 import time
 from pathlib import Path
 
-from demo_host import PHOTO, load_workflow, set_inputs
+from world_host import WorldHost, inputs, small
+
+from demo_cast import CAT, alone
+from demo_host import load_workflow
 from demo_sheet import contact_sheet
-from host import HeadlessHost
 
 STRENGTHS = (-0.3, 0.0, 0.3, 0.6)
+REFERENCE = "an orange cat wearing a blue striped shirt in a room, flat cartoon"
+PROMPTS = {"beach": "a cat waving on the beach, flat cartoon", "forest": "a cat cheering in the forest, flat cartoon"}
+SEEDS = {"beach": 7, "forest": 11}
 
 
-def run(host: HeadlessHost, folder: Path) -> Path:
-    """Runs all strengths with one seed and returns the contact sheet's path."""
-    results = [(f"strength {strength:g}", generate(host, strength, folder)) for strength in STRENGTHS]
+def run(host: WorldHost, folder: Path) -> Path:
+    """Runs all strengths with one seed for each prompt and returns the contact sheet's path."""
+    started = time.monotonic()
+    reference = host.put_picture("refdrop_reference", alone(CAT))
+    shown = ("reference", host.base / "input" / reference)
+    rows = [
+        [shown, *((f"{name}, c = {c:g}", _generate(host, reference, name, c, folder)) for c in STRENGTHS)]
+        for name in PROMPTS
+    ]
     sheet = folder / "refdrop_contact_sheet.png"
-    contact_sheet([("reference", PHOTO), *results]).save(sheet)
+    contact_sheet(rows).save(sheet)
+    print(
+        f"demo: RefDrop, {len(PROMPTS) * len(STRENGTHS)} pictures done in {time.monotonic() - started:.1f} s",
+        flush=True,
+    )
     return sheet
 
 
-def generate(host: HeadlessHost, strength: float, folder: Path) -> Path:
+def _generate(host: WorldHost, reference: str, name: str, strength: float, folder: Path) -> Path:
     """Runs the workflow once and returns where its picture was copied to."""
-    started = time.monotonic()
-    entry = host.run(set_inputs(load_workflow("refdrop"), "RefDropApply", strength=strength))
-    target = folder / f"refdrop_strength_{strength:+.1f}.png"
-    shutil.copyfile(host.images(entry)[0], target)
-    print(f"demo: RefDrop, strength {strength:+.1f}, done in {time.monotonic() - started:.1f} s", flush=True)
+    workflow = small(load_workflow("refdrop"), prompt=PROMPTS[name], seed=SEEDS[name])
+    inputs(workflow, "LoadImage")["image"] = reference
+    inputs(workflow, "CLIPTextEncode", "Prompt of the reference")["text"] = REFERENCE
+    inputs(workflow, "RefDropApply")["strength"] = strength
+    target = folder / f"refdrop_{name}_{strength:+.1f}.png"
+    shutil.copyfile(host.images(host.run(workflow))[0], target)
     return target

@@ -7,20 +7,26 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-CELL, LABEL, GAP = 320, 32, 12
+CELL, LABEL, GAP = 256, 32, 12
+Row = Sequence[tuple[str, Path]]
 
 
-def contact_sheet(cells: Sequence[tuple[str, Path]], cell: tuple[int, int] = (CELL, CELL)) -> Image.Image:
-    """The pictures side by side, each fitted into a cell (width, height) with its label below."""
-    font = ImageFont.load_default(size=18)
+def contact_sheet(rows: Sequence[Row], cell: tuple[int, int] = (CELL, CELL)) -> Image.Image:
+    """Rows of pictures, each fitted into a cell (width, height) with its label below."""
     width, height = cell
-    sheet = Image.new("RGB", (GAP + len(cells) * (width + GAP), height + LABEL + 2 * GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, (label, path) in enumerate(cells):
-        left = GAP + column * (width + GAP)
-        with Image.open(path) as picture:
-            fitted = ImageOps.contain(picture.convert("RGB"), cell, Image.Resampling.LANCZOS)
-        place = left + (width - fitted.width) // 2, GAP + (height - fitted.height) // 2
-        sheet.paste(fitted, place)
-        draw.text((left + width / 2, GAP + height + LABEL / 2), label, fill="black", font=font, anchor="mm")
+    columns = max(map(len, rows))
+    size = GAP + columns * (width + GAP), GAP + len(rows) * (height + LABEL + GAP)
+    sheet = Image.new("RGB", size, "white")
+    for number, row in enumerate(rows):
+        for column, (label, path) in enumerate(row):
+            _paste(sheet, label, path, (GAP + column * (width + GAP), GAP + number * (height + LABEL + GAP)), cell)
     return sheet
+
+
+def _paste(sheet: Image.Image, label: str, path: Path, corner: tuple[int, int], cell: tuple[int, int]) -> None:
+    (left, top), (width, height) = corner, cell
+    with Image.open(path) as picture:
+        fitted = ImageOps.contain(picture.convert("RGB"), cell, Image.Resampling.LANCZOS)
+    sheet.paste(fitted, (left + (width - fitted.width) // 2, top + (height - fitted.height) // 2))
+    place = left + width / 2, top + height + LABEL / 2
+    ImageDraw.Draw(sheet).text(place, label, fill="black", font=ImageFont.load_default(size=18), anchor="mm")

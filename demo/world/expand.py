@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import codec
 from ..families import SD15
+from ..leffa import CHANNELS, to_diffusers
 from ..vision import zeros as vision_zeros
 
 Tensors = dict[str, Tensor]
@@ -77,6 +78,45 @@ def vision(compact: Tensors) -> Tensors:
     tensors = vision_zeros()
     _write(tensors, compact)
     return tensors
+
+
+def leffa(compact: Tensors, base: Tensors) -> Tensors:
+    """All tensors of a try-on checkpoint in Leffa's form, with the base's autoencoder.
+
+    Args:
+        compact: what was trained of both U-Nets, under the names of the released file; the base has the rest.
+        base: the compact base model.
+    """
+    unet = {name.removeprefix("unet."): tensor for name, tensor in base.items() if name.startswith("unet.")}
+    tensors = {prefix + to_diffusers(name): tensor for prefix in CHANNELS for name, tensor in unet.items()}
+    vae = {name.removeprefix("vae."): tensor for name, tensor in base.items() if name.startswith("vae.")}
+    tensors |= {f"vae.{name}": tensor for name, tensor in _autoencoder(vae).items()}
+    return tensors | unpacked(compact)
+
+
+def packed(tensors: Tensors) -> Tensors:
+    """Matrices in 8 bits with a scale for each row, `NAME.scale`; the rest as it is."""
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim < 2:
+            found[name] = tensor
+            continue
+        rows = tensor.float().flatten(1)
+        scale = rows.abs().amax(1, keepdim=True).clamp_min(1e-8) / 127
+        found[name] = (rows / scale).round().to(torch.int8).view(tensor.shape)
+        found[f"{name}.scale"] = scale[:, 0]
+    return found
+
+
+def unpacked(tensors: Tensors) -> Tensors:
+    """The inverse of `packed`, but for rounding."""
+    return {
+        name: tensor * tensors[f"{name}.scale"].view(-1, *[1] * (tensor.ndim - 1))
+        if tensor.dtype == torch.int8
+        else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(".scale")
+    }
 
 
 def _write(wide: Tensors, narrow: Tensors) -> None:

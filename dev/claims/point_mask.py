@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from refattention_demo.world import record, truth
 from refattention_demo.world.record import Record
 from world.config import HELD_OUT
+from world_host import WorldHost, inputs, node_id
 
 from demo_host import load_workflow
 
-from .rows import Findings, Row, above
-from .world_host import WorldHost, inputs, node_id
+from .rows import Findings, above
 
 PAPER = "P3S"
 ENOUGH = "the encoder was trained to tell look-alikes apart, so that one point may be enough"
@@ -23,10 +23,6 @@ Mask = NDArray[np.bool_]
 
 def run(host: WorldHost, count: int) -> Findings:
     """Measures all rows on that many pictures of two look-alikes."""
-    if not host.has_vision:
-        return Findings(
-            PAPER, [Row(PAPER, "points choose the right look-alike", "", None, None, "no vision encoder is trained")]
-        )
     shown = [record.look_alikes(np.random.default_rng(HELD_OUT + 2 * 10**6 + number)) for number in range(count)]
     files = [host.put_picture(f"alike_{number}", one) for number, one in enumerate(shown)]
     both = [_masked(host, file, one, True) for file, one in zip(files, shown, strict=True)]
@@ -54,14 +50,14 @@ def _overlaps(masks: list[Mask], shown: list[Record], figure: int) -> NDArray[np
 def _masked(host: WorldHost, file: str, shown: Record, has_negative: bool) -> Mask:
     graph = load_workflow("point_mask")
     inputs(graph, "LoadImage")["image"] = file
-    points: dict[str, Any] = {"positive_coords": [_inside(truth.shirt(shown, 0))], "negative_coords": []}
+    points: dict[str, Any] = {"positive_coords": [inside(truth.shirt(shown, 0))], "negative_coords": []}
     if has_negative:
-        points["negative_coords"] = [_inside(truth.shirt(shown, 1))]
+        points["negative_coords"] = [inside(truth.shirt(shown, 1))]
     inputs(graph, "PointMask").update({name: json.dumps(value) for name, value in points.items()}, feather=0)
     return host.pictures(graph, node_id(graph, "MaskPreview"))[0, ..., 0] > 0.5
 
 
-def _inside(mask: Mask) -> dict[str, int]:
+def inside(mask: Mask) -> dict[str, int]:
     """The pixel of a mask nearest to its middle."""
     places = np.argwhere(mask)
     row, column = places[np.abs(places - places.mean(0)).sum(1).argmin()]

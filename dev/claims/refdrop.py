@@ -5,27 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from refattention_demo.world import captions, draw, record
 from refattention_demo.world.record import Record
-from world import attributes, classifier
 from world.config import HELD_OUT
+from world_host import WorldHost, inputs, node_id, small
 
 from demo_host import load_workflow
 
+from .reading import FACE_BOX, SHIRT_BOX, Reader, distance
 from .rows import Curve, Findings, Plot, Row, above, estimate, slopes
-from .world_host import GUIDANCE, MEGAPIXELS, STEPS, WorldHost, inputs, node_id, to_batch
 
 PAPER = "RefDrop"
 STRENGTHS = (-0.3, 0.0, 0.2, 0.4, 0.6)
 FOREIGN = (0.2, 0.4)
 IDENTITY = "the chance of the reference's body and shirt colour"
 AGAINST_NONE = "c = 0.4 minus 0; holds above -0.1"
-# Where figures that fill the frame have shirt and face: top, bottom, left, right in pixels of 128.
-SHIRT_BOX, FACE_BOX = (76, 112, 44, 84), (26, 56, 44, 84)
 
 
 @dataclass(frozen=True)
@@ -53,60 +49,32 @@ def cases(count: int) -> list[Case]:
     return found
 
 
-class Reader:
-    """Measures of a picture against a reference."""
+def measure(reader: Reader, picture: NDArray[np.float32], case: Case) -> dict[str, float]:
+    """Identity with the reference, obedience to the prompt, and what leaks."""
+    chances = reader.chances(picture[None])
 
-    def __init__(self) -> None:
-        self.model = classifier.trained()
+    def chance(name: str, of: Record) -> float:
+        return float(reader.of(chances, name, of)[0])
 
-    @torch.no_grad()
-    def chances(self, pictures: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """(B, values) of each attribute."""
-        scores = self.model(classifier.seen(to_batch(pictures)))
-        return {name: score.softmax(1).numpy() for name, score in scores.items()}
-
-    def measure(self, picture: NDArray[np.float32], case: Case) -> dict[str, float]:
-        """Identity with the reference, obedience to the prompt, and what leaks."""
-        chances = self.chances(picture[None])
-        reference, wanted = attributes.of_picture(case.reference), attributes.of_picture(case.wanted)
-
-        def chance(name: str, of: dict[str, str]) -> float:
-            return float(chances[name][0, attributes.ALL[name].index(of[name])])
-
-        shown = draw.picture(case.reference).astype(np.float32) / 255
-        return {
-            "identity": (chance("body", reference) + chance("shirt", reference)) / 2,
-            "distance": distance(picture, shown, SHIRT_BOX) / 2 + distance(picture, shown, FACE_BOX) / 2,
-            "scene": chance("scene", wanted),
-            "pose": chance("pose", wanted),
-            "leak": chance("scene", reference),
-        }
-
-
-def distance(first: NDArray[np.float32], second: NDArray[np.float32], box: tuple[int, int, int, int]) -> float:
-    """CIE76 colour distance of the median colours inside a box."""
-    top, bottom, left, right = box
-
-    def colour(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-        lab = cv2.cvtColor(np.ascontiguousarray(picture[top:bottom, left:right]), cv2.COLOR_RGB2LAB)
-        return np.median(lab.reshape(-1, 3), 0)
-
-    return float(np.linalg.norm(colour(first) - colour(second)))
+    shown = draw.picture(case.reference).astype(np.float32) / 255
+    return {
+        "identity": (chance("body", case.reference) + chance("shirt", case.reference)) / 2,
+        "distance": distance(picture, shown, SHIRT_BOX) / 2 + distance(picture, shown, FACE_BOX) / 2,
+        "scene": chance("scene", case.wanted),
+        "pose": chance("pose", case.wanted),
+        "leak": chance("scene", case.reference),
+    }
 
 
 def workflow(case: Case, seed: int, strength: float, reference_file: str, batch: int = 1) -> dict[str, Any]:
     """The published template with this case's pictures, prompts and sizes."""
-    graph = load_workflow("refdrop")
+    graph = small(load_workflow("refdrop"), case.prompt, seed)
     inputs(graph, "LoadImage")["image"] = reference_file
-    inputs(graph, "ImageScaleToTotalPixels")["megapixels"] = MEGAPIXELS
     inputs(graph, "CLIPTextEncode", "Prompt of the reference")["text"] = captions.caption(
         case.reference, np.random.default_rng(0), captions.EVERYTHING
     )
-    inputs(graph, "CLIPTextEncode", "Positive prompt")["text"] = case.prompt
-    inputs(graph, "CLIPTextEncode", "Negative prompt")["text"] = ""
-    inputs(graph, "EmptyLatentImage").update(width=draw.SIZE, height=draw.SIZE, batch_size=batch)
+    inputs(graph, "EmptyLatentImage")["batch_size"] = batch
     inputs(graph, "RefDropApply")["strength"] = strength
-    inputs(graph, "KSampler").update(seed=seed, steps=STEPS, cfg=GUIDANCE)
     return graph
 
 
@@ -117,11 +85,13 @@ def run(host: WorldHost, count: int) -> Findings:
 
     def measured(number: int, strength: float, file: str) -> dict[str, float]:
         graph = workflow(chosen[number], number, strength, file)
-        return reader.measure(host.pictures(graph, node_id(graph, "SaveImage"))[0], chosen[number])
+        return measure(reader, host.pictures(graph, node_id(graph, "SaveImage"))[0], chosen[number])
 
     own = [[measured(number, c, files[number]) for c in STRENGTHS] for number in range(count)]
     foreign = [[measured(number, c, files[(number + 1) % count]) for c in FOREIGN] for number in range(count)]
-    return _findings(_table(own), _table(foreign), _diversity(host, chosen, files))
+    found = _findings(_table(own), _table(foreign), _diversity(host, chosen, files))
+    found.rows.append(Row(PAPER, "video: flicker falls with c = 0.2", "", None, None, "no video model is trained"))
+    return found
 
 
 Table = dict[str, NDArray[np.float64]]
@@ -182,8 +152,3 @@ def _diversity(host: WorldHost, chosen: list[Case], files: list[str]) -> NDArray
         return (distance(first, second, SHIRT_BOX) + distance(first, second, FACE_BOX)) / 2
 
     return np.array([apart(number, -0.3) - apart(number, 0.0) for number in range(len(chosen))])
-
-
-def unmeasured() -> list[Row]:
-    """Claims that no model here can show yet."""
-    return [Row(PAPER, "video: flicker falls with c = 0.2", "", None, None, "no video model is trained")]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = Path(os.environ.get("REFATTENTION_WORLD_STATE", ROOT / ".world"))
-# The compact weights of what is trained
-EXPORT, BASE_FILE, VISION_FILE = STATE / "export", "world-sd15.safetensors", "world-vision.safetensors"
+# The compact weights of what is trained, for a look before they replace those of the demo
+EXPORT = STATE / "export"
 # Pictures from here on are never trained on.
 HELD_OUT = 10**9
 
@@ -70,3 +70,32 @@ LATENTS = LatentsConfig()
 CLASSIFIER = Schedule(130, 3e-3, 96, report_every=35)
 BASE = BaseConfig()
 VISION = Schedule(70, 1.5e-3, 6, warm_up=50, report_every=20)
+ADAPTER_STATE = STATE / "adapters"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One training.
+
+    Attributes:
+        method: of `tools/train.py`; its data set has the same name.
+        start: another adapter that it goes on from.
+    """
+
+    method: str
+    start: str = ""
+
+
+ADAPTERS = {
+    "leffa": Adapter("leffa"),
+    # from there the same number of steps, without and with the loss on attention
+    "leffa_plain": Adapter("leffa", "leffa"),
+    "leffa_flow": Adapter("leffa", "leffa"),
+    "deadiff": Adapter("deadiff"),
+    "refine": Adapter("refine"),
+}
+
+
+def result(name: str) -> Path:
+    """The file that a training leaves."""
+    return ADAPTER_STATE / name / f"{ADAPTERS[name].method}.safetensors"

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from refattention_demo.world import expand, models
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import loop, state
-from .config import BASE_FILE, EXPORT, STATE, VISION_FILE
+from .config import EXPORT, STATE, result
 from .encode import scale
 from .text import rows
+
+Tensors = dict[str, Tensor]
 
 ABOUT = {"format": "pt", "about": "Trained on drawings of ComfyUI-RefAttention's world."}
 
 
-def compact() -> dict[str, Tensor]:
+def compact() -> Tensors:
     """Autoencoder, text encoder and U-Net in half precision under the names that `demo/world/expand.py` reads.
 
     Raises:
@@ -34,7 +38,7 @@ def compact() -> dict[str, Tensor]:
     }
 
 
-def vision() -> dict[str, Tensor]:
+def vision() -> Tensors:
     """The vision encoder under the names that it has in the host.
 
     Raises:
@@ -53,14 +57,36 @@ def in_host(name: str) -> str:
     return f"vision_model.embeddings.{name}{suffix}"
 
 
+def adapters(base: Tensors) -> Iterator[tuple[str, Tensors]]:
+    """What is trained on top of the base, by the names of the compact files; of Leffa, what its base does not have.
+
+    Args:
+        base: compact.
+    """
+    if (path := result("leffa_flow")).exists():
+        known = expand.leffa({}, base)
+        trained = load_file(path).items()
+        yield models.LEFFA, expand.packed({name: each for name, each in trained if not same(each, known.get(name))})
+    if (path := result("deadiff")).exists():
+        # both branches look with the same encoder
+        twice = "content_blip.visual_encoder."
+        yield models.DEADIFF, {name: each for name, each in load_file(path).items() if not name.startswith(twice)}
+
+
+def same(one: Tensor, other: Tensor | None) -> bool:
+    """Whether two tensors are equal in half precision."""
+    return other is not None and torch.equal(one.half(), other.half())
+
+
 def main() -> None:
     """Writes the files and says how large they are."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else EXPORT
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [(BASE_FILE, compact())]
+    base = compact()
+    parts = {models.BASE: base, **dict(adapters(base))}
     if loop.checkpoint("vision").exists():
-        parts.append((VISION_FILE, vision()))
-    for name, tensors in parts:
+        parts[models.VISION] = vision()
+    for name, tensors in parts.items():
         save_file(tensors, folder / name, metadata=ABOUT)
         print(f"{folder / name}: {(folder / name).stat().st_size / 1e6:.1f} MB")
 

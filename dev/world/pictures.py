@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.random import Generator
+from numpy.typing import NDArray
 from refattention_demo.world import record
 from refattention_demo.world.draw import Picture, picture
 from refattention_demo.world.record import Record
@@ -29,6 +30,11 @@ def numbered(number: int) -> Record:
 def tensor(pictures: list[Picture]) -> Tensor:
     """(B, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div_(255)
+
+
+def to_batch(pictures: NDArray[np.float32]) -> Tensor:
+    """(B, H, W, 3) -> (B, 3, H, W)."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
 
 
 def drawn(numbers: range) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import oracle
 import pytest
 import torch
-from refattention.core.deadiff.kernel import Joint, join, joint_attention
+from refattention.core.deadiff.kernel import Joint, in_turn, join, joint_attention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -93,6 +93,23 @@ def test_region_of_each_row(data: dict[str, Tensor]) -> None:
     got = joint_attention(attend, data["q"], parts, region)
     assert torch.allclose(got[1], joint_attention(attend, data["q"], [joint(data, 1.0)])[1], atol=1e-6)
     assert torch.allclose(got[[0, 2]], attend(data["q"], data["k"], data["v"])[[0, 2]], atol=1e-6)
+
+
+def test_regions_in_turn() -> None:
+    """Laid over each other, each has its share; the rest is what was there, and what is too much is divided."""
+    shares = [random(1, 40, 1, seed=seed).sigmoid() for seed in (1, 2, 3)]
+    shares[0][:, :4], shares[1][:, :4], shares[2][:, :4] = 1, 0, 0
+    shares[0][:, 4:8], shares[1][:, 4:8], shares[2][:, 4:8] = 0, 0, 1
+    shares[0][:, 8:12], shares[1][:, 8:12], shares[2][:, 8:12] = 0, 0, 0
+    left = [torch.ones(1, 40, 1)]
+    for ratio in in_turn(shares):
+        left = [each * (1 - ratio) for each in left] + [ratio]
+    total = sum(shares).clamp(min=1)
+    assert torch.equal(left[1][:, :4], torch.ones(1, 4, 1)) and torch.equal(left[3][:, 4:8], torch.ones(1, 4, 1))
+    assert torch.equal(left[0][:, 8:12], torch.ones(1, 4, 1))
+    for got, share in zip(left[1:], shares, strict=True):
+        assert (got - share / total).abs().max() < 1e-6
+    assert torch.equal(in_turn(shares[:1])[0], shares[0])
 
 
 def test_join_keeps_the_type_of_the_text_and_refuses_a_wrong_count() -> None:

@@ -205,11 +205,64 @@ def test_a_style_that_does_not_fit(settings: dict[str, Any], error: type[Excepti
         styled(**settings)
 
 
+def halves() -> tuple[Tensor, Tensor]:
+    """Masks of the upper and the lower half."""
+    upper = torch.zeros(1, 32, 24)
+    upper[:, :16] = 1
+    return upper, 1 - upper
+
+
+@pytest.mark.parametrize("zero_tokens", [True, False])
+def test_two_styles_in_two_regions(zero_tokens: bool) -> None:
+    """By two nodes in a row, in either order; each with its strength, and one with fewer tokens."""
+    noise, (upper, lower) = latent(2, *SIZE), halves()
+    one = {"image": random_image(model("sd15")), "strength": 0.8, "zero_tokens": zero_tokens}
+    two = {"image": random_image(model("sd15"), tokens=5, seed=9), "zero_tokens": zero_tokens}
+    want = sample(attach(model("sd15"), DEADiffSettings(**one), below=DEADiffSettings(**two)), noise, *PROMPTS)
+    above, below = DEADiffSettings(mask=upper, **one), DEADiffSettings(mask=lower, **two)
+    for order in ((above, below), (below, above)):
+        patcher = model("sd15")
+        for each in order:
+            patcher = apply_deadiff(patcher, each)
+        assert distance(sample(patcher, noise, *PROMPTS), want) < 1e-4
+    assert distance(sample(apply_deadiff(model("sd15"), above), noise, *PROMPTS), want) > 1e-3
+
+
+def test_regions_with_ranges_of_their_own() -> None:
+    """Where one of the styles has ended the other goes on, and its place sees the text alone."""
+    noise, (upper, lower) = latent(1, *SIZE), halves()
+    other = random_image(model("sd15"), seed=9)
+
+    def run(*settings: dict[str, Any]) -> list[Tensor]:
+        patcher, seen = model("sd15"), []
+        for each in settings:
+            patcher = apply_deadiff(patcher, DEADiffSettings(**each))
+        remember = lambda step, denoised, x, total: seen.append(denoised.clone())  # noqa: E731
+        sample(patcher, noise, *PROMPTS, callback=remember)
+        return seen
+
+    first = {"image": random_image(model("sd15")), "mask": upper, "end_percent": 0.01}
+    second = {"image": other, "mask": lower}
+    both, alone, always = run(first, second), run(second), run({**first, "end_percent": 1.0}, second)
+    assert torch.equal(both[0], always[0]) and distance(both[0], alone[0]) > 1e-4
+    assert distance(both[-1], always[-1]) > 1e-4
+
+
+def test_the_second_of_two_equal_styles_changes_nothing() -> None:
+    """Masks that overlap share the place."""
+    noise, whole = latent(1, *SIZE), torch.ones(1, 8, 8)
+    once = styled(mask=whole)
+    assert (
+        distance(sample(apply_deadiff(once, style(mask=whole)), noise, *PROMPTS), sample(once, noise, *PROMPTS)) < 1e-5
+    )
+
+
 def test_other_families_and_a_second_style_are_refused() -> None:
     with pytest.raises(RuntimeError, match=r"DEADiffStyle needs an SD1.5 model.*but got DemoSDXL"):
         apply_deadiff(model("sdxl"), DEADiffSettings({}))
-    with pytest.raises(ValueError, match="already went through a DEADiffStyle"):
-        apply_deadiff(styled(), style())
+    for first, second in ((None, None), (None, torch.ones(1, 8, 8)), (torch.ones(1, 8, 8), None)):
+        with pytest.raises(ValueError, match="already went through a DEADiffStyle node, and one of the two"):
+            apply_deadiff(styled(mask=first), style(mask=second))
 
 
 def test_masks_that_do_not_fit_the_batch() -> None:

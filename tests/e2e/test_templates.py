@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
 DOWNLOAD_HOSTS = {"huggingface.co", "civitai.com"}
 # The files of these nodes are the user's own.
-OWN_FILES = {"P3SLoad", "RefineAlignLoad"}
+OWN_FILES = {"P3SLoad", "RefineAlignLoad", "RefDropLoad"}
 
 
 def test_host_offers_them_with_pictures(host: HeadlessHost) -> None:

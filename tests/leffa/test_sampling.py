@@ -313,8 +313,7 @@ def test_wrong_wiring_is_told() -> None:
 
 
 def run_of(interval: int, schedule: Tensor) -> LeffaRun:
-    patcher = SimpleNamespace(get_model_object=lambda name: torch.nn.Identity())
-    guider = SimpleNamespace(conds={}, model_patcher=patcher)
+    guider = SimpleNamespace(conds={}, model_patcher=model())
     return LeffaRun(LeffaSettings(interval), guider, (1, 4, 8, 8), schedule)
 
 

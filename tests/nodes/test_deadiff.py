@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from comfy.model_patcher import CoreModelPatcher
 from PIL import Image
 from refattention.core.deadiff.loaded import load
 from refattention.core.deadiff.preprocess import encoder_input
+from refattention.core.deadiff.words import numbers_of
 from refattention.nodes import deadiff_files
 from refattention.nodes.deadiff import DEADiffStyle
 from refattention.nodes.deadiff_files import DEADiffExtract, DEADiffLoader
@@ -294,3 +297,84 @@ def test_files_that_are_not_there_or_of_another_kind(folders: dict[str, Path]) -
     save_file({"ip_adapter.1.to_k_ip.weight": torch.ones(2)}, folders["model_patches"] / "ip.safetensors")
     with pytest.raises(ValueError, match="it looks like an IP-Adapter"):
         DEADiffLoader.execute("ip.safetensors")
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with the numbers of BERT's vocabulary at the places that matter here, where the node looks for it."""
+    words = [f"[unused{number}]" for number in range(4200)]
+    places = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 2806: "style", 4180: "content"}
+    for number, word in {**places, 3899: "dog", 2015: "##s", 2317: "white", 110: "d"}.items():
+        words[number] = word
+    path = tmp_path / "text_encoders" / "bert-base-uncased" / "vocab.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(words), encoding="utf-8")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "text_encoders", ([str(path.parents[1])], {".pt"}))
+    return path
+
+
+def test_the_content_branch_takes_other_words(deadiff: Any, vocabulary: Path) -> None:
+    assert numbers_of("White DOGS", vocabulary) == [101, 2317, 3899, 2015, 102]
+    content = deadiff.tokens("content", PICTURE, "squash", "average")
+    own = deadiff.words.instruction(numbers_of("content", vocabulary))
+    assert torch.equal(deadiff.tokens("content", PICTURE, "squash", "average", None, own), content)
+    pictures = [
+        picture(deadiff, mode="content", subject=subject) for subject in ("", "content", "dog", "dogs", "white dog")
+    ]
+    assert torch.equal(pictures[0], pictures[1])
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(pictures[1:], 2))
+    both = picture(deadiff, mode="style & content", subject="dog")
+    assert not torch.equal(both, picture(deadiff, mode="style & content"))
+
+
+def test_an_instruction_is_read_word_by_word(deadiff: Any) -> None:
+    """The Q-Former with it is one whose own word it is."""
+    words = deadiff.words.instruction([101, 7, 9, 11, 102])
+    reader = copy.deepcopy(deadiff.readers.model.content)
+    features = torch.randn(2, 5, reader.vision_norm.weight.shape[0], generator=torch.Generator().manual_seed(0))
+    got = reader(features, words)
+    reader.instruction = torch.nn.Parameter(words, requires_grad=False)
+    assert torch.equal(reader(features), got)
+    embeddings, positions = deadiff.words.embeddings.double(), deadiff.words.positions.double()
+    want = torch.stack([embeddings[number] + positions[place] for place, number in enumerate([101, 7, 9, 11, 102])])
+    assert (words - want).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"mode": "style"}, "subject names a content, but mode is 'style'"),
+        ({"subject": "dog \N{DOG FACE}"}, "subject is .* something that BERT's vocabulary does not have"),
+        ({"subject": "dog " * 600}, r"subject has 600 parts of words, but this DEADiff file .* Use fewer words"),
+    ],
+)
+def test_a_subject_that_cannot_be_read(deadiff: Any, vocabulary: Path, inputs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        apply(deadiff, **{"mode": "content", "subject": "dog", **inputs})
+
+
+def test_a_vocabulary_is_needed_and_checked(deadiff: Any, vocabulary: Path) -> None:
+    words = vocabulary.read_text(encoding="utf-8").split("\n")
+    for damaged in ("\n".join(["[CLS]", "[SEP]", "[UNK]", "dog"]), "\n".join(["one more", *words])):
+        vocabulary.write_text(damaged, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"vocab\.txt (is another vocabulary|cannot be read)"):
+            apply(deadiff, mode="content", subject="dog")
+    vocabulary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"vocab\.txt (is another vocabulary|cannot be read)"):
+        apply(deadiff, mode="content", subject="dog")
+    vocabulary.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no vocab\.txt in models/text_encoders"):
+        apply(deadiff, mode="content", subject="dog")
+
+
+def test_words_in_an_extracted_file(folders: dict[str, Path], vocabulary: Path) -> None:
+    torch.save({"state_dict": random_weights(DEMO_SIZE)}, folders["checkpoints"] / "whole.ckpt")
+    DEADiffExtract.execute("whole.ckpt", "few.safetensors", True, False)
+    DEADiffExtract.execute("whole.ckpt", "all.safetensors", True, False, True)
+    full, few, every = (DEADiffLoader.execute(name)[0] for name in ("whole.ckpt", "few.safetensors", "all.safetensors"))
+    with pytest.raises(ValueError, match="subject needs the embeddings of all words"):
+        apply(few, mode="content", subject="dog")
+    for subject in ("", "dog"):
+        assert torch.equal(
+            picture(every, mode="content", subject=subject), picture(full, mode="content", subject=subject)
+        )

@@ -175,7 +175,7 @@ LABEL_INPUTS, SIZE_INPUT = {("LeffaMask", "parsing"), ("LeffaBodyMap", "densepos
 # How each node is run, and a good picture or mask for each of its inputs.
 RUNS: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]] = {
     "RefDropApply": (run_refdrop, {"mask": spots(), "reference_mask": spots()}),
-    "P3SInject": (run_p3s, {"reference_image": picture(1), "subject_mask": spots()}),
+    "P3SInject": (run_p3s, {"reference_image": picture(1), "subject_mask": spots(), "mask": spots()}),
     "P3STrain": (run_p3s_train, {"images": picture(1), "masks": spots()}),
     "DEADiffStyle": (run_deadiff, {"reference_image": picture(1), "content_image": picture(2), "mask": spots()}),
     "LeffaTryOn": (
@@ -197,9 +197,15 @@ RUNS: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]] = {
     ),
     "RefineByAlign": (
         refine(RefineByAlign),
-        {"image": picture(1), "mask": spots(), "reference_image": picture(2), "reference_mask": spots()},
+        {
+            **{"image": picture(1), "mask": spots(), "reference_image": picture(2), "reference_mask": spots()},
+            "more_references": picture(3, 40, 64),
+        },
     ),
-    "RefineRegion": (refine(RefineRegion), {"image": picture(1), "mask": spots(), "reference_image": picture(2)}),
+    "RefineRegion": (
+        refine(RefineRegion),
+        {"image": picture(1), "mask": spots(), "reference_image": picture(2), "more_references": picture(3, 40, 64)},
+    ),
 }
 # For each: what another node may hand over, and the same in the plain form, 32-bit floats in [0, 1].
 Variant = Callable[[Tensor], tuple[Tensor, Tensor]]

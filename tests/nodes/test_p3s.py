@@ -10,7 +10,7 @@ import pytest
 import torch
 from p3s_support import WIDGETS, Codec, picture
 from refattention.nodes.p3s import P3SInject
-from sampling import latent, model
+from sampling import distance, latent, model
 
 REFERENCE = {"samples": latent(1, 4, 9, 11, seed=3)}
 
@@ -35,6 +35,10 @@ def apply(**inputs: Any) -> Any:
         ({"reference_latent": {"samples": latent(2, 4, 9, 9)}}, "a batch of 2 pictures, but P3SInject takes one"),
         ({"reference_latent": REFERENCE, "subject_mask": torch.zeros(1, 8, 8)}, "subject_mask is all black"),
         ({"reference_latent": REFERENCE, "subject_mask": torch.ones(2, 8, 8)}, "subject_mask holds 2 masks for one"),
+        ({"reference_latent": REFERENCE, "mask": torch.ones(2, 8, 8)}, "mask holds 2 masks, but P3SInject takes one"),
+        ({"reference_latent": REFERENCE, "negative": "empty reference"}, "only an adapter can read one"),
+        ({"reference_latent": REFERENCE, "schedule": "learned"}, "a model without an adapter has no weight that was"),
+        ({"reference_latent": REFERENCE, "noise_bias": math.inf}, "noise_bias must be a number, but is inf"),
         (
             {"reference_latent": REFERENCE, "strength": math.nan},
             "strength must be a number between 0 and 2, but is nan",
@@ -50,9 +54,13 @@ def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
         apply(**inputs)
 
 
-def test_two_subjects_are_refused() -> None:
-    with pytest.raises(ValueError, match="already went through a P3SInject node"):
-        P3SInject.execute(apply(reference_latent=REFERENCE), **WIDGETS, reference_latent=REFERENCE)
+def test_two_nodes_inject_two_subjects() -> None:
+    other = {"samples": latent(1, 4, 9, 11, seed=4)}
+    one, both = apply(reference_latent=REFERENCE), apply(reference_latent=REFERENCE)
+    both = P3SInject.execute(both, **WIDGETS, reference_latent=other, mask=torch.eye(9))[0]
+    assert distance(picture(both), picture(one)) > 1e-4
+    off = P3SInject.execute(one, **{**WIDGETS, "strength": 0.0}, reference_latent=other)[0]
+    assert torch.equal(picture(off), picture(one))
 
 
 def test_another_architecture_is_named() -> None:
@@ -91,6 +99,9 @@ def test_each_widget_has_its_effect() -> None:
         {"end_percent": 0.4},
         {"reference_seed": 1},
         {"subject_mask": torch.eye(9)},
+        {"mask": torch.eye(9)},
+        {"negative": "no injection"},
+        {"noise_bias": 0.1},
     ]
     pictures = [picture(apply(reference_latent=REFERENCE, **variant)) for variant in variants]
     pictures.append(picture(model("sd15")))

@@ -51,6 +51,63 @@ def test_what_comes_out_says_where_it_comes_from_and_injects() -> None:
     assert distance(picture(inject(model("sd15"), adapter=adapter)), picture(model("sd15"))) > 1e-4
 
 
+def test_a_list_of_pictures_of_several_sizes_is_one_training() -> None:
+    """As the host calls it, with a list for every input."""
+    other = torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(2))
+    inputs = {"clip": Clip(), "vae": Codec(), "clip_vision": Eye(), **WIDGETS, "epochs": 2}
+    given = {name: [value] for name, value in inputs.items()}
+    with torch.inference_mode():
+        adapter, _ = P3STrain.execute([model("sd15")], **given, images=[IMAGE, other, IMAGE.flip(1)], masks=[
+            torch.ones(1, 9, 9), torch.eye(8)[None], torch.ones(1, 5, 5)
+        ]).args  # fmt: skip
+        assert any(weight.any() for name, weight in adapter.weights.items() if "zero" in name)
+        with pytest.raises(ValueError, match="seed is a list of 2, but P3STrain takes one: only images and masks"):
+            P3STrain.execute([model("sd15")], **{**given, "seed": [1, 2]}, images=[IMAGE])
+        with pytest.raises(ValueError, match="masks holds 2 masks for 3 pictures"):
+            P3STrain.execute([model("sd15")], **given, images=[IMAGE] * 3, masks=[torch.ones(2, 9, 9)])
+
+
+def test_what_was_dropped_and_learned_is_used_as_it_was_trained(caplog: pytest.LogCaptureFixture) -> None:
+    both, text = (run(dropped=way, learned_weight=True)[0] for way in ("text and reference", "text"))
+    assert (both.negative, text.negative) == ("empty reference", "same reference")
+    assert both.origin.settings["dropped"] == "text and reference" and "weight.out.weight" in both.weights
+    trained, same = (
+        picture(inject(model("sd15"), adapter=both, schedule="learned", negative=way))
+        for way in ("as trained", "same reference")
+    )
+    assert not caplog.records and not torch.equal(trained, same)
+    inject(model("sd15"), adapter=both)
+    assert "has learned its own weight, but schedule is 'paper'" in caplog.text
+
+
+def test_a_cancelled_training_goes_on_when_it_is_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    paths = {**folder_paths.folder_names_and_paths, "model_patches": ([str(tmp_path)], {".safetensors"})}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", paths)
+    settings = {"epochs": 3, "images": torch.cat([IMAGE, IMAGE.flip(1)]), "gradient_checkpointing": False}
+    whole, curve = run(**settings)
+    assert not (tmp_path / "output").exists()
+    steps, real = [], training.Trainer.step
+
+    def cancels(trainer: Any, batch: Any) -> Any:
+        steps.append(batch)
+        comfy.model_management.interrupt_current_processing(len(steps) == 3)
+        return real(trainer, batch)
+
+    with monkeypatch.context() as patched, caplog.at_level(logging.INFO):
+        patched.setattr(training.Trainer, "step", cancels)
+        with pytest.raises(InterruptProcessingException):
+            run(**settings, resumable=True)
+        (state,) = (tmp_path / "output" / "p3s").iterdir()
+        assert f"Queued again, it goes on after step 2, from {state}." in caplog.text
+        resumed, same_curve = run(**settings, resumable=True)
+    assert len(steps) == 7 and "goes on after step 2" in caplog.text
+    assert all(torch.equal(weight, whole.weights[name]) for name, weight in resumed.weights.items())
+    assert torch.equal(curve, same_curve)
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [

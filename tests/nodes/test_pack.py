@@ -18,6 +18,8 @@ NODE_IDS = {
     "RefDropApply",
     "RefDropVideo",
     "RefDropRecord",
+    "RefDropSave",
+    "RefDropLoad",
     "PointMask",
     "P3SInject",
     "P3STrain",

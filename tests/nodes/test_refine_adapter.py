@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,19 @@ def test_both_stages_go_through_the_adapter(trained: dict[str, Any]) -> None:
     assert not torch.equal(other[1], heat) and not torch.equal(other[0], whole[0])
     changed = (whole[0] != pictures(1, 1)).any(-1)[0]
     assert changed[40:60, 50:80].float().mean() > 0.9 and not changed[:30].any()
+
+
+def test_auto_is_how_the_adapter_was_calibrated(trained: dict[str, Any]) -> None:
+    auto = {"timesteps": "auto", "layers": "auto"}
+    assert torch.equal(run(RefineAlign, **trained, **auto)[0], run(RefineAlign, **trained)[0])
+    found = {"timesteps": "701", "layers": "output.0.0"}
+    calibrated = replace(trained["adapter"], origin=replace(trained["adapter"].origin, look=found))
+    ours = {"adapter": calibrated, "clip_vision": trained["clip_vision"]}
+    wanted = run(RefineAlign, **trained, **found)[0]
+    assert torch.equal(run(RefineAlign, **ours, **auto)[0], wanted)
+    assert torch.equal(run(RefineByAlign, **ours, **auto)[1], wanted)
+    assert not torch.equal(run(RefineAlign, **trained)[0], wanted)
+    assert torch.equal(run(RefineAlign, **auto)[0], run(RefineAlign)[0])  # without an adapter: the usual
 
 
 def test_with_an_adapter_the_reference_counts_and_the_text_does_not(trained: dict[str, Any]) -> None:

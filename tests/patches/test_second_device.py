@@ -64,7 +64,7 @@ def test_what_a_step_waits_for_and_moves(method: str) -> None:
     run, expected = STEPS[method]
     got, steps = counted(run)
     waits, up = PLAIN[method.split()[0].strip(",")]
-    last = steps[-2]  # of two that share a look, the second
+    last = steps[-1]  # of two that share a look, the second
     assert (total(last)[0] - waits, total(last)[1] - up, total(last)[2]) == expected, last
     assert torch.equal(got, run(here, None))
 

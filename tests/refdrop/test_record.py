@@ -6,10 +6,11 @@ import gc
 import weakref
 from typing import Any
 
+import comfy.hooks
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
+from families import FAMILIES, random_model, tiny_latent, tiny_model, tiny_prompt
 from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.recorded_run import RecordedRun
@@ -144,10 +145,38 @@ def test_another_model_is_refused() -> None:
         guided(lora(tiny_model("sd15")), recorded)
     with pytest.raises(ValueError, match="recorded with other weights"):
         run("sd15", lora(guided(tiny_model("sd15"), recorded)), tiny_latent("sd15"))
-    other = tiny_model("sd15")
-    other.model = type(other.model)(other.model.model_config)
     with pytest.raises(ValueError, match="recorded with another checkpoint than"):
-        guided(other, recorded)
+        guided(random_model(FAMILIES["sd15"]), recorded)
+
+
+def test_the_same_model_loaded_anew_is_the_same() -> None:
+    """As *TorchCompileModel* has ComfyUI do it under dynamic VRAM: another module, with the same weights."""
+    recorded, noise = record("sd15", tiny_latent("sd15")), tiny_latent("sd15", seed=1)
+    anew = tiny_model("sd15")
+    anew.cached_patcher_init = (lambda disable_dynamic: random_model(FAMILIES["sd15"]), ())
+    anew = anew.clone(force_deepcopy=True)
+    assert anew.model is not tiny_model("sd15").model
+    assert torch.equal(
+        run("sd15", guided(anew, recorded), noise), run("sd15", guided(tiny_model("sd15"), recorded), noise)
+    )
+
+
+def test_prompts_with_hooks_follow_a_recording() -> None:
+    """For them ComfyUI gives the patches of the model's weights a new number in each run."""
+    model, noise = tiny_model("sd15"), tiny_latent("sd15", seed=1)
+    key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_k.weight"
+    hook = comfy.hooks.WeightHook(strength_model=1.0)
+    hook.weights = {key: (torch.ones_like(model.get_model_object(key)),)}
+    hook.need_weight_init = False
+    hooks = comfy.hooks.HookGroup()
+    hooks.add(hook)
+    (text, options), *_ = tiny_prompt("sd15", 1)
+    prompts = [[text, {**options, "hooks": hooks}]], tiny_prompt("sd15", 2)
+    recorded = RecordedRun(model, blocks_of(model), 1, 64 * MIB, False)
+    sample(apply_recorder(model, recorded), tiny_latent("sd15"), *prompts)
+    got = sample(guided(model, recorded), noise, *prompts)
+    assert distance(got, sample(model, noise, *prompts)) > 1e-3
+    assert distance(got, run("sd15", guided(model, recorded), noise)) > 1e-4  # the same model afterwards, without hooks
 
 
 def test_blocks_that_were_not_recorded_are_refused() -> None:

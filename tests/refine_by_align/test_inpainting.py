@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from editing import AnyCodec
+from families import FAMILIES, TinyFamily, random_model, tiny_prompt
 from refattention.nodes.refine_by_align import RefineByAlign
+from refattention.nodes.refine_by_align_stages import RefineRegion
 from refine_support import Codec, base, example, prompt
 from torch import Tensor
 
+ALIGN = {"timesteps", "layers", "threshold", "margin", "minimum_contrast"}
 WIDGETS = {
     **{"timesteps": "261", "layers": "", "threshold": 0.0, "margin": 0.1, "minimum_contrast": 0.0},
     **{"context": 0.3, "working_size": 128, "feather": 4, "areas": "one by one"},
@@ -48,6 +52,30 @@ def test_the_artifact_does_not_reach_the_unet_as_its_masked_picture() -> None:
         hidden = (mask == 1).expand_as(picture)
         assert hidden.any() and torch.allclose(picture[hidden], grey.mean() * torch.ones(1), atol=1e-5)
         assert not torch.allclose(picture[~hidden], grey.mean() * torch.ones(1), atol=1e-2)
+
+
+def test_flux_fill_is_shown_the_picture_with_the_artifact_hidden() -> None:
+    """As for a U-Net: mask and picture come beside the latent, as 16 and 64 channels."""
+    config = {**FAMILIES["flux"].config, "in_channels": 96}
+    patcher, one = random_model(TinyFamily("Flux", config, (16, 8, 12), pooled=16, cfg=1.0)), example(5)
+    seen: list[Tensor] = []
+
+    def watch(executor: Any, x: Tensor, t: Tensor, concat: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        seen.append(concat)
+        return executor(x, t, concat, *args, **kwargs)
+
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "refattention.watch", watch)
+    paint = {name: value for name, value in WIDGETS.items() if name not in ALIGN}
+    pictures = [torch.where(one.mask[None, ..., None] > 0, artifact, one.picture) for artifact in (0.0, 1.0)]
+    for picture in pictures:
+        with torch.inference_mode():
+            RefineRegion.execute(
+                patcher, AnyCodec("flux"), tiny_prompt("flux", 1), tiny_prompt("flux", 2), picture, one.mask[None],
+                one.reference, **{**paint, "steps": 1, "cfg": 1.0, "strength": 0.0},
+            )  # fmt: skip
+    shown, other = seen
+    assert shown.shape[1] == 16 + 64 and torch.equal(shown, other) and shown[:, :16].std() > 0.01
+    assert set(shown[:, 16:].unique().tolist()) == {0.0, 1.0}
 
 
 @pytest.mark.parametrize("inpainting", [False, True])

@@ -13,7 +13,10 @@ from demo_host import API_WORKFLOWS, load_workflow
 from host import HeadlessHost
 
 Workflow = dict[str, Any]
-NEED_OTHER_MODELS = {"refdrop_flux", "refdrop_svd", "refdrop_wan", "p3s_trained", "refine_trained"}
+NEED_OTHER_MODELS = {
+    *("refdrop_flux", "refdrop_svd", "refdrop_wan", "p3s_trained", "refdrop_kept"),
+    *("refine_trained", "refine_qwen_image_edit", "refine_flux_kontext"),
+}
 RUN_ONCE = {"deadiff_extract"}  # never writes over its file
 NEED_CONSENT = {"leffa_without_packs"}  # stops until the user agrees to run a file's code
 NAMES = sorted({path.stem for path in API_WORKFLOWS.glob("*.json")} - NEED_OTHER_MODELS - RUN_ONCE - NEED_CONSENT)

@@ -27,28 +27,37 @@ def random_image(patcher: Any, tokens: int = 16, samples: int = 1, seed: int = 3
     return image
 
 
-def attach(patcher: Any, style: DEADiffSettings, lengths: dict[int, int] | None = None) -> Any:
+def attach(
+    patcher: Any, style: DEADiffSettings, lengths: dict[int, int] | None = None, below: DEADiffSettings | None = None
+) -> Any:
     """Makes a model attend as DEADiff does.
 
     Args:
         lengths: of the texts of each conditioning (0: positive, 1: negative) where the host pads them.
+        below: another style for the lower half of the picture.
     """
 
-    def replace(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+    def of_row(row: int, style: DEADiffSettings, qkv: tuple[Tensor, ...], options: dict[str, Any]) -> Tensor:
+        q, k, v = qkv
         chunks = options["cond_or_uncond"]
         image = style.image.get((options["block"], options["block_index"]))
-        out = []
-        for row in range(len(q)):
-            sample = row % (len(q) // len(chunks))
-            half = chunks[row // (len(q) // len(chunks))]
-            length = (lengths or {}).get(half, k.shape[1])
-            keys, values = k[row, :length], v[row, :length]
-            if image is not None and (half == 0 or style.zero_tokens):
-                weight = style.strength if half == 0 else 0.0
-                own_keys, own_values = (t[sample if len(t) > 1 else 0].to(k) for t in image)
-                keys, values = torch.cat([keys, weight * own_keys]), torch.cat([values, weight * own_values])
-            out.append(oracle.attention(q[row], keys, values, options["n_heads"]))
-        return torch.stack(out).to(q.dtype)
+        sample = row % (len(q) // len(chunks))
+        half = chunks[row // (len(q) // len(chunks))]
+        length = (lengths or {}).get(half, k.shape[1])
+        keys, values = k[row, :length], v[row, :length]
+        if image is not None and (half == 0 or style.zero_tokens):
+            weight = style.strength if half == 0 else 0.0
+            own_keys, own_values = (t[sample if len(t) > 1 else 0].to(k) for t in image)
+            keys, values = torch.cat([keys, weight * own_keys]), torch.cat([values, weight * own_values])
+        return oracle.attention(q[row], keys, values, options["n_heads"])
+
+    def replace(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+        out = torch.stack([of_row(row, style, (q, k, v), options) for row in range(len(q))])
+        if below is not None:
+            tokens = q.shape[1] // 2
+            lower = torch.stack([of_row(row, below, (q, k, v), options) for row in range(len(q))])
+            out[:, tokens:] = lower[:, tokens:]
+        return out.to(q.dtype)
 
     patched = patcher.clone()
     for block, _ in labelled_layers(patcher):

@@ -13,12 +13,35 @@ import oracle
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from families import FAMILIES
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 UNETS = ("sd15", "sd2", "svd")
-PATCH = {"flux2": 1, "ltxv": 1}
-TEXT = {"flux2": 512, "zimage": 32, "wan21": None, "wan22": None, "wan_i2v": None, "ltxv": None}
+ONE_CELL = {
+    "cascade",
+    "flux2",
+    "ltxv",
+    "ltx2",
+    "mage",
+    "lens",
+    "ideogram4",
+    "hunyuan15",
+    "hunyuan_image",
+}  # is a token of these
+# How many tokens that are not the image's share its attention; 5 of the prompt in all others.
+OTHERS = {
+    **dict.fromkeys(["wan21", "wan22", "wan_i2v", "wan_ar", "wan_vace", "wan_camera", "wan_camera22"], 0),
+    **dict.fromkeys(["wan_animate", "scail2", "wandancer", "ltxv", "ltx2", "predict2", "anima", "cosmos"], 0),
+    **dict.fromkeys(["kandinsky5", "kandinsky5_image"], 0),
+    **{"flux2": 512, "zimage": 32, "aura": 5 + 8, "hidream": 5 + 3 + 3},
+    **{"humo": 24, "wan_s2v": 24, "scail": 24 + 18},  # of a reference picture in the prompt
+}
+BETWEEN = {"scail": 24}  # tokens of the reference picture before the image's, of poses behind them
+IMAGE_FIRST = {"lens", "joy", "hidream", "mochi", "humo", "wan_s2v"}
+ALONE_TOO = {"sd35", "boogu", "pixeldit", "pid"}  # attend to the image once more without the text
+BEFORE = {"boogu": 2}  # attentions of refiners, which are of an image alone as well
+EVERY = {"wan_vace": 2}  # the other half is of the blocks that see the control video
 
 
 @dataclass
@@ -52,6 +75,7 @@ class NaiveFamilyRefDrop:
     ) -> Tensor:
         chunks = len(options["cond_or_uncond"])
         rows = len(x) // chunks
+        self.size = x.shape[2:]
         sampling = executor.class_obj.model_sampling
         process = executor.class_obj.process_latent_in
         out = []
@@ -65,9 +89,24 @@ class NaiveFamilyRefDrop:
                     return value[part][:1].expand(len(x), *value.shape[1:])
 
                 inputs = {name: repeat(value) for name, value in extra.items()}
+                if self.family == "hidream_o1":
+                    tokens = FAMILIES[self.family].extra["text_input_ids"]
+                    found = executor.class_obj.extra_conds(noise=x, text_input_ids=tokens, device=x.device)
+                    inputs = {name: found[name].cond for name in inputs}
+                if x.shape[2:] != self.size:  # a reference, which has no video of another kind beside it
+                    inputs.pop("pose_latents", None)
+                    if self.family == "scail":
+                        inputs.pop("reference_latent")
+                    if "vace_context" in inputs:  # nothing in it, of the reference's size
+                        inputs["vace_context"] = inputs["vace_context"][..., : x.shape[2], : x.shape[3], : x.shape[4]]
                 if "num_video_frames" in inputs:
                     inputs["num_video_frames"] = len(x)
-                self.x, self.calls = x, 0
+                self.x, self.calls, self.seen, self.matched = x, 0, 0, 0
+                if "latent_shapes" in inputs and x.shape[2:] != self.size:
+                    inputs["latent_shapes"] = [x.shape]
+                elif len(inputs.get("latent_shapes", ())) > 1:  # a video and its sound
+                    shape = inputs["latent_shapes"][0][1:]
+                    self.x = x[:, :, : shape.numel()].reshape(-1, *shape)
                 alone = {**options, "cond_or_uncond": [0], "uuids": [None]}
                 return executor(x, t[part][:1].expand(len(x)), concat, repeat(text), None, alone, **inputs)
 
@@ -84,18 +123,24 @@ class NaiveFamilyRefDrop:
 
     def _grid(self) -> tuple[int, int, int]:
         """Frames, height and width in tokens of the latents that are being evaluated."""
-        patch = PATCH.get(self.family, 2)
+        patch = 1 if self.family in ONE_CELL else 32 if self.family == "hidream_o1" else 2
         height, width = (-(-size // patch) for size in self.x.shape[-2:])
-        return self.x.shape[2] if self.x.ndim == 5 else 1, height, width
+        frames = self.x.shape[2] if self.x.ndim == 5 else 1
+        return -(-frames // 2) if self.family == "cogvideo15" else frames, height, width
 
     def _attention(self, func: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out = func(q, k, v, *args, **kwargs)
         heads = args[0] if args else kwargs["heads"]
         if kwargs.get("skip_reshape"):
             q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+            k, v = (t.repeat_interleave(heads // t.shape[2], 2) for t in (k, v))  # keys that heads share
         q, k, v = (t.flatten(2) for t in (q, k, v))
         place = self._image(q.shape[1], k.shape[1], kwargs["transformer_options"])
-        if place is None:
+        self.seen += 1
+        if place is None or self.seen <= BEFORE.get(self.family, 0):
+            return out
+        self.matched += 1
+        if (self.matched - 1) % EVERY.get(self.family, 1):
             return out
         image, grid = place
         own = [t[:, image] for t in (q, k, v)]
@@ -104,8 +149,12 @@ class NaiveFamilyRefDrop:
             return out
         number, self.calls = self.calls, self.calls + 1
         change = [self._change(row, own, number, grid, heads) for row in range(len(q))]
+        change = torch.stack(change).to(out)
         out = out.clone()
-        out[:, image] += torch.stack(change).to(out)
+        if kwargs.get("skip_output_reshape"):
+            out[:, :, image] += change.unflatten(2, (heads, -1)).transpose(1, 2)
+        else:
+            out[:, image] += change
         return out
 
     def _image(self, queries: int, keys: int, options: dict[str, Any]) -> tuple[slice, tuple[int, int, int]] | None:
@@ -116,13 +165,20 @@ class NaiveFamilyRefDrop:
             return (slice(None), grid) if queries == keys and queries != frames else None
         frames, height, width = grid = self._grid()
         image = frames * height * width
-        text = TEXT.get(self.family, self.text) or 0
-        if self.family == "sd35" and queries == image:
+        others = OTHERS.get(self.family, self.text)
+        if self.family == "scail" and self.x.shape[2:] != self.size:
+            others = 0
+        if self.family in ALONE_TOO and queries == keys == image:
             return slice(None), grid
+        if self.family == "cascade":  # text is only looked at, and comes last
+            return (slice(image), grid) if (queries, keys) == (image, image + 5 + 4 + 4) else None
+        if self.family == "hidream_o1":  # the same, and comes first, but its last token, which says the time
+            return (slice(-image, None), grid) if (queries, keys) == (image + 1, image + 6) else None
         padding = -image % 32 if self.family == "zimage" else 0
-        if queries != keys or queries != text + image + padding:
+        if queries != keys or queries != others + image + padding:
             return None
-        return slice(text, text + image), grid
+        first = 0 if self.family in IMAGE_FIRST else min(others, BETWEEN.get(self.family, others))
+        return slice(first, first + image), grid
 
     def _change(self, row: int, own: list[Tensor], number: int, grid: tuple[int, int, int], heads: int) -> Tensor:
         """What a sample's attention output is changed by: c M (Att(Q, K_ref, V_ref) - Att(Q, K, V))."""

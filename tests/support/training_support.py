@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 TRAIN = ROOT / "tools" / "train.py"
-EXTENSION = Path(__file__).with_name("demo_models.py")
+EXTENSION = ROOT / "demo" / "known.py"
 
 
 def base_file(folder: Path) -> Path:

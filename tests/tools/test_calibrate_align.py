@@ -8,9 +8,14 @@ from pathlib import Path
 import calibrate_align
 import numpy as np
 import pytest
+import refine_support
+import torch
+from editing import AnyCodec, editing_model
+from families import tiny_prompt
 from PIL import Image
 from refattention.core.patches.blocks import select_layers
 from refattention.core.patches.unet import self_attention_layers
+from refattention.core.refine_by_align.files import load_adapter
 from refattention.core.refine_by_align.observe import parse_look
 from refattention_demo.loading import load
 from sampling import prompt
@@ -44,6 +49,33 @@ def test_scores_are_there_for_every_timestep_and_layer_and_give_inputs_of_the_no
     calibrate_align.plot(scores, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.size[0] > 400
+
+
+@pytest.mark.parametrize("in_context", [False, True])
+def test_transformers_are_calibrated_by_either_way(case: Path, in_context: bool) -> None:
+    model, prompt = editing_model("flux"), tiny_prompt("flux", 1)
+    scores = calibrate_align.score([case], model, AnyCodec("flux"), prompt, [100], 96, in_context=in_context)
+    assert {layer for _, layer in scores} == {"double.0.0", "double.1.0", "single.0.0", "single.1.0"}
+    assert all(0 <= values[0] <= 1 for values in scores.values())
+
+
+def test_a_trained_adapter_is_scored_by_its_cross_attentions_and_carries_what_was_found(
+    case: Path, tmp_path: Path
+) -> None:
+    model, trained = refine_support.base(), refine_support.adapter()
+    given = [case], model, refine_support.Codec(), refine_support.prompt(1), [100, 500], 128
+    scores = calibrate_align.score(*given, trained, refine_support.vision())
+    assert len(scores) == 2 * len(self_attention_layers(model.model.diffusion_model))
+    assert scores != calibrate_align.score(*given)
+    chosen = calibrate_align.best(scores)
+    calibrate_align.save_calibrated(trained, chosen, tmp_path / "calibration.safetensors")
+    carried = load_adapter(tmp_path / "calibration.safetensors")
+    assert carried.origin.look == chosen
+    assert all(torch.equal(carried.weights[name], each) for name, each in trained.weights.items())
+    settings = parse_look(model, "auto", "auto", 0, "Node", carried.origin.look)
+    assert settings == parse_look(model, chosen["timesteps"], chosen["layers"], 0, "Node")
+    with pytest.raises(FileExistsError):
+        calibrate_align.save_calibrated(trained, chosen, tmp_path / "calibration.safetensors")
 
 
 def test_best_is_the_best_timestep_and_the_best_layers_at_it() -> None:

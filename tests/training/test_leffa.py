@@ -30,10 +30,12 @@ from refattention.core.leffa.training import (
     vae_to_diffusers,
 )
 from refattention.core.leffa.wrappers import attach_reference_unet
+from refattention.core.models import checkpoint
 from refattention.core.patches.unet import self_attention_layers
 from refattention.nodes.leffa import EVERY_STEP, LeffaTryOn
 from refattention_demo import leffa as demo
 from refattention_demo.layout import unet_shapes
+from safetensors.torch import load_file
 from training.config import build, read
 from training.pictures import mask, picture
 from training_support import losses, save_picture, train_here
@@ -65,6 +67,20 @@ def task(trained: Path) -> Any:
     config = trained / "config.toml"
     table = read(config, ["models.start=run/leffa.safetensors", "output=again"])
     return leffa.Task(build(table, trained, leffa.Data, leffa.Options, leffa.DEFAULTS))
+
+
+def test_the_file_to_start_from_is_read_once(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.tasks import leffa
+
+    read_files = []
+    original = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda path: read_files.append(path) or original(path))
+    table = read(trained / "config.toml", ["models.start=run/leffa.safetensors", "output=once"])
+    task = leffa.Task(build(table, trained, leffa.Data, leffa.Options, leffa.DEFAULTS))
+    assert len(read_files) == 1
+    task.save(trained / "copy.safetensors", torch.float32)
+    before, after = (load_file(trained / name) for name in ("run/leffa.safetensors", "copy.safetensors"))
+    assert before.keys() == after.keys() and all(torch.equal(after[name], each) for name, each in before.items())
 
 
 def batch(task: Any, count: int = 3) -> Batch:

@@ -159,12 +159,13 @@ def test_p3s_trains_on_a_folder_of_mixed_sizes(subject: Path) -> None:
     assert (adapter.origin.class_word, adapter.origin.prompt) == ("cup", "a photo of sks cup")
     task = task_of("p3s", subject)
     assert [task._sizes[number] for number in range(5)] == [(64, 64), (56, 80), (80, 56), (64, 64), (64, 64)]
-    plan = task.plan(2, 0)
-    for step in range(6):
+    plan, references = task.plan(2, 0), set()
+    for step in range(12):
         samples = [task.sample(key) for key in plan.keys(step)]
-        sizes = {task._sizes[each.record] for each in samples} | {task._sizes[each.reference] for each in samples}
-        assert len(sizes) == 1 and len({each.reference for each in samples}) == 1
-    batch = task.batch([task.sample((1, 4, 0))])
+        assert len({task._sizes[each.record] for each in samples}) == len({each.reference for each in samples}) == 1
+        references |= {(task._sizes[each.record], task._sizes[each.reference]) for each in samples}
+    assert len({size for size, _ in references}) == 3 and any(size != read for size, read in references)
+    batch = task.batch([replace(task.sample((1, 4, 0)), reference=1)])
     assert batch.targets.shape[-2:] == (7, 10) and batch.subject.tokens((7, 10), torch.device("cpu")) is not None
     # What the frozen model with the file's adapter predicts is what the objective does.
     patched = p3s_for_model(adapter, task._model, family(task._model))
@@ -184,6 +185,71 @@ def test_p3s_gradients_reach_the_adapter_alone(subject: Path) -> None:
     assert any(each.grad is not None and each.grad.any() for each in task.objective.network.zero_hidden.parameters())
     dropped = task.batch([replace(task.sample((0, 4, 0)), is_dropped=True)])
     assert not torch.equal(dropped.context, task.batch([task.sample((0, 4, 0), drops=False)]).context)
+
+
+def of_p3s(config: Path, *changes: str) -> Any:
+    from training.tasks import p3s
+
+    return p3s.Task(build(read(config, changes), config.parent, p3s.Data, p3s.Options, p3s.DEFAULTS))
+
+
+def test_p3s_drops_the_reference_beside_the_text(subject: Path) -> None:
+    task = of_p3s(subject)
+    samples = [replace(task.sample((number, 4, 0)), is_dropped=number == 0) for number in (0, 3)]
+    batch = task.batch(samples)
+    assert batch.absent.tolist() == [True, False]
+    latents, vision = batch.read(batch.targets)
+    assert not latents[0].any() and not vision[0].any() and torch.equal(latents[1:], batch.reference)
+    (words, shown), (said, read) = task.shown(batch)[0]
+    assert "no words" in words and said == "not read" and shown.any() and not read.any()
+    text = of_p3s(subject, "method.dropped=text").batch(samples)
+    assert text.absent is None and torch.equal(text.context, batch.context)
+
+
+def test_p3s_switches_of_the_method(subject: Path) -> None:
+    task = of_p3s(subject, "method.rngr=false", "method.learned_weight=true", "method.where=none")
+    losses = task.objective(task.batch([task.sample((0, 4, 0))]))
+    losses["loss"].backward()
+    assert losses["consistency"] == 0
+    learning = {name.split(".")[1] for name, each in task.objective.named_parameters() if each.requires_grad}
+    assert learning == {"unet", "zero_hidden", "zero_cross", "weight"}
+    (subject.parent / "data" / "i1.mask.png").unlink()
+    same = of_p3s(subject, "method.reference=same")
+    batch = same.batch([same.sample((number, 4, 0)) for number in (0, 3)])
+    assert torch.equal(batch.reference, batch.targets) and len(batch.vision) == 2
+
+
+def test_p3s_goes_on_bit_for_bit_with_its_switches(subject: Path) -> None:
+    switches = ("--set", "method.learned_weight=true", "--set", "method.where=all summed", "--set", "validate.every=0")
+    assert train_here("p3s", subject, *switches, "--set", "train.steps=3", "--set", "output=whole") == 0
+    assert train_here("p3s", subject, *switches, "--set", "train.steps=1") == 0
+    assert train_here("p3s", subject, *switches, "--set", "train.steps=3", "--resume") == 0
+    whole, resumed = subject.parent / "whole", subject.parent / "run"
+    assert losses(whole) == losses(resumed) and len(losses(whole)) == 3
+    first, second = (load_p3s(run / "p3s.safetensors") for run in (whole, resumed))
+    assert all(torch.equal(weight, first.weights[name]) for name, weight in second.weights.items())
+    assert first.negative == "empty reference" and "weight.out.weight" in first.weights
+    started = of_p3s(subject, "models.start=run/p3s.safetensors", "method.learned_weight=true")
+    assert torch.equal(started.objective.network.weight.out.weight, second.weights["weight.out.weight"])
+    with pytest.raises(RuntimeError, match=r"The adapter of 'subject' does not fit: .* are unknown"):
+        of_p3s(subject, "models.start=run/p3s.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("method.where=first", "where is 'first', but must be one of last, all, all summed, none"),
+        ("method.dropped=reference", "dropped is 'reference', but must be one of text and reference, text"),
+        ("method.reference=other", "reference is 'other', but must be one of any, same"),
+        ("method.reference=same", "reference is 'same', so each picture of a batch has a mask of its own"),
+        ("phase=[{steps = 1}, {steps = 1, rngr = false}]", "rngr is not the same in all phases"),
+    ],
+)
+def test_p3s_refuses_switches_that_cannot_be(
+    subject: Path, change: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_here("p3s", subject, "--set", change) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_p3s_names_what_is_wrong(subject: Path, capsys: pytest.CaptureFixture[str]) -> None:

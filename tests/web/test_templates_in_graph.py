@@ -102,15 +102,47 @@ def test_value_set_on_the_outside_of_a_blueprint(frontend: Frontend) -> None:
     assert api[f"{node['id']}:4"]["inputs"]["strength"] == -0.2
 
 
-def test_missing_models_are_offered_for_download(frontend: Frontend) -> None:
-    """The demo's host has no file of this template."""
-    template = read(TEMPLATES["refdrop_wan"])
+@pytest.mark.parametrize(
+    ("name", "missing"), [("refdrop_wan", 3), ("leffa_without_packs", 1)], ids=["refdrop_wan", "leffa_without_packs"]
+)
+def test_missing_models_are_offered_for_download(frontend: Frontend, name: str, missing: int) -> None:
+    """The demo's host has no file of the first template, and all but SAM3 of the second."""
+    template = read(TEMPLATES[name])
     frontend.open(template)
     frontend.page.get_by_role("button", name="View details").click()
-    models = [model for node in template["nodes"] for model in node["properties"].get("models", ())]
-    assert len(models) == 3
+    named = {model["name"] for node in template["nodes"] for model in node["properties"].get("models", ())}
+    models = named - {path.name for path in (frontend.host.base / "models").rglob("*")}
+    assert len(models) == missing
     for model in models:
-        frontend.page.get_by_role("button", name=f"Download {model['name']}").wait_for()
-    frontend.screenshot(PICTURES / f"missing_models_{frontend.renderer}.png")
+        frontend.page.get_by_role("button", name=f"Download {model}").wait_for()
+    for model in named - models:
+        assert frontend.page.get_by_role("button", name=f"Download {model}").count() == 0
+    frontend.screenshot(PICTURES / f"missing_models_{name}_{frontend.renderer}.png")
     frontend.page.get_by_role("button", name="Toggle properties panel").first.click()
     frontend.page.get_by_role("button", name="Download all").wait_for(state="hidden")
+
+
+@pytest.mark.parametrize(
+    ("name", "packs"),
+    [
+        ("leffa_from_photograph", ["comfyui_controlnet_aux", "human-parser-comfyui-node"]),
+        ("leffa_without_packs", ["refattention"]),
+    ],
+    ids=["leffa_from_photograph", "leffa_without_packs"],
+)
+def test_missing_packs_are_named(frontend: Frontend, name: str, packs: list[str]) -> None:
+    """As where these packs are not installed: the page does not know their nodes."""
+    template = read(TEMPLATES[name])
+    kinds = {node["type"] for node in template["nodes"] if node["properties"].get("cnr_id") in packs}
+    frontend.evaluate("(kinds) => kinds.forEach((kind) => window.LiteGraph.unregisterNodeType(kind))", sorted(kinds))
+    try:
+        frontend.open(template)
+        frontend.page.get_by_role("button", name="View details").click()
+        for pack in packs:
+            frontend.page.get_by_text(pack, exact=True).first.wait_for()
+        frontend.screenshot(PICTURES / f"missing_packs_{name}_{frontend.renderer}.png")
+        assert sorted(set(frontend.evaluate(UNKNOWN))) == sorted(kinds)
+    finally:
+        frontend.load()
+        frontend.new_graph()
+        frontend.errors.clear()

@@ -231,6 +231,24 @@ def build(table: Table, folder: Path, data: type, method: type, defaults: Mappin
     )
 
 
+def require_all_processes(environment: Mapping[str, str]) -> None:
+    """Checks that the processes which a launcher was asked for are there.
+
+    `accelerate launch --cpu --num_processes 2` starts one, and says nothing, unless it is told to use MPI.
+
+    Raises:
+        ConfigError: there is one process in place of several.
+    """
+    wants_several = environment.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in environment
+    counts = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+    if wants_several and not any(name in environment for name in counts):
+        raise ConfigError(
+            "accelerate launch --cpu was asked for several processes, but has started one: by itself it can do no "
+            "more without a GPU. Write accelerate launch --multi_gpu --num_processes 2 tools/train.py ... --cpu, or "
+            "name the machines of MPI by --mpirun_hostfile."
+        )
+
+
 def fill(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """A dataclass from a table.
 

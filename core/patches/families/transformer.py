@@ -3,79 +3,153 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
+from operator import attrgetter
+from statistics import mode
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...kernels.attention import Attend
-from ..attention import AttentionCall, Handler, Options, chunks_of, opaque
+from ..attention import AttentionCall, Handler, Options, TokenSequence, chunks_of, opaque
 from ..blocks import Block, Layer
 
-APPENDED = ("time_dim_concat", "context_latents")  # inputs of Wan whose tokens ComfyUI puts behind the video's
+Inputs = Mapping[str, Any]  # what a forward pass is given by name
+Grid = tuple[int, int, int]  # frames, height, width in tokens
+
+
+class Named(Enum):
+    """How an attention is told which block it belongs to."""
+
+    BY_HOST = auto()  # ComfyUI writes it into the options
+    BY_US = auto()  # a replacement of the block writes it, where ComfyUI lets blocks be replaced
+    BY_ORDER = auto()  # attentions are counted; where blocks cannot be replaced, none can be skipped either
+
+
+def token_size(module: Any) -> Grid:
+    """(frames, height, width) of a token in latent cells, of a module with `patch_size`: 2, (2, 2) or (1, 2, 2)."""
+    size = module.patch_size
+    frames, height, width = (1, size, size) if isinstance(size, int) else (1, *size)[-3:]
+    return frames, height, width
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a family arranges its tokens and names its blocks.
+    """How a family arranges its tokens and names its blocks: one line of the table.
 
     Attributes:
-        blocks: lists of blocks in the module by ComfyUI's name of their kind.
+        name: what users call it.
+        blocks: where the module has its blocks, by ComfyUI's name of their kind, in the order they run.
         is_video: whether latents are the frames of a video.
-        names_blocks: whether ComfyUI says at an attention which block it belongs to.
-        patch: (height, width) of a token in latent pixels.
-        padding: how many tokens without content follow N image tokens.
-        attentions: how many self-attentions a block has; they come before any cross-attention.
+        named: how an attention is told which block it belongs to.
+        patch: (frames, height, width) of a token in latent cells.
+        image_first: whether the image tokens come before all others; they come last otherwise.
+        keys_only: whether the text's tokens are among the keys only, not among the queries.
+        after: how many tokens follow the image tokens where they come last.
+        attentions: how many self-attentions of the picture a block has; they come before any other attention.
+        others: how many other attentions a block has, for counting.
+        before: how many attentions run before the first block, for counting.
+        refused: inputs that bring tokens which cannot be told from the picture's.
+        of_picture: entries of a prompt that must be as large as the picture.
     """
 
+    name: str
     blocks: Mapping[str, str]
     is_video: bool = False
-    names_blocks: bool = True
-    patch: Callable[[Any], tuple[int, int]] = lambda module: (module.patch_size, module.patch_size)
-    padding: Callable[[Any, int], int] = lambda module, tokens: 0
+    named: Named = Named.BY_HOST
+    patch: Callable[[Any], Grid] = token_size
+    image_first: bool = False
+    keys_only: bool = False
+    after: Callable[[Any, Grid, Inputs], int] = lambda module, grid, inputs: 0
     attentions: Callable[[Any], int] = lambda block: 1
+    others: int = 0
+    before: Callable[[Any, Inputs], int] = lambda module, inputs: 0
+    refused: Sequence[str] = ()
+    of_picture: frozenset[str] = frozenset()
 
 
 class TransformerAttentions:
-    """The self-attentions of a transformer. Text comes before the image wherever the two share an attention."""
+    """The self-attentions of a transformer.
 
-    def __init__(self, module: nn.Module, layout: Layout) -> None:
-        self.is_video = layout.is_video
-        self.layers: dict[Block, int] = {
-            (kind, number): layout.attentions(block)
+    Args:
+        module: the diffusion model.
+        layout: of its family.
+        has_frames: whether its latents are (B, C, F, H, W).
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout, has_frames: bool) -> None:
+        self.is_video = layout.is_video and has_frames
+        modules = {
+            (kind, number): block
             for kind, name in layout.blocks.items()
-            for number, block in enumerate(getattr(module, name))
+            for number, block in enumerate(_blocks(attrgetter(name)(module)))
         }
+        self.layers: dict[Block, int] = {label: layout.attentions(block) for label, block in modules.items()}
+        self._widths = {label: _width(block) for label, block in modules.items()}
+        self.of_picture = layout.of_picture
         self._module = module
         self._layout = layout
 
-    def route(self, x: Tensor, inputs: Mapping[str, Any], options: Options, handler: Handler) -> Options:
+    def frames(self, latents: Sequence[int]) -> int:
+        """How many frames of tokens one sample of latents (B, C, F, H, W) has; 1 for pictures."""
+        return self._grid(latents)[0] if self.is_video else 1
+
+    def route(self, x: Tensor, inputs: Inputs, options: Options, handler: Handler) -> Options:
         """Routes one forward pass.
 
         Raises:
-            RuntimeError: the pass brings frames of its own, which come after those of the video.
+            RuntimeError: the pass brings pictures or frames of its own, whose tokens cannot be told from the picture's.
         """
-        for name in APPENDED:
-            if inputs.get(name) is not None:
+        for name in self._layout.refused:
+            if inputs.get(name, options.get(name)) is not None:
                 raise RuntimeError(
-                    f"RefDrop: the prompt brings frames of its own ({name}), which cannot be told from those of the "
-                    "video. Remove the node that adds them."
+                    f"RefDrop: the prompt or sampler brings pictures or frames of its own ({name}), whose tokens "
+                    "cannot be told from those that are painted. Remove the node that adds them."
                 )
-        height, width = (-(-size // patch) for size, patch in zip(x.shape[-2:], self._patch(), strict=True))
-        frames = x.shape[2] if x.ndim == 5 else 1
-        routed = _Routed(handler, self.layers, (height, width), frames, options.get("optimized_attention_override"))
-        routed.padding = self._layout.padding(self._module, frames * height * width)
-        # A label that an earlier pass left would make what runs before the first block look like a part of it.
-        fresh = {name: value for name, value in options.items() if name not in ("block_type", "block_index")}
+        grid = self._grid(x.shape)
+        routed = _Routed(handler, self.layers, grid, options.get("optimized_attention_override"))
+        routed.layout = self._layout
+        routed.after = self._layout.after(self._module, grid, inputs)
+        if self._layout.named is Named.BY_ORDER:
+            routed.order = self._order(inputs)
+        # A label that an earlier pass left would make what runs before the first block look like a part of it. The
+        # kind is known where there is one kind only, and some models say no more than the number.
+        fresh = {name: value for name, value in options.items() if name != "block_index"}
+        fresh["block_type"] = next(iter(self._layout.blocks))
         fresh["optimized_attention_override"] = opaque(routed.attention)
-        if not self._layout.names_blocks:
+        if self._layout.named is Named.BY_US:
             replacements = options.get("patches_replace", {})
             fresh["patches_replace"] = {**replacements, "dit": self._naming(replacements.get("dit", {}))}
         return fresh
 
-    def _patch(self) -> tuple[int, int]:
-        return self._layout.patch(self._module)
+    def recorded(self, blocks: frozenset[Block], latent: Sequence[int]) -> int:
+        """How many numbers the keys and values of some blocks are for a (C, H, W) or (C, F, H, W) sample."""
+        tokens = math.prod(self._grid((1, *latent)))
+        widths = (number * self._widths[label] for label, number in self.layers.items() if label in blocks)
+        return 2 * tokens * sum(widths)
+
+    def _grid(self, latents: Sequence[int]) -> Grid:
+        """The tokens of latents (B, C, H, W) or (B, C, F, H, W); what is no whole patch is filled up by the model."""
+        size = (1, *latents[2:])[-3:]
+        frames, height, width = (-(-n // p) for n, p in zip(size, self._layout.patch(self._module), strict=True))
+        return frames, height, width
+
+    def _order(self, inputs: Inputs) -> Iterator[Layer | None]:
+        """The attentions in the order they run: a layer, or None for those that are no self-attention of the picture.
+
+        Raises:
+            RuntimeError: at an attention more than the model has.
+        """
+        yield from [None] * self._layout.before(self._module, inputs)
+        for block, attentions in self.layers.items():
+            yield from ((block, depth) for depth in range(attentions))
+            yield from [None] * self._layout.others
+        raise RuntimeError(
+            "RefDrop: the model computed more attentions in one pass than its blocks have, so they cannot be told "
+            "apart. Remove what was put into the model: another patch, an adapter."
+        )
 
     def _naming(self, replacements: Mapping[Any, Any]) -> dict[Any, Any]:
         """Block replacements that say in the options which block it is, and then do what the given ones do."""
@@ -95,53 +169,68 @@ class TransformerAttentions:
 class _Routed:
     """ComfyUI's attention function during one forward pass."""
 
-    padding = 0
+    layout: Layout
+    after = 0
+    order: Iterator[Layer | None] | None = None
 
     def __init__(
         self,
         handler: Handler,
         layers: Mapping[Block, int],
-        grid: tuple[int, int],
-        frames: int,
+        grid: Grid,
         previous: Callable[..., Tensor] | None,
     ) -> None:
         self._handler = handler
         self._layers = layers
         self._grid = grid
-        self._frames = frames
         self._previous = previous
         self._latest: Layer = (("", 0), -1)
 
     def attention(
         self, func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
+        """An `optimized_attention_override`."""
+        layer = self._layer(kwargs["transformer_options"])
+        if layer is None:
+            return self._attention(func, q, k, v, *args, **kwargs)
+        heads = args[0] if args else kwargs["heads"]
+        heads_first = kwargs.get("skip_reshape", False)
+        stays_split = kwargs.pop("skip_output_reshape", False)
+
         def whole() -> Tensor:
             return self._attention(func, q, k, v, *args, **kwargs)
 
-        layer = self._layer(kwargs["transformer_options"])
-        if layer is None:
-            return whole()
-        image = self._image_tokens(q, k, kwargs)
-        heads = args[0] if args else kwargs["heads"]
-        plain = {name: value for name, value in kwargs.items() if name not in ("heads", "mask", "skip_reshape")}
-        heads_first = kwargs.get("skip_reshape", False)
-        is_masked = kwargs.get("mask") is not None or (len(args) > 1 and args[1] is not None)
-        joint = _Joint(whole, image) if is_masked or image != slice(0, _length(q, kwargs)) else None
+        image, keys = self._image(_length(q, kwargs), _length(k, kwargs), kwargs["transformer_options"])
+        plain = {name: value for name, value in kwargs.items() if name not in PLAINLY}
+        mask = args[1] if len(args) > 1 else kwargs.get("mask")
+        is_part = _length(k, kwargs) != math.prod(self._grid)
+        joint = _Joint(whole, image) if mask is not None or is_part else None
+
+        def sequence() -> TokenSequence:
+            every = slice(None)
+            references = tuple(kwargs["transformer_options"].get("reference_image_num_tokens", ()))
+            k_all, v_all = (_tokens(_for_each_head(t, heads, heads_first), every, heads_first) for t in (k, v))
+            return TokenSequence(k_all, v_all, mask, keys, references)
+
         out = self._handler(
             AttentionCall(
                 q=_tokens(q, image, heads_first),
-                k=_tokens(k, image, heads_first),
-                v=_tokens(v, image, heads_first),
+                k=_tokens(_for_each_head(k, heads, heads_first), keys, heads_first),
+                v=_tokens(_for_each_head(v, heads, heads_first), keys, heads_first),
                 attend=self._attend(func, heads, plain),
                 block=layer[0],
                 depth=layer[1],
-                grid=self._grid,
+                grid=self._grid[1:],
                 chunks=chunks_of(kwargs["transformer_options"]),
-                frames=self._frames,
+                frames=self._grid[0],
                 joint=joint,
+                heads=heads,
+                sequence=sequence if joint is not None else None,
             )
         )
-        return out if joint is None else joint.with_image(out)
+        out = out if joint is None else joint.with_image(out)
+        # As in memory where no handler is: what follows may round by it.
+        return out.unflatten(2, (heads, -1)).transpose(1, 2).contiguous() if stays_split else out
 
     def _attention(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         return func(*args, **kwargs) if self._previous is None else self._previous(func, *args, **kwargs)
@@ -151,23 +240,32 @@ class _Routed:
 
     def _layer(self, options: Options) -> Layer | None:
         """Block and number of a self-attention inside it; None for any other attention."""
+        if self.order is not None:
+            return next(self.order)
         block: Block = (options.get("block_type", ""), options.get("block_index", -1))
         if block not in self._layers:
             return None
         self._latest = (block, self._latest[1] + 1 if block == self._latest[0] else 0)
         return self._latest if self._latest[1] < self._layers[block] else None
 
-    def _image_tokens(self, q: Tensor, k: Tensor, kwargs: dict[str, Any]) -> slice:
-        tokens = self._frames * math.prod(self._grid)
-        after = self.padding + sum(kwargs["transformer_options"].get("reference_image_num_tokens", ()))
-        first = _length(k, kwargs) - after - tokens
-        if first < 0 or _length(q, kwargs) != _length(k, kwargs):
+    def _image(self, queries: int, keys: int, options: Options) -> tuple[slice, slice]:
+        """Which of so many queries and keys are the picture's."""
+        tokens = math.prod(self._grid)
+        after = self.after + sum(options.get("reference_image_num_tokens", ()))
+        first = [0 if self.layout.image_first else there - after - tokens for there in (queries, keys)]
+        may_differ = self.layout.keys_only and queries <= keys
+        if min(first) < 0 or first[0] + tokens > queries or not (queries == keys or may_differ):
+            frames, height, width = self._grid
             raise RuntimeError(
-                f"RefDrop: the picture has {self._frames} x {self._grid[0]} x {self._grid[1]} tokens, but an "
-                f"attention was given {_length(q, kwargs)} queries and {_length(k, kwargs)} keys. Remove what adds "
-                "or takes away tokens: guide frames, token merging, another patch."
+                f"Attention cannot be read: the picture has {frames} x {height} x {width} tokens, but an attention "
+                f"was given {queries} queries and {keys} keys. Remove what adds or takes away tokens: guide frames, "
+                "token merging, another patch."
             )
-        return slice(first, first + tokens)
+        return slice(first[0], first[0] + tokens), slice(first[1], first[1] + tokens)
+
+
+# What a plain attention over tokens (B, N, C) is not told.
+PLAINLY = ("heads", "mask", "skip_reshape", "enable_gqa")
 
 
 class _Joint:
@@ -195,8 +293,30 @@ class _Joint:
         return self._whole()
 
 
+def _width(block: nn.Module) -> int:
+    """C of a block's keys: that of its square projections; where all are fused, what most of them take."""
+    linears = [each for each in block.modules() if hasattr(each, "in_features")]
+    square = [each.in_features for each in linears if each.in_features == each.out_features]
+    return max(square) if square else mode(each.in_features for each in linears)
+
+
+def _blocks(found: Any) -> list[Any]:
+    """The blocks of a list or of a dictionary; of levels that are lists of their own, those that attend."""
+    blocks = list(found.values() if isinstance(found, nn.ModuleDict) else found)
+    if blocks and isinstance(blocks[0], nn.ModuleList):
+        return [block for level in blocks for block in level if hasattr(block, "attention")]
+    return blocks
+
+
 def _length(t: Tensor, kwargs: Mapping[str, Any]) -> int:
     return t.shape[2 if kwargs.get("skip_reshape", False) else 1]
+
+
+def _for_each_head(t: Tensor, heads: int, heads_first: bool) -> Tensor:
+    """Keys or values, those that several heads of the queries share repeated for each of them."""
+    if not heads_first or t.shape[1] == heads:
+        return t
+    return t.repeat_interleave(heads // t.shape[1], dim=1)
 
 
 def _tokens(t: Tensor, tokens: slice, heads_first: bool) -> Tensor:

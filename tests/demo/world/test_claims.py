@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from claims import plots, point_mask, refdrop, report, rows
 from claims.rows import Curve, Findings, Plot, Row
-from claims.world_host import inputs
 from PIL import Image
+from world_host import inputs
 
 from demo_host import load_workflow
 

@@ -188,13 +188,13 @@ class Task:
         """Both U-Nets, from a Stable Diffusion or a Leffa file, the VAE, and what the file has besides."""
         if config.models.start:
             path = file_of(config, config.models.start, "diffusion_models", "models.start")
-            parts = loader.load(path)
+            self._kept = checkpoint.load(path)
+            parts = loader.from_state_dict(dict(self._kept), path.name)
             model, vae = parts.generative.model, load_vae(config, parts.vae)
             weights = {
                 GENERATIVE: unet_weights(parts.generative),
                 REFERENCE: unet_weights(parts.reference),
             }
-            self._kept = checkpoint.load(path)
         else:
             base = load_base(config)
             model, vae = base.model.model, base.vae

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import torch
 from refattention.core.models.base import fingerprint
+from refattention.core.models.checkpoint import check, shapes
 from refattention.core.p3s.adapter import Origin, TrainedAdapter, trainable, trained_weights
 from refattention.core.p3s.files import load_adapter, save_adapter
+from refattention.core.p3s.injection import Tokens
 from refattention.core.p3s.kernel import AVERAGES
-from refattention.core.p3s.run import Subject
-from refattention.core.p3s.training import WHERE, Inputs, Objective, Settings
+from refattention.core.p3s.network import P3SNetwork
+from refattention.core.p3s.objective import DROPS, WHERE, Inputs, Objective, Settings
+from refattention.core.p3s.settings import BOTH
 from refattention.core.patches.frozen import Prompt, encode
 from refattention.core.patches.unet import family, require_image_unet
 from torch import Tensor
@@ -27,6 +30,8 @@ from ..plan import Key, Plan, generator_of
 from .common import chance, noise_of, one_of, paint, paths_of, too_small, whole
 
 DEFAULTS = {"learning_rate": 1e-5}
+ANY, SAME = "any", "same"
+REFERENCES = ANY, SAME
 PICTURE = re.compile(r".+\.(png|jpe?g|webp|bmp)", re.IGNORECASE)
 SIDE = 64  # the sides of pictures are multiples of it, so that few sizes stand for many
 
@@ -53,17 +58,25 @@ class Options:
 
     Attributes:
         gamma: weight of L_ac.
-        where: cross-attentions that L_ac compares, last or all.
+        where: cross-attentions that L_ac compares: last, all (their mean), all summed, or none.
         average: what L_ac is divided by.
-        condition_drop: part of the pictures that are seen with the empty prompt.
+        condition_drop: part of the pictures that are seen without their conditions.
+        dropped: which conditions those are: text and reference, or text.
         value_strength: lambda of Eq. 7.
+        rngr: whether the RNGR encoder is trained.
+        learned_weight: whether the weight of the injection is learnt, instead of 1; P3S Inject's schedule "learned".
+        reference: what the adapter reads: any of the pictures, drawn, or the same that is to be denoised.
     """
 
     gamma: float = 0.1
     where: str = "last"
     average: str = "mean"
     condition_drop: float = 0.1
+    dropped: str = BOTH
     value_strength: float = 0.2
+    rngr: bool = True
+    learned_weight: bool = False
+    reference: str = ANY
 
 
 @dataclass(frozen=True)
@@ -92,9 +105,7 @@ class Task:
 
     def __init__(self, config: Config) -> None:
         data: Data = config.data
-        options: Options = config.phases[0].method
-        one_of(options.where, tuple(WHERE), "[method] where")
-        one_of(options.average, tuple(AVERAGES), "[method] average")
+        check_options(config)
         for word in ("identifier", "class_word"):
             if f"{{{word}}}" not in data.prompt or not getattr(data, word).strip():
                 raise ConfigError(f"[data] prompt must contain {{{word}}}, and {word} must not be empty.")
@@ -112,7 +123,7 @@ class Task:
     def begin(self, phase: Phase) -> None:
         """Takes on the settings of a phase."""
         train, options = phase.train, phase.method
-        self._drop = options.condition_drop
+        self._drop, self._dropped, self._reads = options.condition_drop, options.dropped, options.reference
         self._choose_sizes(train)
         self.objective.settings = Settings(
             learning_rate=train.learning_rate,
@@ -120,28 +131,32 @@ class Task:
             where=options.where,
             average=options.average,
             condition_drop=options.condition_drop,
+            dropped=options.dropped,
             batch_size=train.batch_size,
             value_strength=options.value_strength,
+            rngr=options.rngr,
+            learned_weight=options.learned_weight,
             gradient_checkpointing=train.gradient_checkpointing,
             mixed_precision=train.precision != "no",
         )
         self._said = settings_of(phase)
+        if options.reference == SAME and train.batch_size > 1 and any(each.mask for each in self._records):
+            raise ConfigError(
+                "[method] reference is 'same', so each picture of a batch has a mask of its own, but a batch can have "
+                "only one. Set batch_size to 1, and accumulate to what it was."
+            )
 
     def plan(self, step_size: int, seed: int) -> Plan:
         """Every picture once an epoch, in batches of one size."""
         return Plan([], [], self._sizes, step_size, seed)
 
     def sample(self, key: Key, drops: bool = True) -> Sample:
-        """Draws the noise level, and which picture the adapter reads, the same for all of a step.
-
-        It is one of the same size, because L_ac compares attention place by place.
-        """
+        """Draws the noise level, and which picture the adapter reads: one for all of a step, unless each its own."""
         number, seed, step = key
         generator = generator_of(seed)
-        alike = [other for other, size in enumerate(self._sizes) if size == self._sizes[number]]
         return Sample(
             number,
-            alike[whole(len(alike), generator_of(step))],
+            number if self._reads == SAME else whole(self.records, generator_of(step)),
             whole(self._timesteps, generator),
             whole(2**62, generator),
             chance(generator) < self._drop * drops,
@@ -155,17 +170,21 @@ class Task:
         noise = [noise_of(latent, each.seed) for latent, each in zip(latents, samples, strict=True)]
         prompts = [self._prompt("" if each.is_dropped else self._text, latents[0]) for each in samples]
         ys = [prompt.y for prompt in prompts if prompt.y is not None]
-        reference = samples[0].reference
-        record = self._records[reference]
+        references = list(dict.fromkeys(each.reference for each in samples))
+        if len(references) > 1:
+            references = [each.reference for each in samples]
+        record = self._records[references[0]]
+        absent = torch.tensor([each.is_dropped for each in samples]) if self._dropped == BOTH else None
         return Inputs(
             torch.cat(latents).to(device),
-            self._latent(reference).to(device),
-            self._seen(reference).to(device),
-            Subject(self._cut_mask(reference)[None] if record.mask else None),
+            torch.cat([self._latent(each) for each in references]).to(device),
+            torch.cat([self._seen(each) for each in references]).to(device),
+            Tokens(self._cut_mask(references[0])[None] if record.mask else None),
             torch.cat([prompt.context for prompt in prompts]).to(device),
             torch.cat(ys).to(device) if ys else None,
             torch.tensor([each.timestep for each in samples]),
             torch.cat(noise).to(device),
+            absent,
         )
 
     def save(self, path: Path, dtype: torch.dtype) -> None:
@@ -181,10 +200,14 @@ class Task:
             reference = self._picture(each.reference)
             inside = self._cut_mask(each.reference) if self._records[each.reference].mask else torch.ones(1, 1)
             text = "no words" if each.is_dropped else self._text
+            is_read = not (each.is_dropped and self._dropped == BOTH)
             lines.append(
                 [
                     (f"t = {each.timestep}: {text}", self._picture(each.record)),
-                    ("read", torch.where(inside[..., None] > 0, reference, reference * 0.4)),
+                    (
+                        "read" if is_read else "not read",
+                        torch.where(inside[..., None] > 0, reference, reference * 0.4) * is_read,
+                    ),
                 ]
             )
         return lines
@@ -208,10 +231,11 @@ class Task:
         train = config.phases[0].train
         self._choose_sizes(train)
         self._width = self._seen(0).shape[-1]
-        network = trainable(base.model, self._width, config.common.seed)
+        options: Options = config.phases[0].method
+        network = trainable(base.model, self._width, config.common.seed, options.rngr, options.learned_weight)
         if config.models.start:
             adapter = load_adapter(file_of(config, config.models.start, "model_patches", "models.start"))
-            network.load_state_dict({name: each.float() for name, each in adapter.weights.items()})
+            start_from(network, adapter)
         self.objective = Objective(base.model, network, Settings(mixed_precision=train.precision != "no"))
 
     def _files(self, record: Record) -> dict[str, Path]:
@@ -256,6 +280,34 @@ class Task:
             return self._vision.encode_image(self._picture(number)[None], crop=False)["last_hidden_state"]
 
         return self._tokens.get((number, self._sizes[number]), make)
+
+
+def check_options(config: Config) -> None:
+    """Checks `[method]`.
+
+    Raises:
+        ConfigError: a value is unknown, or phases differ in what the adapter consists of.
+    """
+    for phase in config.phases:
+        options: Options = phase.method
+        for name, choices in {"where": WHERE, "average": AVERAGES, "dropped": DROPS, "reference": REFERENCES}.items():
+            one_of(getattr(options, name), tuple(choices), f"[method] {name}")
+        for name in ("rngr", "learned_weight"):
+            if getattr(options, name) != getattr(config.phases[0].method, name):
+                raise ConfigError(
+                    f"[method] {name} is not the same in all phases, but an adapter has it or has it not."
+                )
+
+
+def start_from(network: P3SNetwork, adapter: TrainedAdapter) -> None:
+    """Takes over the weights of a trained adapter; without the encoder, all but its.
+
+    Raises:
+        RuntimeError: they do not fit.
+    """
+    check(shapes(adapter.weights), shapes(network.state_dict()), f"The adapter of '{adapter.origin.class_word}'")
+    own = {name: weight for name, weight in network.named_parameters() if not weight.requires_grad}
+    network.load_state_dict({name: own.get(name, each).float() for name, each in adapter.weights.items()})
 
 
 def shape_of(path: Path) -> Size:

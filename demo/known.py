@@ -8,7 +8,7 @@ from types import ModuleType
 
 if "refattention_demo" not in sys.modules:
     package = ModuleType("refattention_demo")
-    package.__path__ = [str(Path(__file__).resolve().parents[2] / "demo")]
+    package.__path__ = [str(Path(__file__).resolve().parent)]
     sys.modules["refattention_demo"] = package
 
 from refattention_demo.configs import register

@@ -1,53 +1,43 @@
-"""The host of the claims: the pack, and the trained world's models under the names that the templates have."""
+"""A host on which the pack's templates run with the models that were trained on the drawn world."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
-from refattention_demo.families import SD15
-from refattention_demo.vision import FILE_NAME as VISION_NAME
-from refattention_demo.world import draw, expand
-from refattention_demo.world.record import Record
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from world.config import BASE_FILE, VISION_FILE
 
-from demo_host import DEMO_PACK
+from demo_host import DEMO_PACK, demo_module
 from host import PACK_NAME, ROOT, HeadlessHost
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from refattention_demo.world.record import Record
+
+draw, models = demo_module("world.draw"), demo_module("world.models")
 # ImageScaleToTotalPixels counts in 1024 x 1024
 MEGAPIXELS = draw.SIZE**2 / 1024**2
-STEPS, GUIDANCE = 10, 4.0
+STEPS, GUIDANCE = 12, 4.0
 
 
 class WorldHost(HeadlessHost):
-    """A headless ComfyUI on which the pack's templates run with the trained world.
+    """A headless ComfyUI with the pack and the trained models.
 
     Args:
         weights: the folder of the compact files.
     """
 
-    def __init__(self, weights: Path) -> None:
-        super().__init__({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"})
-        self.has_vision = (weights / VISION_FILE).exists()
-        self._write("checkpoints", SD15.file_name, expand.checkpoint(load_file(weights / BASE_FILE)))
-        if self.has_vision:
-            self._write("clip_vision", VISION_NAME, expand.vision(load_file(weights / VISION_FILE)))
+    def __init__(self, weights: Path = models.FOLDER, base: Path | None = None) -> None:
+        super().__init__({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base)
+        # In models as small as these a second thread mostly waits: with other programs about, for minutes.
+        self.environment["OMP_NUM_THREADS"] = "1"
+        models.write(self.base / "models", weights)
 
     def __enter__(self) -> WorldHost:
         super().__enter__()
         return self
-
-    def _write(self, folder: str, name: str, tensors: dict[str, Tensor]) -> None:
-        target = self.base / "models" / folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: _half(tensor) for key, tensor in tensors.items()}, target)
 
     def put_picture(self, name: str, record: Record) -> str:
         """Draws a picture into the input folder and returns the name that LoadImage knows it by."""
@@ -76,15 +66,18 @@ def inputs(workflow: Mapping[str, Any], class_type: str, title: str | None = Non
     return found[0]
 
 
+def small(workflow: dict[str, Any], prompt: str, seed: int) -> dict[str, Any]:
+    """A template's workflow at the world's size, with a prompt that the trained text encoder can read."""
+    inputs(workflow, "CLIPTextEncode", "Positive prompt")["text"] = prompt
+    inputs(workflow, "CLIPTextEncode", "Negative prompt")["text"] = ""
+    inputs(workflow, "EmptyLatentImage").update(width=draw.SIZE, height=draw.SIZE)
+    inputs(workflow, "KSampler").update(seed=seed, steps=STEPS, cfg=GUIDANCE)
+    for node in workflow.values():
+        if node["class_type"] == "ImageScaleToTotalPixels":
+            node["inputs"]["megapixels"] = MEGAPIXELS
+    return workflow
+
+
 def node_id(workflow: Mapping[str, Any], class_type: str) -> str:
     """The id of the first node of that class."""
     return next(name for name, node in workflow.items() if node["class_type"] == class_type)
-
-
-def to_batch(pictures: NDArray[np.float32]) -> Tensor:
-    """(B, H, W, 3) -> (B, 3, H, W)."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
-
-
-def _half(tensor: Tensor) -> Tensor:
-    return (tensor.half() if tensor.is_floating_point() else tensor).contiguous()

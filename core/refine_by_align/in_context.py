@@ -1,0 +1,232 @@
+"""Editing models: trained to see references, whose tokens stand in one sequence with the picture's.
+
+ComfyUI hands such a model its references as `reference_latents` of the prompt. Their tokens come last: text, picture,
+references.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import torch
+from comfy.ldm.flux.model import Flux
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+from torch import Tensor
+
+from ..kernels.attention import AttentionLayer
+from ..kernels.masks import covered_tokens
+from ..patches.attention import AttentionCall, opaque
+from ..patches.blocks import Layer
+from ..patches.families.table import layout_of
+from ..patches.passes import COMPILED
+from ..patches.single_evaluation import evaluate_once
+from ..patches.unet import family
+from .kernel import attention_to_reference, score_bias
+from .observe import Groups, Look, Maps, layers_of, of_whole_picture, picture_attentions, reading, watched
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+LATENTS, METHOD = "reference_latents", "reference_latents_method"  # entries of a prompt
+COUNTS = "reference_image_num_tokens"  # in transformer_options: how many tokens each reference has
+NAMES = "Flux Kontext, Flux 2 or Qwen-Image-Edit"
+Grid = tuple[int, int]
+
+
+def takes_references(model: ModelPatcher) -> bool:
+    """Whether the tokens of reference latents get into the model's sequence, trained for it or not."""
+    return type(getattr(model.model, "diffusion_model", None)) in (Flux, QwenImageTransformer2DModel)
+
+
+def is_editing(model: ModelPatcher, positive: list[Any]) -> bool:
+    """Whether a model is surely meant to see references in its sequence.
+
+    Flux 2 and the later Qwen-Image-Edit can be told by their architecture. Flux Kontext cannot be told from Flux 1, nor
+    the first Qwen-Image-Edit from Qwen-Image: there the prompt decides, which came through a node for editing models.
+    """
+    if not takes_references(model):
+        return False
+    module = model.model.diffusion_model
+    method = module.params.default_ref_method if isinstance(module, Flux) else module.default_ref_method
+    plain = "offset" if isinstance(module, Flux) else "index"
+    return method != plain or any(key in options for _, options in positive for key in (LATENTS, METHOD))
+
+
+def require_references(model: ModelPatcher, node: str) -> None:
+    """Checks that a model takes references.
+
+    Raises:
+        RuntimeError: it does not; names the family.
+    """
+    if not takes_references(model):
+        raise RuntimeError(
+            f"{node}: in-context needs an editing model, which sees reference latents beside the picture: {NAMES}. "
+            f"This is a {family(model)} model. Connect one of those, or set back_end to auto."
+        )
+
+
+def with_references(prompt: list[Any], latents: Sequence[Tensor], method: str | None = None) -> list[Any]:
+    """A prompt with more reference latents, in front of its own.
+
+    Args:
+        latents: in the form of the model's VAE.
+        method: how references are laid out, unless the prompt says it.
+    """
+    laid_out = {} if method is None else {METHOD: method}
+
+    def entry(options: dict[str, Any]) -> dict[str, Any]:
+        return {**laid_out, **options, LATENTS: [*latents, *options.get(LATENTS, [])]}
+
+    return [[text, entry(options)] for text, options in prompt] if latents else prompt
+
+
+def in_context_maps(
+    model: ModelPatcher,
+    positive: list[Any],
+    samples: Tensor,
+    references: Sequence[Tensor],
+    look: Look,
+    groups: Groups,
+    node: str,
+    reference_masks: Sequence[Tensor | None] | None = None,
+) -> list[Maps]:
+    """Maps over references of what groups of the picture's queries attend to, as the model itself attends.
+
+    Args:
+        reference_masks: for each reference (H, W), the keys that are kept; None is all.
+        The others: as for `observe_in_context`.
+
+    Returns:
+        For each reference (P, h', w') float32 on the CPU, by timestep and layer. 1 is what even attention gives every
+        key of the sequence.
+    """
+    masks = reference_masks or [None] * len(references)
+    found: list[Maps] = [{} for _ in references]
+
+    def see(timestep: int, layer: Layer, maps: list[Tensor]) -> None:
+        for each, one, mask in zip(found, maps, masks, strict=True):
+            each[timestep, layer] = one if mask is None else _kept(one, mask)
+
+    observe_in_context(model, positive, samples, references, look, groups, see, node)
+    return found
+
+
+def observe_in_context(
+    model: ModelPatcher,
+    positive: list[Any],
+    samples: Tensor,
+    references: Sequence[Tensor],
+    look: Look,
+    groups: Groups,
+    see: Callable[[int, Layer, list[Tensor]], None],
+    node: str,
+) -> None:
+    """Passes the noised picture through the model once per timestep, with references in view, and shows the maps.
+
+    The softmax is the model's own, over text, picture and all references; of the map only the columns of a reference
+    are kept. A pass ends at the last layer that is to be read.
+
+    Args:
+        model: an editing model; stays as it is.
+        positive: prompt; its first entry is used. References that it brings stay, behind those given here.
+        samples: latent of the picture.
+        references: latents, each of a size of its own.
+        groups: gives the weights (P, h * w) of the queries for a grid (h, w), such as `kernel.group_of_mask`.
+        see: is called with the timestep, the layer, and the maps (P, h', w') over each reference, as in_context_maps
+            gives them.
+        node: for messages.
+
+    Raises:
+        RuntimeError: a model that takes no references, or another patch changes the number of tokens.
+    """
+    require_references(model, node)
+    attentions = picture_attentions(model, node)
+    wanted = [place for place in layers_of(attentions) if place in look.layers]
+    grids = [_grid_of(model, latent) for latent in references]
+    prompt = with_references([[positive[0][0], of_whole_picture(positive)]], references)
+    for timestep in look.timesteps:
+
+        def act(call: AttentionCall, timestep: int = timestep) -> None:
+            see(timestep, call.layer, _maps_of(call, groups(call.grid), grids, node))
+
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        evaluate_once(watched(model, reading(attentions, wanted, act, node)), prompt, samples, timestep, look.seed)
+
+
+def _kept(maps: Tensor, mask: Tensor) -> Tensor:
+    """Maps (P, h, w) with 0 at the tokens that a mask does not cover."""
+    kept = covered_tokens(mask, (maps.shape[1], maps.shape[2]))
+    flat = maps.flatten(1)
+    return torch.zeros_like(flat).index_copy(1, kept, flat[:, kept]).view_as(maps)
+
+
+def _grid_of(model: ModelPatcher, latent: Tensor) -> Grid:
+    module = model.model.diffusion_model
+    layout = layout_of(module)
+    assert layout is not None  # as it was routed
+    rows, columns = (-(-n // p) for n, p in zip(latent.shape[-2:], layout.patch(module)[1:], strict=True))
+    return rows, columns
+
+
+def _maps_of(call: AttentionCall, groups: Tensor, grids: Sequence[Grid], node: str) -> list[Tensor]:
+    """The maps (P, h', w') of one attention over each reference."""
+    sequence = None if call.sequence is None else call.sequence()
+    counts = () if sequence is None else sequence.references
+    expected = tuple(map(math.prod, grids))
+    if sequence is None or counts[: len(grids)] != expected:
+        raise RuntimeError(
+            f"{node}: the references have {_listed(expected)} tokens, but the model's sequence has {_listed(counts)} "
+            f"of reference latents. Remove what takes them away or changes them, or connect an editing model: {NAMES}."
+        )
+    length = sequence.k.shape[1]
+    bias = score_bias(sequence.mask, sequence.picture)
+    layer = AttentionLayer(call.q, sequence.k, call.heads, call.grid, (1, length), bias)
+    attention = attention_to_reference(layer, groups).cpu() * length
+    own = attention[:, length - sum(counts) :].split(list(counts), dim=1)  # of each reference, in their order
+    return [each.unflatten(-1, grid) for each, grid in zip(own, grids, strict=False)]
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return " and ".join(map(str, counts)) or "none"
+
+
+def weakened(model: ModelPatcher, strength: float, references: int) -> ModelPatcher:
+    """A clone that sees its first references less: `c Att(Q, all) + (1 - c) Att(Q, all but them)`, RefDrop's blend.
+
+    Args:
+        strength: c, between 0 and 1.
+        references: how many of them.
+    """
+    clone = model.clone()
+    options = clone.model_options["transformer_options"]
+    previous = options.get("optimized_attention_override")
+
+    def attention(func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        heads, mask = args[0] if args else kwargs["heads"], args[1] if len(args) > 1 else kwargs.get("mask")
+        rest = {name: value for name, value in kwargs.items() if name not in ("heads", "mask")}
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+            call = func if previous is None else lambda *a, **b: previous(func, *a, **b)
+            return call(q, k, v, heads, mask, *args[2:], **rest)
+
+        whole, counts = attend(q, k, v, mask), kwargs.get("transformer_options", {}).get(COUNTS, ())
+        if not counts:
+            return whole
+        tokens = -2 if kwargs.get("skip_reshape") else 1
+        first, length = k.shape[tokens] - sum(counts), k.shape[tokens]
+        seen = torch.tensor([*range(first), *range(first + sum(counts[:references]), length)], device=k.device)
+        if mask is not None:
+            mask = (mask[..., :first, :] if mask.shape[-2] == length else mask).index_select(-1, seen)
+        keys, values = k.index_select(tokens, seen), v.index_select(tokens, seen)
+        without = attend(q.narrow(tokens, 0, first), keys, values, mask)
+        whole[:, :first] = torch.lerp(without, whole[:, :first], strength)  # the references' own queries stay
+        return whole
+
+    options["optimized_attention_override"] = opaque(attention)
+    for place, by_key in model.wrappers.items():
+        if COMPILED in by_key:  # compiled code would not see the blend
+            clone.remove_wrappers_with_key(place, COMPILED)
+    return clone

@@ -1,0 +1,137 @@
+"""Leffa's claims, by its own templates: persons in other shirts, whose right picture is known."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from refattention_demo.world import draw, record, truth, worn
+from refattention_demo.world.record import Record
+from world.config import HELD_OUT, result
+from world_host import WorldHost, inputs, node_id
+
+from demo_host import load_workflow
+
+from .reading import Reader
+from .rows import Findings, Row, above
+
+PAPER = "Leffa"
+STEPS, GUIDANCE = 15, 1.5
+WITH, WITHOUT = "leffa_flow", "leffa_plain"
+AT = "in sides of the garment's picture"
+Measured = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A person, and the same one in the shirt to try on."""
+
+    person: Record
+    dressed: Record
+
+
+def cases(count: int) -> list[Case]:
+    """Held-out persons of the flat style; every shirt to try on has a logo."""
+    found = []
+    for number in range(count):
+        rng = np.random.default_rng(HELD_OUT + 4 * 10**6 + number)
+        person = replace(record.random_record(rng), style="flat")
+        shirt = record.random_shirt(rng)
+        while shirt.logo == "none" or shirt.colour in (
+            person.figures[0].character.body,
+            person.figures[0].character.shirt.colour,
+        ):
+            shirt = record.random_shirt(rng)
+        found.append(Case(person, record.dressed(person, shirt)))
+    return found
+
+
+def run(host: WorldHost, count: int) -> Findings:
+    """Measures all rows on that many persons; without the training's own files there are none."""
+    if not (result(WITH).exists() and result(WITHOUT).exists()):
+        return Findings(PAPER, [Row(PAPER, "all", "", None, None, "needs the files of `world.train_adapters`")])
+    chosen, reader = cases(count), Reader()
+    for number, case in enumerate(chosen):
+        _put(host, number, case)
+    for name in (WITH, WITHOUT):
+        shutil.copyfile(result(name), host.base / "models" / "diffusion_models" / f"{name}.safetensors")
+    with_loss, without = (_measured(host, chosen, reader, f"{name}.safetensors") for name in (WITH, WITHOUT))
+    worn_colour = without["wanted"] - without["own"]
+    gain = {name: without[name] - with_loss[name] for name in ("flow", "error", "logo")}
+    old, of_flow = (
+        "chance of its colour minus that of the old one",
+        f"end-point error {AT}, without minus with the loss",
+    )
+    of_colour, of_logo = (
+        "colour error in the shirt, without minus with the loss",
+        "chance of the logo, with minus without",
+    )
+    rows = [
+        above(PAPER, "the person wears the garment", f"{old}, without the loss", worn_colour),
+        above(PAPER, "with the loss attention finds the garment's place", of_flow, gain["flow"]),
+        above(PAPER, "with the loss details are kept better", of_colour, gain["error"]),
+        above(PAPER, "with the loss logos are kept better", of_logo, -gain["logo"]),
+    ]
+    return Findings(PAPER, rows)
+
+
+def _put(host: WorldHost, number: int, case: Case) -> None:
+    pictures = worn.maps(case.person) | {"garment": draw.flat_garment(case.dressed.figures[0].character.shirt)}
+    for role, pixels in pictures.items():
+        Image.fromarray(pixels).save(host.base / "input" / f"tryon_{role}_{number}.png")
+    ramp = (np.arange(draw.SIZE, dtype=np.float32) + 0.5) / draw.SIZE * 255
+    # Red is x, green is y: where a place of the garment goes can be read from its colour.
+    places = np.stack([*np.meshgrid(ramp, ramp), np.zeros((draw.SIZE, draw.SIZE))], -1).round().astype(np.uint8)
+    Image.fromarray(places).save(host.base / "input" / "places.png")
+
+
+def _measured(host: WorldHost, chosen: list[Case], reader: Reader, model: str) -> Measured:
+    """Flow's error, the shirt's error, chances of colours and logo, (cases,) each."""
+    found = [_one(host, case, number, reader, model) for number, case in enumerate(chosen)]
+    return {name: np.array([one[name] for one in found]) for name in found[0]}
+
+
+def _one(host: WorldHost, case: Case, number: int, reader: Reader, model: str) -> dict[str, float]:
+    graph = dressing(number, model)
+    entry = host.run(graph)["outputs"]
+
+    def picture(title: str) -> NDArray[np.float32]:
+        name = next(name for name, node in graph.items() if node["_meta"]["title"] == title)
+        (file,) = host.images({"outputs": {name: entry[name]}})
+        shown = Image.open(file).convert("RGB").resize((draw.SIZE, draw.SIZE), Image.Resampling.BILINEAR)
+        return np.asarray(np.asarray(shown, np.float32) / 255)
+
+    painted, moved = picture("Try-on"), picture("Garment, moved")
+    shirt, wanted = truth.shirt(case.dressed), draw.picture(case.dressed).astype(np.float32) / 255
+    places = truth.on_flat_shirt(case.dressed)
+    chances = reader.chances(painted[None])
+    chance: Callable[[str, Record], float] = lambda name, of: float(reader.of(chances, name, of)[0])  # noqa: E731
+    return {
+        "flow": float(np.nanmean(np.linalg.norm(moved[..., :2] - places, axis=-1))),
+        "error": float(np.abs(painted - wanted)[shirt].mean()),
+        "wanted": chance("shirt", case.dressed),
+        "own": chance("shirt", case.person),
+        "logo": chance("logo", case.dressed),
+    }
+
+
+def dressing(number: int, model: str) -> dict[str, Any]:
+    """The template that shows where attention looks, with this case's pictures."""
+    graph = load_workflow("leffa_flow")
+    inputs(graph, "LeffaLoader")["model_name"] = model
+    roles = {"Person": "person", "Garment": "garment", "DensePose of the person": "densepose"}
+    for title, role in (roles | {"Human parsing of the person": "parsing"}).items():
+        inputs(graph, "LoadImage", title)["image"] = f"tryon_{role}_{number}.png"
+    loader, person = node_id(graph, "LeffaLoader"), inputs(graph, "LeffaTryOn")
+    given = {"densepose": person["densepose"], "format": "as the model needs", "kind": "auto", "model": [loader, 0]}
+    graph["body map"] = {"class_type": "LeffaBodyMap", "inputs": given, "_meta": {"title": "Body map"}}
+    graph["places"] = {"class_type": "LoadImage", "inputs": {"image": "places.png"}, "_meta": {"title": "Places"}}
+    person["densepose"] = ["body map", 0]
+    inputs(graph, "LeffaFlow").update(reference_image=["places", 0], temperature=1.0)
+    inputs(graph, "KSampler").update(seed=number, steps=STEPS, cfg=GUIDANCE)
+    return graph

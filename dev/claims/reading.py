@@ -1,0 +1,44 @@
+"""What is read from pictures: attributes, by the world's classifier, and colours."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from refattention_demo.world.record import Record
+from world import attributes, classifier
+from world.pictures import to_batch
+
+# Where figures that fill the frame have shirt and face: top, bottom, left, right in pixels of 128.
+SHIRT_BOX, FACE_BOX = (76, 112, 44, 84), (26, 56, 44, 84)
+Chances = dict[str, NDArray[np.float32]]
+
+
+class Reader:
+    """The classifier, on pictures (B, H, W, 3) in [0, 1]."""
+
+    def __init__(self) -> None:
+        self.model = classifier.trained()
+
+    @torch.no_grad()
+    def chances(self, pictures: NDArray[np.float32]) -> Chances:
+        """(B, values) of each attribute."""
+        scores = self.model(classifier.seen(to_batch(pictures)))
+        return {name: score.softmax(1).numpy() for name, score in scores.items()}
+
+    def of(self, chances: Chances, name: str, shown: Record) -> NDArray[np.float32]:
+        """(B,): the chance of the attribute that a record has."""
+        return chances[name][:, attributes.ALL[name].index(attributes.of_picture(shown)[name])]
+
+
+def colour(picture: NDArray[np.float32], box: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """The median colour inside a box, L, a and b."""
+    top, bottom, left, right = box
+    lab = cv2.cvtColor(np.ascontiguousarray(picture[top:bottom, left:right]), cv2.COLOR_RGB2LAB)
+    return np.asarray(np.median(lab.reshape(-1, 3), 0))
+
+
+def distance(first: NDArray[np.float32], second: NDArray[np.float32], box: tuple[int, int, int, int]) -> float:
+    """CIE76 colour distance of the median colours inside a box."""
+    return float(np.linalg.norm(colour(first, box) - colour(second, box)))

@@ -1,0 +1,125 @@
+"""Refine-by-Align's claims, by its own templates: a garbled logo, and the same shirt in another picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+from refattention_demo.world import captions, draw, record, truth
+from refattention_demo.world.record import Record
+from world.config import HELD_OUT
+from world_host import WorldHost, inputs, node_id
+
+from demo_host import load_workflow
+
+from .point_mask import overlap
+from .rows import Curve, Findings, Plot, Row, above, estimate
+
+PAPER = "Refine-by-Align"
+TIMESTEPS = (61, 161, 261, 461, 661, 861)
+LAYERS = ("output.5", "output.8", "output.11")
+BEST = 261, "output.8"
+STEPS, GUIDANCE = 15, 4.0
+NOT_TRAINED = "no adapter was trained on the world"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture whose logo is garbled, and another view of the same character."""
+
+    whole: Record
+    spoiled: Record
+    reference: Record
+
+    @property
+    def prompt(self) -> str:
+        """Names who it is, but neither the logo nor its colours."""
+        return captions.caption(self.whole, np.random.default_rng(0), replace(captions.EVERYTHING, shirt=0))
+
+
+def cases(count: int) -> list[Case]:
+    """Held-out pictures of the flat style whose logos are seen in both views."""
+    found: list[Case] = []
+    number = 0
+    while len(found) < count:
+        rng = np.random.default_rng(HELD_OUT + 5 * 10**6 + number)
+        number += 1
+        whole = replace(record.random_record(rng), style="flat")
+        if whole.figures[0].character.shirt.logo == "none":
+            continue
+        case = Case(whole, record.spoiled(whole, rng), record.another_view(whole, rng))
+        if truth.logo(whole).sum() > 300 and truth.logo(case.reference).sum() > 300:
+            found.append(case)
+    return found
+
+
+def run(host: WorldHost, count: int) -> Findings:
+    """Measures all rows on that many pictures."""
+    chosen = cases(count)
+    for number, case in enumerate(chosen):
+        kept = np.where(truth.logo(case.whole), 0, 255).astype(np.uint8)
+        Image.fromarray(np.dstack([draw.picture(case.spoiled), kept])).save(
+            host.base / "input" / f"spoiled_{number}.png"
+        )
+        host.put_picture(f"whole_{number}", case.reference)
+    found = {
+        (step, layer): np.array([_found(host, case, number, step, layer) for number, case in enumerate(chosen)])
+        for step, layer in [
+            *((step, BEST[1]) for step in TIMESTEPS),
+            *((BEST[0], layer) for layer in LAYERS if layer != BEST[1]),
+        ]
+    }
+    repaired, alone = (
+        np.array([_error(host, case, n, strength) for n, case in enumerate(chosen)]) for strength in (0.6, 0.0)
+    )
+    by_step = [found[step, BEST[1]] for step in TIMESTEPS]
+    ends = (by_step[0] + by_step[-1]) / 2
+    others = np.mean([found[BEST[0], layer] for layer in LAYERS if layer != BEST[1]], axis=0)
+    curve = Curve(BEST[1], list(TIMESTEPS), [estimate(values) for values in by_step])
+    of_map, of_repair = "IoU of the map with the logo in the reference", "colour error in the logo's square"
+    rows = [
+        above(PAPER, "attention finds the matching part", f"{of_map}; holds above 0.2", found[BEST], 0.2),
+        above(
+            PAPER, "there is a best timestep", f"IoU at t = {BEST[0]} minus the mean of the ends", found[BEST] - ends
+        ),
+        above(PAPER, "there is a best layer", f"IoU of {BEST[1]} minus the mean of the others", found[BEST] - others),
+        above(PAPER, "a reference repairs better than none", f"{of_repair}, strength 0 minus 0.6", alone - repaired),
+        Row(PAPER, "the trained back end beats the training-free one", "", None, None, NOT_TRAINED),
+    ]
+    return Findings(PAPER, rows, [Plot("t", "IoU", [curve])])
+
+
+def _found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) -> float:
+    """How much of the map lies on the logo."""
+    graph = load_workflow("refine_two_steps")
+    for unused in [name for name, node in graph.items() if node["class_type"] in ("RefineRegion", "SaveImage")]:
+        del graph[unused]
+    _fill(graph, case, number)
+    inputs(graph, "RefineAlign").update(
+        timesteps=str(timestep), layers=layer, working_size=draw.SIZE, context=3.0, minimum_contrast=0.0
+    )
+    align = node_id(graph, "RefineAlign")
+    graph["map"] = {"class_type": "MaskPreview", "inputs": {"mask": [align, 2]}, "_meta": {"title": "map"}}
+    shown = host.pictures(graph, "map")[0, ..., 0]
+    return overlap(shown > 0.5, truth.logo(case.reference))
+
+
+def _error(host: WorldHost, case: Case, number: int, strength: float) -> float:
+    """How far the repaired square is from the right one, in colours from 0 to 1."""
+    graph = load_workflow("refine_by_align")
+    _fill(graph, case, number)
+    inputs(graph, "RefineByAlign").update(
+        timesteps=str(BEST[0]), layers=BEST[1], working_size=draw.SIZE, context=3.0, minimum_contrast=0.0,
+        strength=strength, steps=STEPS, cfg=GUIDANCE, denoise=1.0, feather=0, margin=0.6, seed=number,
+    )  # fmt: skip
+    painted = host.pictures(graph, node_id(graph, "SaveImage"))[0]
+    right = draw.picture(case.whole).astype(np.float32) / 255
+    return float(np.abs(painted - right)[truth.logo(case.whole)].mean())
+
+
+def _fill(graph: dict[str, object], case: Case, number: int) -> None:
+    inputs(graph, "LoadImage", "Picture with the artifact, masked")["image"] = f"spoiled_{number}.png"
+    inputs(graph, "LoadImage", "Reference without it")["image"] = f"whole_{number}.png"
+    inputs(graph, "CLIPTextEncode", "What the area shows")["text"] = case.prompt
+    inputs(graph, "CLIPTextEncode", "What it does not show")["text"] = ""

@@ -1,0 +1,118 @@
+"""The page of families: which model which training-free method works on, as the code says when it is asked.
+
+.venv/bin/python dev/family_table.py  # writes docs/families.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "families.md"
+U_NET = "modules.diffusionmodules.openaimodel.UNetModel"
+U_NETS = {"sd15": "SD1.5, SD2, SDXL, and U-Nets built like them", "svd": "SVD, SV3D"}
+YES, NO = "✓", "no"
+
+INTRODUCTION = """# Families
+
+Which models the training-free methods work on. The second column has the names that messages use, which are ComfyUI's.
+A *no* is refused by name in one sentence. Each family was tried on a small random model of ComfyUI's own class,
+against attention written out; trained models of most were not. Strengths, layers and timesteps that the help pages
+advise are the papers', found on U-Nets.
+
+*Made by `dev/family_table.py` from the code.*
+"""
+REFUSED = """
+## Refused
+
+| ComfyUI's names | Why |
+|---|---|
+"""
+
+
+def page() -> str:
+    """The page as the code has it now."""
+    from architectures import architecture_of, pictures
+    from refattention.core.patches.families.table import LAYOUTS, REASONS, key_of
+
+    names: dict[str, list[str]] = {}
+    for config in pictures():
+        names.setdefault(key_of(architecture_of(config)), []).append(config.__name__)
+    tiny = _tiny_names()
+    is_video = {name: name.startswith(("SVD", "SV3D")) for name in names[U_NET]}
+    lines = []
+    for tiny_name, title in U_NETS.items():
+        there = [name for name, video in is_video.items() if video == (tiny_name == "svd")]
+        lines.append(_row(tiny_name, title, ", ".join(there)))
+    lines += [_row(tiny[key], layout.name, ", ".join(names[key])) for key, layout in LAYOUTS.items()]
+    whys: dict[str, list[str]] = {}
+    for key, why in REASONS.items():
+        whys.setdefault(why, []).extend(names.get(key, []))
+    refused = [f"| {', '.join(those)} | {why} |" for why, those in whys.items() if those]
+    heads = ["Models", "ComfyUI's names", *_methods()]
+    head = f"| {' | '.join(heads)} |\n|---|---|{':-:|' * len(_methods())}\n"
+    return INTRODUCTION + "\n" + head + "\n".join(lines) + "\n" + REFUSED + "\n".join(refused) + "\n"
+
+
+def _row(tiny: str, title: str, names: str) -> str:
+    from families import tiny_latent, tiny_model
+
+    cells = []
+    for check in _methods().values():
+        try:
+            check(tiny_model(tiny), tiny_latent(tiny))
+            cells.append(YES)
+        except RuntimeError:
+            cells.append(NO)
+    return f"| {title} | {names} | {' | '.join(cells)} |"
+
+
+def _tiny_names() -> dict[str, str]:
+    """The first tiny family of each class of diffusion model."""
+    from families import FAMILIES, tiny_model
+    from refattention.core.patches.families.table import key_of
+
+    found: dict[str, str] = {}
+    for name in FAMILIES:
+        found.setdefault(key_of(type(tiny_model(name).model.diffusion_model)), name)
+    return found
+
+
+def _methods() -> dict[str, Callable[[Any, Any], object]]:
+    """What refuses a model that a method does not work on, by the method."""
+    from refattention.core.patches.families.table import attentions_of
+    from refattention.core.refine_by_align.observe import parse_look
+    from refattention.nodes.p3s import P3SInject
+
+    widgets = {"strength": 1.0, "schedule": "paper", "value_strength": 1.0, "alpha": 1.0, "beta": 0.0, "exponent": 1.0}
+    whole = {"start_percent": 0.0, "end_percent": 1.0, "reference_seed": 0}
+
+    def look(model: Any, latent: Any) -> object:
+        return parse_look(model, "261", "", 0, "Node")
+
+    def p3s(model: Any, latent: Any) -> object:
+        return P3SInject.execute(model, **widgets, **whole, reference_latent={"samples": latent})
+
+    return {
+        "RefDrop": lambda model, latent: attentions_of(model, "Node"),
+        "Refine by Align": look,
+        "Attention Probe": look,
+        "P3S Inject without an adapter": p3s,
+    }
+
+
+def main() -> None:
+    """Writes the page."""
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
+    import bootstrap
+
+    bootstrap.name_packages()
+    bootstrap.prepare_host()
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

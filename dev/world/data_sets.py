@@ -1,0 +1,99 @@
+"""The world's pictures as folders for `tools/train.py`: people in shirts, pairs of pictures, shirts in two views."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+from refattention_demo.world import captions, draw, record, truth, worn
+from refattention_demo.world.record import Record
+
+from .config import STATE
+
+FOLDER = STATE / "data"
+Line = dict[str, Any]
+Pixels = NDArray[np.uint8]
+# What a pair's text leaves to the reference: looks of the subject, or the style
+SUBJECT_UNSAID = captions.Named(body=0, eyes=0, shirt=0, pattern=0, logo=0, pose=1, scene=1, style=1)
+STYLE_UNSAID = captions.Named(style=0)
+LOGO_SHARE = 0.7
+
+
+def write(name: str, count: int) -> Path:
+    """The folder of a data set, written if it is not there with as many records."""
+    folder = FOLDER / name
+    listed = folder / "train.jsonl"
+    if listed.exists() and len(listed.read_text().splitlines()) == count:
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    listed.unlink(missing_ok=True)
+    lines = [
+        MAKERS[name](folder, f"{number:05}", np.random.default_rng([number, len(name)])) for number in range(count)
+    ]
+    listed.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def person(folder: Path, name: str, rng: Generator) -> Line:
+    """Somebody in a shirt, body map and parsing, and that shirt laid flat."""
+    shown = replace(with_shirt(record.random_record(rng), rng), style="flat")
+    files = worn.maps(shown) | {"reference": draw.flat_garment(shown.figures[0].character.shirt)}
+    return {role: _saved(folder / f"{name}_{role}.png", pixels) for role, pixels in files.items()}
+
+
+def pair(folder: Path, name: str, rng: Generator) -> Line:
+    """By turns: two pictures of one style, two of one subject, a picture by itself."""
+    target = record.random_record(rng)
+    kind = ("style", "subject", "reconstruction")[int(name) % 3]
+    line = {"kind": kind, "target": _saved(folder / f"{name}_target.png", draw.picture(target))}
+    if kind == "reconstruction":
+        return line
+    if kind == "style":
+        reference, unsaid = record.another_subject(target, rng), STYLE_UNSAID
+    else:
+        reference, unsaid = record.another_view(target, rng), SUBJECT_UNSAID
+        reference = replace(reference, style=str(rng.choice(record.STYLES)))
+    line["reference"] = _saved(folder / f"{name}_reference.png", draw.picture(reference))
+    return line | {"prompt": captions.caption(target, rng, unsaid)}
+
+
+def two_views(folder: Path, name: str, rng: Generator) -> Line:
+    """A shirt in two pictures, and where each of its pixels is in the other one."""
+    first = replace(with_shirt(record.random_record(rng), rng), style="flat")
+    second = record.another_view(first, rng)
+    line = {
+        role: _saved(folder / f"{name}_{role}.png", pixels)
+        for role, pixels in {
+            "image": draw.picture(first),
+            "mask": truth.shirt(first).astype(np.uint8) * 255,
+            "reference": draw.picture(second),
+            "reference_mask": truth.shirt(second).astype(np.uint8) * 255,
+        }.items()
+    }
+    np.save(folder / f"{name}_correspondence.npy", truth.flow(first, second).astype(np.float32))
+    return line | {"correspondence": f"{name}_correspondence.npy"}
+
+
+def with_shirt(shown: Record, rng: Generator) -> Record:
+    """The same picture with a shirt that has a logo more often than not."""
+    body = shown.figures[0].character.body
+    wants_logo = rng.random() < LOGO_SHARE
+    shirt = record.random_shirt(rng)
+    while shirt.colour == body or (shirt.logo != "none") != wants_logo:
+        shirt = record.random_shirt(rng)
+    return record.dressed(shown, shirt)
+
+
+def _saved(path: Path, pixels: Pixels) -> str:
+    Image.fromarray(pixels).save(path)
+    return path.name
+
+
+MAKERS: dict[str, Callable[[Path, str, Generator], Line]] = {"leffa": person, "deadiff": pair, "refine": two_views}

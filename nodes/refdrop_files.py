@@ -1,0 +1,112 @@
+"""Recordings of RefDrop (arXiv 2405.17661) as files, so that a subject can be kept for good."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..core.patches.node_text import text_on_node
+from ..core.refdrop.files import load_run, save_run
+from ..core.refdrop.past_run import PastRun
+from .files import below_root, model_names, model_path, save_numbered
+from .refdrop_inputs import RefDropCacheIO
+
+FOLDERS = ("model_patches",)
+
+
+class RefDropSave(io.ComfyNode):
+    """Writes a recorded run to a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to ComfyUI."""
+        return io.Schema(
+            node_id="RefDropSave",
+            display_name="RefDrop Save",
+            category="model/patch/reference",
+            description=(
+                "Saves what RefDrop Record recorded as .safetensors in models/model_patches, so that pictures made "
+                "later, after a restart too, follow the same reference. No file is ever overwritten: each gets the "
+                "next number."
+            ),
+            search_aliases=["refdrop", "save reference", "save recording", "keep character", "consistent character"],
+            is_output_node=True,
+            inputs=[
+                RefDropCacheIO.Input("cache", tooltip="The recording, from RefDrop Record."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="refdrop/character",
+                    tooltip="Folder below models/model_patches and beginning of the name; a number and .safetensors "
+                    "follow. %year%, %month% and %day% stand for the date.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="filename", tooltip="The file as RefDrop Load lists it.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        """Refuses a prefix before anything is sampled; linked text is seen only later."""
+        try:
+            if filename_prefix is not None:
+                below_root(filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, cache: PastRun, filename_prefix: str) -> io.NodeOutput:
+        """Returns the name of the file that was written; whoever queued the workflow is told, too."""
+        root = folder_paths.get_folder_paths(FOLDERS[0])[0]
+        saved = os.path.relpath(save_numbered(partial(save_run, cache), root, filename_prefix), root)
+        folder, _, name = saved.replace(os.sep, "/").rpartition("/")
+        return io.NodeOutput(saved, ui={"files": [{"filename": name, "subfolder": folder, "type": FOLDERS[0]}]})
+
+
+class RefDropLoad(io.ComfyNode):
+    """Reads a recorded run from a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node to ComfyUI."""
+        return io.Schema(
+            node_id="RefDropLoad",
+            display_name="RefDrop Load",
+            category="model/patch/reference",
+            description=(
+                "Loads a recording that RefDrop Save wrote, for RefDrop Apply. Model, LoRAs, sampler, scheduler, steps "
+                "and denoise must be those that were recorded; the node shows the latter."
+            ),
+            search_aliases=["refdrop", "load reference", "load recording", "kept character", "consistent character"],
+            inputs=[
+                io.Combo.Input(
+                    "recording_name",
+                    options=model_names(FOLDERS),
+                    tooltip="A file of RefDrop Save in models/model_patches. Press R after saving to see new ones.",
+                )
+            ],
+            outputs=[
+                RefDropCacheIO.Output(display_name="cache", tooltip="The recording, for RefDrop Apply."),
+                io.Sigmas.Output(
+                    display_name="sigmas",
+                    tooltip="The noise levels that were recorded, for SamplerCustom: then scheduler, steps and denoise "
+                    "need not be known.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, recording_name: str) -> io.NodeOutput:
+        """Returns the recording and its noise levels."""
+        run = load_run(model_path(recording_name, FOLDERS))
+        text_on_node()(f"{run.family}: {run.sampling or f'{len(run.levels)} noise levels'}")
+        return io.NodeOutput(run, torch.tensor(run.schedule))
+
+    @classmethod
+    def fingerprint_inputs(cls, recording_name: str) -> Any:
+        """A file that was replaced is read again."""
+        return os.path.getmtime(model_path(recording_name, FOLDERS))
