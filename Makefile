@@ -11,7 +11,7 @@ LOCK_WITHOUT := api assets-01 image other video
 export COMFYUI_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test soak train-check fuzz beside lint bench world-train claims serve lock clean
+.PHONY: help setup browser demo test soak train-check train-fullsize fuzz beside lint bench gpu-check world-train claims serve lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ soak: setup ## 200 workflows of all methods through one server, some of them can
 train-check: setup ## Leffa learns eight people by heart and its nodes paint them, minutes of computing
 	REFATTENTION_TRAIN_CHECK=1 $(BIN)/pytest -s tests/training/test_overfit.py
 
+train-fullsize: setup ## one step of each training on a full-size SD1.5 with random weights: needs 20 GiB, writes bench/results
+	$(BIN)/python bench/run.py --only train_fullsize
+
 fuzz: setup ## loaders on 2000 wrong files, nodes on random values, RefDrop against its oracle on 1000 random cases
 	REFATTENTION_FUZZ_FILES=2000 REFATTENTION_FUZZ_PROMPTS=1000 REFATTENTION_FUZZ=1000 \
 		$(BIN)/pytest -s tests/fuzz tests/e2e/test_random_widgets.py tests/refdrop/test_fuzz.py
@@ -50,6 +53,9 @@ lint: setup ## ruff (rules and format) and mypy
 
 bench: setup ## measure speed, results go to bench/results
 	$(BIN)/python bench/run.py
+
+gpu-check: setup ## on a graphics card, in ten minutes: is it right, how long, how much memory
+	$(BIN)/python bench/gpu_check.py $(GPU_CHECK_ARGS)
 
 world-train: setup ## train the demo world's models in the background of the machine; goes on where it was stopped
 	@cd dev && nice -n 19 ../$(BIN)/python -m world.train

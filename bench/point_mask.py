@@ -15,7 +15,7 @@ from refattention.nodes.point_mask import PointMask
 from timing import alternate
 
 CONFIG = Path(comfy.clip_vision.__file__).parent / "clip_vision_config_vitl.json"
-PHOTO = Path(__file__).resolve().parents[1] / "demo" / "two_cups.jpg"
+PHOTO = Path(__file__).resolve().parents[1] / "workflows" / "pictures" / "refattention_two_cups.jpg"
 POINTS = {"positive_coords": '[{"x": 80, "y": 230}]', "negative_coords": '[{"x": 830, "y": 230}]'}
 
 

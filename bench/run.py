@@ -51,6 +51,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
     import refdrop_story
     import scale
     import torch
+    import train_memory
     import train_step
 
     torch.set_num_threads(2)
@@ -67,6 +68,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
         "leffa": lambda: leffa_speed.rows(repeats),
         "align": lambda: align.rows(repeats),
         "train": lambda: train_step.rows(repeats),
+        "train_fullsize": train_memory.rows,
         "import": imports.rows,
         "scale": lambda: scale.measured(scale.hosts),
         "scale_virtual": lambda: scale.measured(scale.virtual),

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 PERSON = Path(__file__).with_name("person.jpg")
 SIZE = 384, 512
-SMALL = 240, 320
+SMALL, TRAINED = (240, 320), (768, 1024)  # the latter is what Leffa was trained on, and the templates have
 Outline = list[tuple[int, int]]
 
 HAIR: Outline = [(145, 85), (148, 48), (178, 24), (215, 14), (255, 20), (285, 50), (291, 95), (275, 125), (145, 105)]
@@ -99,10 +99,11 @@ def densepose_uvi() -> Image.Image:
     return picture
 
 
-def write_pictures(folder: Path) -> None:
-    """Writes what the workflows load, at a size that a CPU does in seconds."""
+def write_pictures(folder: Path, size: tuple[int, int] = SMALL) -> None:
+    """Writes what the workflows load, by default at a size that a CPU does in seconds."""
     pictures = {"garment": garment(), "parsing": parsing(), "densepose": densepose(), "densepose_uvi": densepose_uvi()}
     for name, picture in pictures.items():
-        picture.resize(SMALL, Image.Resampling.NEAREST).save(folder / f"{name}.png")
+        picture.resize(size, Image.Resampling.NEAREST).save(folder / f"refattention_{name}.png", optimize=True)
     with Image.open(PERSON) as photograph:
-        photograph.resize(SMALL, Image.Resampling.LANCZOS).save(folder / PERSON.name, quality=95)
+        scaled = photograph.resize(size, Image.Resampling.LANCZOS)
+        scaled.save(folder / f"refattention_{PERSON.name}", quality=80, optimize=True)

@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "families.md"
 U_NET = "modules.diffusionmodules.openaimodel.UNetModel"
 U_NETS = {"sd15": "SD1.5, SD2, SDXL, and U-Nets built like them", "svd": "SVD, SV3D"}
+# Models of pictures whose class is that of a model of videos, by their tiny model.
+PICTURES = {"hunyuan_image": "HunyuanImage 2.1", "kandinsky5_image": "Kandinsky 5 Image"}
 YES, NO = "✓", "no"
 
 INTRODUCTION = """# Families
@@ -36,10 +38,14 @@ REFUSED = """
 def page() -> str:
     """The page as the code has it now."""
     from architectures import architecture_of, pictures
+    from families import FAMILIES
     from refattention.core.patches.families.table import LAYOUTS, REASONS, key_of
 
     names: dict[str, list[str]] = {}
+    alone = {FAMILIES[tiny_name].host_class for tiny_name in PICTURES}
     for config in pictures():
+        if config.__name__ in alone:
+            continue
         names.setdefault(key_of(architecture_of(config)), []).append(config.__name__)
     tiny = _tiny_names()
     is_video = {name: name.startswith(("SVD", "SV3D")) for name in names[U_NET]}
@@ -48,6 +54,7 @@ def page() -> str:
         there = [name for name, video in is_video.items() if video == (tiny_name == "svd")]
         lines.append(_row(tiny_name, title, ", ".join(there)))
     lines += [_row(tiny[key], layout.name, ", ".join(names[key])) for key, layout in LAYOUTS.items()]
+    lines += [_row(tiny_name, title, FAMILIES[tiny_name].host_class) for tiny_name, title in PICTURES.items()]
     whys: dict[str, list[str]] = {}
     for key, why in REASONS.items():
         whys.setdefault(why, []).extend(names.get(key, []))
@@ -58,14 +65,14 @@ def page() -> str:
 
 
 def _row(tiny: str, title: str, names: str) -> str:
-    from families import tiny_latent, tiny_model
+    from families import tiny_latent, tiny_model, tiny_prompt
 
     cells = []
-    for check in _methods().values():
+    for works in _methods().values():
         try:
-            check(tiny_model(tiny), tiny_latent(tiny))
+            works(tiny_model(tiny), tiny_latent(tiny)[:1], tiny_prompt(tiny, 1))
             cells.append(YES)
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             cells.append(NO)
     return f"| {title} | {names} | {' | '.join(cells)} |"
 
@@ -81,23 +88,29 @@ def _tiny_names() -> dict[str, str]:
     return found
 
 
-def _methods() -> dict[str, Callable[[Any, Any], object]]:
-    """What refuses a model that a method does not work on, by the method."""
+def _methods() -> dict[str, Callable[[Any, Any, Any], object]]:
+    """By the method, what refuses a model that it does not work on."""
+    import torch
     from refattention.core.patches.families.table import attentions_of
-    from refattention.core.refine_by_align.observe import parse_look
+    from refattention.core.refine_by_align.observe import observe, parse_look
     from refattention.nodes.p3s import P3SInject
 
     widgets = {"strength": 1.0, "schedule": "paper", "value_strength": 1.0, "alpha": 1.0, "beta": 0.0, "exponent": 1.0}
     whole = {"start_percent": 0.0, "end_percent": 1.0, "reference_seed": 0}
 
-    def look(model: Any, latent: Any) -> object:
-        return parse_look(model, "261", "", 0, "Node")
+    @torch.inference_mode()
+    def look(model: Any, latent: Any, prompt: Any) -> None:
+        seen: list[Any] = []
+        how = parse_look(model, "261", "", 0, "Node")
+        observe(model, prompt, latent, latent, how, lambda *found: seen.append(found), "Node")
+        if len(seen) < len(how.layers):
+            raise RuntimeError("Some layers were not seen.")
 
-    def p3s(model: Any, latent: Any) -> object:
+    def p3s(model: Any, latent: Any, prompt: Any) -> object:
         return P3SInject.execute(model, **widgets, **whole, reference_latent={"samples": latent})
 
     return {
-        "RefDrop": lambda model, latent: attentions_of(model, "Node"),
+        "RefDrop": lambda model, latent, prompt: attentions_of(model, "Node"),
         "Refine by Align": look,
         "Attention Probe": look,
         "P3S Inject without an adapter": p3s,

@@ -6,11 +6,11 @@ matches: a second call does nothing and needs no network, and one that was kille
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from setup_host import (
 )
 from setup_run import STAMP, SetupError, run, set_aside, step
 
+with suppress(ModuleNotFoundError):  # on Windows, where `check_python` says what to do
+    import fcntl
+
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
 OLDEST_PYTHON = (3, 10)
@@ -31,7 +34,11 @@ INCOMPLETE = "incomplete"
 
 
 def check_python() -> None:
-    """Refuses an interpreter that cannot make the environment, before anything is written."""
+    """Refuses a system or interpreter that cannot make the environment, before anything is written."""
+    if os.name == "nt":
+        raise SetupError(
+            "Developing needs Linux, or WSL on Windows. To use the pack on Windows nothing is to be set up."
+        )
     if sys.version_info < OLDEST_PYTHON:
         found = ".".join(map(str, sys.version_info[:3]))
         raise SetupError(

@@ -1,5 +1,8 @@
 """The pack's nodes."""
 
+from pathlib import Path
+
+import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from .deadiff import DEADiffStyle
@@ -22,10 +25,15 @@ from .refine_by_align import RefineByAlign
 from .refine_by_align_files import RefineAlignLoad
 from .refine_by_align_probe import AttentionProbe
 from .refine_by_align_stages import RefineAlign, RefineRegion
+from .template_pictures import put_pictures
 
 
 class RefAttentionExtension(ComfyExtension):
     """Lists the nodes for ComfyUI."""
+
+    async def on_load(self) -> None:
+        """Runs once, at ComfyUI's start."""
+        put_pictures(Path(folder_paths.get_input_directory()))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the node classes."""

@@ -26,7 +26,7 @@ class DEADiffLoader(io.ComfyNode):
         return io.Schema(
             node_id="DEADiffLoader",
             display_name="DEADiff Loader",
-            category="model/patch/reference",
+            category="model/loaders",
             description=(
                 "Loads the Q-Formers, the image attention and the visual encoder of DEADiff from deadiff_v1.ckpt, a "
                 ".safetensors of it, or the small file that DEADiff Extract makes. Files are recognised by content."

@@ -44,12 +44,13 @@ class LeffaLoader(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "cache_megabytes",
+                    display_name="cache_mib",
                     default=1024,
                     min=0,
                     max=65536,
                     advanced=True,
-                    tooltip="Memory for what the reference U-Net makes of an empty reference. It depends on size and "
-                    "timestep only and is used again for the next picture; 768 x 1024 needs 70 MB a step.",
+                    tooltip="Memory, in MiB, for what the reference U-Net makes of an empty reference. It depends on "
+                    "size and timestep only and is used again for the next picture; 768 x 1024 needs 66 MiB a step.",
                 ),
                 io.Combo.Input(
                     "body_map",
@@ -105,7 +106,7 @@ class LeffaTryOn(io.ComfyNode):
                     "virtual_tryon, part numbers for virtual_tryon_dc. Leffa Body Map makes it of any other.",
                 ),
                 io.Mask.Input(
-                    "mask", tooltip="What is painted anew, white = garment. From Leffa Mask, or painted by hand."
+                    "mask", tooltip="What is repainted, white = garment. From Leffa Mask, or painted by hand."
                 ),
                 *_sampling_inputs(),
             ],

@@ -1,4 +1,4 @@
-"""Leffa: what to paint anew, and pasting it."""
+"""Leffa: what to repaint, and pasting it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LeffaMask(io.ComfyNode):
             display_name="Leffa Mask",
             category="image/mask",
             description=(
-                "The area that Leffa paints anew for a garment, from the maps of the human-parsing and pose nodes you "
+                "The area that Leffa repaints for a garment, from the maps of the human-parsing and pose nodes you "
                 "have: the garment with a margin, arms and neck, but not what is to stay."
             ),
             search_aliases=["leffa", "agnostic mask", "garment mask", "clothes mask", "try on mask"],
@@ -70,7 +70,7 @@ class LeffaMask(io.ComfyNode):
             ],
             outputs=[
                 io.Mask.Output(
-                    display_name="mask", tooltip="White = painted anew. The official rules give 384 x 512; any size "
+                    display_name="mask", tooltip="White = repainted. The official rules give 384 x 512; any size "
                     "will do for LeffaTryOn."
                 )
             ],
@@ -107,13 +107,13 @@ class LeffaRepaint(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="The person, as it went into LeffaTryOn. The result has its size."),
                 io.Image.Input("generated", tooltip="The decoded picture from the sampler."),
-                io.Mask.Input("mask", tooltip="The mask that went into LeffaTryOn, white = painted anew."),
+                io.Mask.Input("mask", tooltip="The mask that went into LeffaTryOn, white = repainted."),
                 io.Combo.Input(
                     "edge",
                     options=[EXACT, OFFICIAL],
                     default=EXACT,
-                    tooltip="exact keeps every pixel outside the mask bit by bit and softens the edge inside; official "
-                    "softens it on both sides, as the published code does.",
+                    tooltip="exact keeps every pixel outside the mask bit for bit and softens the edge inside; "
+                    "official softens it on both sides, as the published code does.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The person with the generated garment.")],

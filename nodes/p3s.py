@@ -226,7 +226,7 @@ def _adapter_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip="Leaves features of an adapter that are exactly zero out of the attention, so that an untrained "
-            "adapter changes nothing. Off: they are among the keys, as the paper's equation has it.",
+            "adapter changes nothing. Off: they are among the keys, as in the paper's equation.",
         ),
     ]
 

@@ -74,7 +74,7 @@ class P3SLoad(io.ComfyNode):
         return io.Schema(
             node_id="P3SLoad",
             display_name="P3S Load",
-            category="model/patch/reference",
+            category="model/loaders",
             description="Loads an adapter that P3S Save wrote, for P3S Inject.",
             search_aliases=["p3s", "load adapter", "load subject", "trained subject"],
             inputs=[

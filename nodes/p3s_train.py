@@ -254,7 +254,7 @@ def _advanced_inputs() -> list[io.Input]:
             options=AVERAGES,
             advanced=True,
             tooltip="What L_ac is divided by. mean: the mean of the maps, which gives gamma an effect. sum: their sum "
-            "as the paper writes it, which makes L_ac vanish beside the other loss.",
+            "as the paper states it, which makes L_ac vanish beside the other loss.",
         ),
         number_input(
             "condition_drop", 0.1, 1.0, "Part of the pictures that are seen without their conditions, for guidance."
@@ -265,7 +265,7 @@ def _advanced_inputs() -> list[io.Input]:
             "gradient_checkpointing",
             default=True,
             advanced=True,
-            tooltip="Computes blocks anew for their gradients: much less memory, about a third more time, same result.",
+            tooltip="Recomputes blocks for their gradients: much less memory, about a third more time, same result.",
         ),
         io.Boolean.Input(
             "mixed_precision",

@@ -199,7 +199,7 @@ def _advanced_inputs() -> list[io.Input]:
             default=True,
             advanced=True,
             tooltip="Stretches the similarities to 0-1 over the picture before both signs are combined. "
-            "Off takes the raw cosines, as the paper writes it, with which look-alikes lose against the background.",
+            "Off takes the raw cosines, as the paper states it, with which look-alikes lose against the background.",
         ),
     ]
 

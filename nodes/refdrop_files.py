@@ -76,7 +76,7 @@ class RefDropLoad(io.ComfyNode):
         return io.Schema(
             node_id="RefDropLoad",
             display_name="RefDrop Load",
-            category="model/patch/reference",
+            category="model/loaders",
             description=(
                 "Loads a recording that RefDrop Save wrote, for RefDrop Apply. Model, LoRAs, sampler, scheduler, steps "
                 "and denoise must be those that were recorded; the node shows the latter."

@@ -44,9 +44,7 @@ class RefDropRecord(io.ComfyNode):
                 seed_input("Seed of the noise, as in KSampler.", advanced=False, is_drawn_anew=True),
                 *step_inputs(steps=20, cfg=7.0),
                 *sampler_inputs(advanced=False),
-                number_input(
-                    "denoise", 1.0, 1.0, "As in KSampler: how much of latent_image is painted anew.", low=0.01
-                ),
+                number_input("denoise", 1.0, 1.0, "As in KSampler: how much of latent_image is repainted.", low=0.01),
                 common.blocks_input(advanced=True),
                 common.custom_blocks_input(),
                 common.batch_references_input(

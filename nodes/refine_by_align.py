@@ -20,7 +20,7 @@ NODE = "RefineByAlign"
 
 
 class RefineByAlign(io.ComfyNode):
-    """Repairs an artifact from a reference: finds the matching place in it and paints the area anew."""
+    """Repairs an artifact from a reference: finds the matching place in it and repaints the area."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,8 +31,8 @@ class RefineByAlign(io.ComfyNode):
             category="image/transform",
             description=(
                 "Repairs a masked artifact, such as a wrong logo, from a picture that shows it correctly: finds the "
-                "matching place in the reference, then paints the area anew with that place in view. Everything "
-                "farther from the mask than the feather stays bit by bit."
+                "matching place in the reference, then repaints the area with that place in view. Everything "
+                "farther from the mask than the feather stays bit for bit."
             ),
             search_aliases=["artifact fix", "repair", "restore detail", "refine by align", "detailer", "inpaint"],
             is_experimental=True,
@@ -91,7 +91,7 @@ class RefineByAlign(io.ComfyNode):
         more_references: Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures and what was found in the reference."""
-        work = Work(context, working_size, feather)
+        work = Work(context, common.size_of(model, working_size), feather)
         stages = common.stages(model, vae, positive, work, adapter, clip_vision, NODE, back_end)
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
         look = parse_look(model, timesteps, layers, seed, NODE, adapter and adapter.origin.look)

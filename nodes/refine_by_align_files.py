@@ -23,7 +23,7 @@ class RefineAlignLoad(io.ComfyNode):
         return io.Schema(
             node_id="RefineAlignLoad",
             display_name="Refine Align Load",
-            category="image/transform",
+            category="model/loaders",
             description=(
                 "Loads an adapter that was trained for Refine by Align, by which a model sees the reference through "
                 "its cross-attention, as in the paper, instead of its untrained self-attention."

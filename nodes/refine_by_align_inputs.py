@@ -9,11 +9,12 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.patches.unet import trained_size
 from ..core.pictures import gate
 from ..core.refine_by_align.back_ends import AUTO, CHOICES, back_end
 from ..core.refine_by_align.observe import USUAL, cell_and_unit
 from ..core.refine_by_align.repair import Repair
-from ..core.refine_by_align.window import Case, Work, cases
+from ..core.refine_by_align.window import SHORTEST, Case, Work, cases
 from .refine_by_align_files import RefineAdapterIO
 from .shared import encoder, number_input, sampler_inputs, seed_input, step_inputs
 
@@ -156,7 +157,7 @@ def look_inputs(with_auto: bool = False) -> list[io.Input]:
             default=usual["timesteps"],
             advanced=True,
             tooltip="Noise levels, 0 to 999, at which attention is read, such as 261 or 181, 261; several are "
-            "averaged and cost a look each." + auto.format("261"),
+            "averaged, and each costs a pass." + auto.format("261"),
         ),
         io.String.Input(
             "layers",
@@ -199,16 +200,35 @@ def work_inputs(with_feather: bool = True) -> list[io.Input]:
     return [
         number_input("context", 0.5, 4.0, "What the model sees around the artifact, as a share of its longer side."),
         working_size_input(
-            "Longer side, in pixels, at which the model works on the area around the artifact and sees the reference. "
-            "512 for SD1.5, 1024 for SDXL and transformers."
+            "Longer side, in pixels, at which the model works on the area around the artifact and sees the reference."
         ),
         *([feather] if with_feather else []),
     ]
 
 
 def working_size_input(tooltip: str) -> io.Input:
-    """`working_size`."""
-    return io.Int.Input("working_size", default=512, min=128, max=2048, step=8, advanced=True, tooltip=tooltip)
+    """`working_size`; `tooltip` says what is of this size."""
+    return io.Int.Input(
+        "working_size",
+        default=0,
+        min=0,
+        max=2048,
+        step=8,
+        advanced=True,
+        tooltip=f"{tooltip} 0 takes the size that the model was trained with: 512 for SD1.5, 1024 for SDXL and "
+        "transformers.",
+    )
+
+
+def size_of(model: Any, working_size: int) -> int:
+    """What `working_size` asks for, in pixels.
+
+    Raises:
+        ValueError: it is too small to show anything.
+    """
+    if 0 < working_size < SHORTEST:
+        raise ValueError(f"working_size is {working_size}, but must be 0 or at least {SHORTEST} pixels.")
+    return working_size or trained_size(model)
 
 
 def sampling_inputs() -> list[io.Input]:
@@ -231,7 +251,7 @@ def sampling_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="How much of the area is painted anew. Lower keeps more of what is there.",
+            tooltip="How much of the area is repainted. Lower keeps more of what is there.",
         ),
         *sampler_inputs(advanced=True),
     ]

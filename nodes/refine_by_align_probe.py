@@ -83,8 +83,9 @@ class AttentionProbe(io.ComfyNode):
         given = Pictures(picture, reference, _points(positive_coords, size), _spot(mask, size))
         encode = encoder(model, vae, "What vae makes of a picture")
         look = parse_look(model, timesteps, layers, seed, NODE)
+        size = common.size_of(model, working_size)
         in_context = is_in_context(model, positive, NODE, back_end)
-        found = probe(model, positive, given, encode, working_size, look, NODE, in_context)
+        found = probe(model, positive, given, encode, size, look, NODE, in_context)
         return io.NodeOutput(*drawn(found, given), ui=_panel(given, found.grid, *mosaic(found)))
 
 
@@ -139,7 +140,7 @@ def _inputs() -> list[io.Input]:
             tooltip="An area as the spot, white = part of it; takes the place of the points.",
         ),
         *common.look_inputs(),
-        common.working_size_input("Longer side, in pixels, at which the model sees both pictures. 512 for SD1.5."),
+        common.working_size_input("Longer side, in pixels, at which the model sees both pictures."),
         seed_input("Seed of the noise under which attention is read."),
         common.back_end_input(),
     ]

@@ -81,7 +81,7 @@ class RefineAlign(io.ComfyNode):
         image, reference = (
             gate.one_picture(each, name) for each, name in ((image, "image"), (reference_image, "reference_image"))
         )
-        work = Work(context, working_size, feather=0)
+        work = Work(context, common.size_of(model, working_size), feather=0)
         stages = common.stages(model, vae, positive, work, adapter, clip_vision, ALIGN, back_end)
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
         look = parse_look(model, timesteps, layers, seed, ALIGN, adapter and adapter.origin.look)
@@ -95,7 +95,7 @@ class RefineAlign(io.ComfyNode):
 
 
 class RefineRegion(io.ComfyNode):
-    """Paints a masked area anew with a reference in view."""
+    """Repaints a masked area with a reference in view."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -105,8 +105,8 @@ class RefineRegion(io.ComfyNode):
             display_name="Refine Region",
             category="image/transform",
             description=(
-                "Paints the masked area of a picture anew while its self-attention also looks at a reference, such as "
-                "the crop of Refine Align. Everything farther from the mask than the feather stays bit by bit."
+                "Repaints the masked area of a picture while its self-attention also looks at a reference, such as "
+                "the crop of Refine Align. Everything farther from the mask than the feather stays bit for bit."
             ),
             search_aliases=["refine by align", "inpaint with reference", "repair", "artifact fix", "restore detail"],
             is_experimental=True,
@@ -122,7 +122,7 @@ class RefineRegion(io.ComfyNode):
                 common.back_end_input(),
                 common.more_references_input(),
             ],
-            outputs=[io.Image.Output(display_name="image", tooltip="The picture with the masked area painted anew.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The picture with the masked area repainted.")],
         )
 
     @classmethod
@@ -152,7 +152,7 @@ class RefineRegion(io.ComfyNode):
         more_references: Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures."""
-        work = Work(context, working_size, feather)
+        work = Work(context, common.size_of(model, working_size), feather)
         stages = common.stages(model, vae, positive, work, adapter, clip_vision, REGION, back_end)
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
         pictures = common.cases_of(image, mask, reference_image, more_references=more_references)

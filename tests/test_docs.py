@@ -91,7 +91,9 @@ def test_what_the_registry_shows_is_there() -> None:
     """Icon and pages are addressed on the main branch, so their files must be in it."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     addresses = re.findall(r"https://\S+/ComfyUI-RefAttention/(?:tree/)?main/([\w./]+)", text)
-    assert {"docs", "docs/icon.svg"} <= set(addresses) and all((ROOT / path).exists() for path in addresses)
+    assert {"docs", "docs/icon.svg", "docs/banner.svg"} <= set(addresses) and all(
+        (ROOT / path).exists() for path in addresses
+    )
 
 
 @pytest.mark.parametrize("page", [*HELP, ROOT / "docs" / "troubleshooting.md"], ids=lambda page: page.stem)

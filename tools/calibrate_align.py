@@ -172,25 +172,26 @@ def main() -> int:
     import comfy.sd
     from refattention.core.refine_by_align.files import load_adapter
 
-    trained = ()
+    adapter = vision = None
     if arguments.adapter:
-        trained = load_adapter(arguments.adapter), comfy.clip_vision.load(str(arguments.clip_vision))
-        if trained[1] is None:
+        adapter, vision = load_adapter(arguments.adapter), comfy.clip_vision.load(str(arguments.clip_vision))
+        if vision is None:
             parser.error(f"{arguments.clip_vision} is no vision encoder that ComfyUI knows")
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(arguments.checkpoint))
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(arguments.prompt))
     cases = sorted(path for path in arguments.set.iterdir() if path.is_dir())
     if not cases:
         parser.error(f"{arguments.set} holds no folders; each case is one, with {', '.join(NAMES)} as png")
-    scores = score(cases, model, vae, positive, TIMESTEPS, arguments.size, *trained, in_context=arguments.in_context)
+    given = cases, model, vae, positive, TIMESTEPS, arguments.size, adapter, vision
+    scores = score(*given, in_context=arguments.in_context)
     for part, title in enumerate(("timestep", "layer")):
         for key, value in means(scores, part).items():
             print(f"{title} {key!s:14} mIoU {value:.3f}")
     chosen = best(scores)
     print(f"best: {chosen}")
     save(chosen, scores, *targets[:2])
-    if trained:
-        save_calibrated(trained[0], chosen, targets[2])
+    if adapter:
+        save_calibrated(adapter, chosen, targets[2])
     return 0
 
 

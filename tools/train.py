@@ -41,11 +41,12 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
 
 def work(options: argparse.Namespace) -> int:
     """Loads, checks and trains."""
-    import torch
     from training.config import build, read, require_all_processes
 
-    table = read(options.config, options.set)
     require_all_processes(os.environ)
+    import torch
+
+    table = read(options.config, options.set)
     cpu = options.cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
     import_pack(cpu=cpu)
     from training.loop import Loop, RunFolder, accelerator_of, dry_run, write_sheet

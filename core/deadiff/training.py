@@ -25,6 +25,7 @@ from ..patches.blocks import Layer
 from ..patches.blockwise import differentiable, pass_of
 from ..patches.frozen import Noised, denoise, frozen_copy
 from ..patches.unet import self_attention_layers
+from .checkpoint import fill, reading, sizes_of
 from .kernel import join
 from .loaded import CONTENT, STYLE, kinds_of
 from .names import official
@@ -50,7 +51,7 @@ class Settings:
 
     Attributes:
         drops: parts of the pairs of each set, in the order of `BRANCHES`, whose tokens are zeros.
-        gradient_checkpointing: computes blocks anew for their gradients, instead of keeping what is in them.
+        gradient_checkpointing: recomputes blocks for their gradients, instead of keeping what is in them.
     """
 
     drops: tuple[float, ...] = (0.15, 0.15, 0.0)
@@ -158,8 +159,8 @@ def new_readers(sizes: Sizes, seed: int) -> Readers:
     """Both branches before any training.
 
     Note:
-        The authors start from BLIP-Diffusion's, which have learnt from millions of pictures: a file of theirs is the
-        better start where there is one.
+        The authors start from BLIP-Diffusion's, which have learnt from millions of pictures: `readers_from` such a
+        file is the better start where there is one.
     """
     readers = Readers(sizes, device="cpu", dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
@@ -170,6 +171,51 @@ def new_readers(sizes: Sizes, seed: int) -> Readers:
             else:
                 weight.fill_(float("norm" in name and name.endswith("weight")))
     return readers
+
+
+def readers_from(weights: Mapping[str, Tensor], seed: int) -> Readers:
+    """Both branches as copies of one Q-Former that has learnt from many pictures, as the authors start.
+
+    Args:
+        weights: under the names that LAVIS gives them: of BLIP-Diffusion (`blip.`, `proj_layer.`), which the authors
+            took, or of a Q-Former by itself; without a projection both start with a new one.
+        seed: of the new projection.
+
+    Raises:
+        ValueError: it is no Q-Former with cross-attention in every layer, or not a whole one.
+    """
+    prefix = next((each for each in ("", "blip.") if f"{each}query_tokens" in weights), None)
+    if prefix is None:
+        raise ValueError(
+            "The file to start the Q-Formers from holds none: it has no query_tokens. Choose BLIP-Diffusion's, in the "
+            "layout of LAVIS."
+        )
+    hidden = weights[f"{prefix}query_tokens"].shape[-1]
+    parts = {f"blip.{name.removeprefix(prefix)}": each for name, each in weights.items() if name.startswith(prefix)}
+    parts |= {
+        **_new_projection(hidden, seed),
+        **{n: each for n, each in weights.items() if n.startswith("proj_layer.")},
+    }
+    both = {f"{branch}_{name}": each for branch in (STYLE, CONTENT) for name, each in parts.items()}
+    with reading("Q-Formers"):
+        sizes = sizes_of(both, None)
+    readers = Readers(sizes, device="meta", dtype=torch.float32)
+    fill(readers, both)
+    # Copies: what both branches start from would else be one tensor, and learn together.
+    readers.load_state_dict({name: each.float().clone() for name, each in readers.state_dict().items()}, assign=True)
+    return readers
+
+
+def _new_projection(hidden: int, seed: int) -> dict[str, Tensor]:
+    """Weights of a projection before any training, by their names in a file."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def linear(name: str, rows: int, columns: int) -> dict[str, Tensor]:
+        spread = torch.randn(rows, columns, generator=generator) * INITIAL_SPREAD
+        return {f"proj_layer.{name}.weight": spread, f"proj_layer.{name}.bias": torch.zeros(rows)}
+
+    norm = {"proj_layer.LayerNorm.weight": torch.ones(hidden), "proj_layer.LayerNorm.bias": torch.zeros(hidden)}
+    return {**norm, **linear("dense1", 4 * hidden, hidden), **linear("dense2", hidden, 4 * hidden)}
 
 
 def new_attentions(model: ModelPatcher, hidden: int) -> ImageAttentions:

@@ -75,7 +75,7 @@ def try_on(
 
     Args:
         image: (B, H, W, C) in [0, 1], the persons.
-        mask: (B, h, w) in [0, 1], 1 is painted anew.
+        mask: (B, h, w) in [0, 1], 1 is repainted.
         densepose: (B, H, W, C) in [0, 1].
         garment_image: (B, any size, C) in [0, 1].
 

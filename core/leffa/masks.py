@@ -1,4 +1,4 @@
-"""Garment-agnostic masks: what of a person is painted anew when a garment is put on.
+"""Garment-agnostic masks: what of a person is repainted when a garment is put on.
 
 Three rules. `viton_hd` and `dress_code` are those of Leffa's two try-on checkpoints, bit for bit, at 384 x 512.
 `clean` is the first without its defects, at any size: what is protected stays protected, and every blob counts.
@@ -63,7 +63,7 @@ def from_maps(parsing: Tensor, frames: Sequence[Frame | None], garment: str, rul
         data_set: whose labels the maps hold, see `parsing.labels_of`.
 
     Returns:
-        (B, h, w), 1 is painted anew.
+        (B, h, w), 1 is repainted.
 
     Raises:
         ValueError: a map or frame that cannot be read, or nothing to replace.

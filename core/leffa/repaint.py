@@ -1,4 +1,4 @@
-"""Pasting what was painted anew into the picture it belongs to."""
+"""Pasting what was repainted into the picture it belongs to."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Settings:
         leffa: adds L_leffa, as the last, short phase does.
         weight: lambda.
         temperature: tau.
-        gradient_checkpointing: computes blocks anew for their gradients, instead of keeping what is in them.
+        gradient_checkpointing: recomputes blocks for their gradients, instead of keeping what is in them.
     """
 
     leffa: bool = False
@@ -115,7 +115,7 @@ class TryOn(nn.Module):
         number_of = {place: number for number, place in enumerate(attentions)}
         seen: dict[Layer, tuple[Tensor, tuple[int, int]]] = {}
 
-        # By label and not by order: a block that is computed anew for its gradient goes through here again.
+        # By label and not by order: a block that is recomputed for its gradient goes through here again.
         def look(n: Tensor, context: Tensor, value: Tensor, at: dict[str, Any]) -> tuple[Tensor, ...]:
             place = at["block"], at["block_index"]
             seen[place] = n, tuple(at["activations_shape"][-2:])

@@ -128,7 +128,7 @@ class P3SNetwork(nn.Module):
         hidden: dict[Layer, Tensor] = {}
         read: dict[Layer, Features] = {}
 
-        # By label and not by order: a block that is computed anew for its gradient goes through here again.
+        # By label and not by order: a block that is recomputed for its gradient goes through here again.
         def record_hidden(n: Tensor, k: Tensor, v: Tensor, at: dict[str, Any]) -> tuple[Tensor, ...]:
             layer = at["block"], at["block_index"]
             hidden[layer] = self.zero_hidden[self._numbers[layer]](n)

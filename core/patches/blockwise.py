@@ -1,4 +1,4 @@
-"""A U-Net's forward pass block by block, so that its blocks can be computed anew for their gradients."""
+"""A U-Net's forward pass block by block, so that its blocks can be recomputed for their gradients."""
 
 from __future__ import annotations
 

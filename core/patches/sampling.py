@@ -41,7 +41,7 @@ def sampled(
     progress: Callable[[int], object],
     noise_numbers: list[int] | None = None,
 ) -> Tensor:
-    """Paints a latent anew where a mask is 1.
+    """Repaints a latent where a mask is 1.
 
     Args:
         latent: (B, C, h, w).

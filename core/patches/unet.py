@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransformer, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_base import ModelType
+from comfy.supported_models import SD15, SD20
 
 from .blocks import Block, Layer
 
@@ -18,6 +20,14 @@ def family(model: ModelPatcher) -> str:
     """ComfyUI's name of a model's family, for example "SDXL" or "Flux"."""
     config = getattr(model.model, "model_config", None)
     return type(config or model.model).__name__
+
+
+def trained_size(model: ModelPatcher) -> int:
+    """Side in pixels of a model's pictures in training: 512 (SD1.5), 768 (SD2's larger model), or 1024 (all others)."""
+    config = model.model.model_config
+    if isinstance(config, SD20) and model.model.model_type is ModelType.V_PREDICTION:
+        return 768
+    return 512 if isinstance(config, SD15 | SD20) else 1024
 
 
 def require_image_unet(model: ModelPatcher, node: str) -> UNetModel:

@@ -1,4 +1,4 @@
-"""The two stages on pictures: find the place in the reference, then paint the artifact anew with it in view."""
+"""The two stages on pictures: find the place in the reference, then repaint the artifact with it in view."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Paint:
-    """How an artifact is painted anew.
+    """How an artifact is repainted.
 
     Attributes:
         negative: the prompt of what not to paint.

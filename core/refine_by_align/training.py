@@ -150,7 +150,7 @@ class Completion(nn.Module):
     Args:
         model: the base model, whose context is as wide as the network's tokens; it is not touched.
         network: makes tokens (1, L, C) of patches (1, L, width), in float32; its weights are changed in place.
-        gradient_checkpointing: computes blocks anew for their gradients, instead of keeping what is in them.
+        gradient_checkpointing: recomputes blocks for their gradients, instead of keeping what is in them.
 
     Attributes:
         unet: a copy of the model's, whose cross-attentions are trained.

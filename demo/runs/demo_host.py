@@ -14,26 +14,32 @@ from host import PACK_NAME, ROOT, HeadlessHost
 
 DEMO_PACK = "RefAttention-Demo"
 DEMO_PACKAGE = "refattention_demo"
-PHOTOS = ROOT / "demo"
-PHOTO = PHOTOS / "photo.jpg"
+PHOTOS = ROOT / "workflows" / "pictures"
+PHOTO = PHOTOS / "refattention_photo.jpg"
 API_WORKFLOWS = ROOT / "workflows" / "api"
 
 
 def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: int | None = None) -> HeadlessHost:
     """A host, not yet started, on which the pack's workflows queue without a change."""
     host = HeadlessHost({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base, extra_args, port)
-    weights = demo_module("weights")
-    weights.write_checkpoints(host.base / "models" / "checkpoints")
-    weights.write_vision_encoder(host.base / "models" / "clip_vision")
-    weights.write_controlnet(host.base / "models" / "controlnet")
-    weights.write_deadiff(host.base / "models" / "model_patches")
-    demo_module("leffa").write_checkpoints(host.base / "models" / "diffusion_models")
-    demo_module("densepose").write(host.base / "models" / "detection")
-    for photo in sorted(PHOTOS.glob("*.jpg")):
-        host.put_input(photo)
+    write_models(host.base / "models")
+    # Smaller than those that the pack puts there at its start.
     demo_module("tryon").write_pictures(host.base / "input")
-    demo_module("artifact").write_picture(host.base / "input")
+    for photo in sorted(PHOTOS.glob("refattention_*")):
+        if not (host.base / "input" / photo.name).exists():
+            host.put_input(photo)
     return host
+
+
+def write_models(models: Path) -> None:
+    """Writes the demo models under the names that the workflows have; files that are there stay."""
+    weights = demo_module("weights")
+    weights.write_checkpoints(models / "checkpoints")
+    weights.write_vision_encoder(models / "clip_vision")
+    weights.write_controlnet(models / "controlnet")
+    weights.write_deadiff(models / "model_patches")
+    demo_module("leffa").write_checkpoints(models / "diffusion_models")
+    demo_module("densepose").write(models / "detection")
 
 
 def demo_module(name: str) -> ModuleType:

@@ -12,7 +12,9 @@ from . import expand
 
 FOLDER = Path(__file__).with_name("weights")
 # The compact files; what is not trained yet is not there.
-BASE, VISION, LEFFA, DEADIFF = (f"{name}.safetensors" for name in ("base", "vision", "leffa", "deadiff"))
+BASE, VISION, LEFFA, DEADIFF, CLASSIFIER = (
+    f"{name}.safetensors" for name in ("base", "vision", "leffa", "deadiff", "classifier")
+)
 
 
 def write(models: Path, compact: Path = FOLDER) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.random import Generator
-from refattention_demo.world import record
+from refattention_demo.world import models, record
 from refattention_demo.world.draw import picture
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import attributes, loop, state
@@ -46,9 +47,10 @@ class Classifier(nn.Module):
 
 
 def trained() -> Classifier:
-    """The trained classifier."""
+    """The trained classifier: the one in training, or else the one that the demo has."""
     model = Classifier().eval()
-    model.load_state_dict(loop.trained("classifier"))
+    own = loop.checkpoint("classifier").exists()
+    model.load_state_dict(loop.trained("classifier") if own else load_file(models.FOLDER / models.CLASSIFIER))
     return model
 
 

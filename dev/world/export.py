@@ -86,6 +86,8 @@ def main() -> None:
     parts = {models.BASE: base, **dict(adapters(base))}
     if loop.checkpoint("vision").exists():
         parts[models.VISION] = vision()
+    if loop.checkpoint("classifier").exists():
+        parts[models.CLASSIFIER] = {name: each.half().contiguous() for name, each in loop.trained("classifier").items()}
     for name, tensors in parts.items():
         save_file(tensors, folder / name, metadata=ABOUT)
         print(f"{folder / name}: {(folder / name).stat().st_size / 1e6:.1f} MB")

@@ -15,7 +15,7 @@ from refattention_demo import configs
 from refattention_demo.families import FAMILIES, SD15, SDXL
 from refattention_demo.loading import load
 
-PHOTO = Path(__file__).parents[2] / "demo" / "photo.jpg"
+PHOTO = Path(__file__).parents[2] / "workflows" / "pictures" / "refattention_photo.jpg"
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

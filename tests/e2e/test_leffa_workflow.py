@@ -46,7 +46,7 @@ def test_published_workflow_runs(host: HeadlessHost, name: str) -> None:
 
 def test_nothing_outside_the_mask_changes(host: HeadlessHost) -> None:
     picture = run(host, small(host, load_workflow("leffa_tryon")))
-    with Image.open(host.base / "input" / "small_person.png") as person:
+    with Image.open(host.base / "input" / "small_refattention_person.png") as person:
         change = np.abs(picture - np.asarray(person)).max(axis=-1) > 0
     assert 0.2 < change.mean() < 0.7
     assert not change[:30].any()
@@ -57,8 +57,8 @@ def test_another_garment_and_the_same_again(host: HeadlessHost) -> None:
     first = run(host, set_inputs(workflow, "KSampler", seed=31))
     other = json.loads(json.dumps(workflow))
     for node in other.values():
-        if node["inputs"].get("image") == "small_garment.png":
-            node["inputs"]["image"] = "small_densepose.png"
+        if node["inputs"].get("image") == "small_refattention_garment.png":
+            node["inputs"]["image"] = "small_refattention_densepose.png"
     assert np.abs(run(host, set_inputs(other, "KSampler", seed=31)) - first).max() > 1
     host.free()
     np.testing.assert_array_equal(run(host, set_inputs(workflow, "KSampler", seed=31)), first)
@@ -95,8 +95,8 @@ def test_cancelled_run_leaves_the_host_able_to_run(host: HeadlessHost) -> None:
 def test_errors_name_node_and_reason(host: HeadlessHost) -> None:
     workflow = small(host, load_workflow("leffa_tryon"))
     for node in workflow.values():
-        if node["inputs"].get("image") == "small_densepose.png":
-            node["inputs"]["image"] = "densepose.png"
+        if node["inputs"].get("image") == "small_refattention_densepose.png":
+            node["inputs"]["image"] = "refattention_densepose.png"
     with pytest.raises(WorkflowError, match=r"\(LeffaTryOn\): densepose is 240 x 320 pixels, but image is 96 x 128"):
         run(host, workflow)
     bottom = set_inputs(small(host, load_workflow("leffa_tryon")), "LeffaMask", garment_type="lower_body")

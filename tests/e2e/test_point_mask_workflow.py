@@ -71,7 +71,7 @@ def test_editor_gets_what_the_outputs_hold(host: HeadlessHost) -> None:
 
 
 def test_without_encoder_on_another_photograph(host: HeadlessHost) -> None:
-    workflow = set_inputs(load_workflow("point_mask"), "LoadImage", image="coins.jpg")
+    workflow = set_inputs(load_workflow("point_mask"), "LoadImage", image="refattention_coins.jpg")
     workflow = set_inputs(workflow, "PointMask", positive_coords='[{"x": 330, "y": 42}]', negative_coords="[]")
     for node in workflow.values():
         node["inputs"].pop("clip_vision", None)

@@ -7,12 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from refattention.core.models.base import fingerprint
-from refattention.core.patches.unet import family
-from refattention.core.refine_by_align.adapter import Origin, TrainedAdapter, new_network, trained_weights
-from refattention.core.refine_by_align.files import save_adapter
-from refattention_demo import vision
-from refattention_demo.loading import load
+from refine_adapter import write_refine_adapter
 
 from demo_host import load_workflow, set_inputs
 from host import HeadlessHost, WorkflowError
@@ -41,13 +36,9 @@ def run(host: HeadlessHost, workflow: Workflow) -> np.ndarray:
 @pytest.fixture
 def trained(host: HeadlessHost) -> Workflow:
     """The published workflow for an adapter, and an untrained one for the demo models under its name."""
-    model, *_ = load("sd15")
-    width, size = vision.WIDTH, vision.PATCH * round(vision.PATCHES**0.5)
-    weights = trained_weights(new_network(model, width, 0), model.model.diffusion_model.state_dict(), model)
-    origin = Origin(family(model), fingerprint(model), width, size, {})
     workflow = load_workflow("refine_trained")
     (name,) = [n["inputs"]["adapter_name"] for n in workflow.values() if n["class_type"] == "RefineAlignLoad"]
-    save_adapter(TrainedAdapter(weights, origin), host.base / "models" / "model_patches" / name)
+    write_refine_adapter(host.base / "models" / "model_patches" / name)
     return set_inputs(workflow, "RefineByAlign", **SMALL)
 
 
@@ -62,7 +53,7 @@ def test_only_the_artifact_is_painted_anew(host: HeadlessHost, repair: Workflow)
 
 
 def check_only_the_artifact_changed(host: HeadlessHost, painted: np.ndarray) -> None:
-    with Image.open(host.base / "input" / "garbled_cup.png") as file:
+    with Image.open(host.base / "input" / "refattention_garbled_cup.png") as file:
         before = np.asarray(file).astype(int)
     rows, columns = np.nonzero(before[..., 3] == 0)
     changed = (painted != before[..., :3]).any(-1)
@@ -72,7 +63,7 @@ def check_only_the_artifact_changed(host: HeadlessHost, painted: np.ndarray) -> 
 
 
 def test_no_match_is_a_warning_and_not_an_error(host: HeadlessHost, repair: Workflow) -> None:
-    with Image.open(host.base / "input" / "garbled_cup.png") as file:
+    with Image.open(host.base / "input" / "refattention_garbled_cup.png") as file:
         before = np.asarray(file.convert("RGB")).astype(int)
     assert np.array_equal(run(host, set_inputs(repair, "RefineByAlign", minimum_contrast=100.0)), before)
     assert "RefineByAlign: The reference shows no match for 1 of 1 areas" in host.log()

@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import folder_paths
 import pytest
 from bootstrap import HOST, ROOT
+from refattention.nodes.template_pictures import PICTURES, put_pictures
 
 NODE_IDS = {
     "RefDropApply",
@@ -54,10 +56,13 @@ def host_nodes(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     import nodes
 
     assert Path(nodes.__file__).parent == HOST
+    pictures, own = tmp_path_factory.mktemp("input"), folder_paths.get_input_directory()
+    folder_paths.set_input_directory(str(pictures))
     pack = tmp_path_factory.mktemp("custom_nodes") / "ComfyUI-RefAttention"
     pack.symlink_to(ROOT)
     core = set(nodes.NODE_CLASS_MAPPINGS)
     assert asyncio.run(nodes.load_custom_node(str(pack)))
+    folder_paths.set_input_directory(own)
     nodes.pack_ids = set(nodes.NODE_CLASS_MAPPINGS) - core
     return nodes
 
@@ -114,3 +119,40 @@ def test_loading_the_nodes_imports_nothing_heavy() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_readme_says_where_each_node_is(host_nodes: ModuleType) -> None:
+    listed = {
+        node: row.rsplit("|", 2)[1].strip()
+        for row in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        for node in re.findall(r"\(web/docs/(\w+)\.md\)", row)
+        if row.startswith("| [")
+    }
+    assert listed == {name: host_nodes.NODE_CLASS_MAPPINGS[name].CATEGORY for name in NODE_IDS}
+    assert {listed[name] for name in NODE_IDS if name.endswith(("Load", "Loader"))} == {"model/loaders"}
+
+
+def test_pictures_that_are_there_stay(tmp_path: Path) -> None:
+    """Those that are missing come; one of the user's under such a name, or a link to nowhere, is left alone."""
+    names = sorted(path.name for path in PICTURES.glob("refattention_*"))
+    (tmp_path / names[0]).write_bytes(b"mine")
+    (tmp_path / names[1]).symlink_to(tmp_path / "nowhere")
+    put_pictures(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names and len(names) > 5
+    assert (tmp_path / names[0]).read_bytes() == b"mine" and (tmp_path / names[1]).is_symlink()
+    assert all((tmp_path / name).read_bytes() == (PICTURES / name).read_bytes() for name in names[2:])
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_pictures(tmp_path / "missing")
+    assert "pictures of its templates could not be put into" in caplog.text
+
+
+def test_every_picture_of_a_template_is_shipped() -> None:
+    for path in (ROOT / "workflows").rglob("*.json"):
+        for name in re.findall(r'"([\w.-]+\.(?:jpg|png|webp))"', path.read_text(encoding="utf-8")):
+            assert (PICTURES / name).is_file(), (
+                f"{path.name} loads {name}, which is not in workflows/pictures (docs/developing.md says how to add one)"
+            )

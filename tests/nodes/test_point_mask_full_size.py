@@ -40,7 +40,7 @@ def clip_vision(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def photograph(name: str) -> torch.Tensor:
-    with Image.open(ROOT / "demo" / name) as picture:
+    with Image.open(ROOT / "workflows" / "pictures" / name) as picture:
         return torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)[None]
 
 
@@ -48,8 +48,8 @@ def photograph(name: str) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "plus", "minus", "fit"),
     [
-        ("two_cups.jpg", (80, 230), (830, 230), "stretch"),
-        ("coins.jpg", (330, 42), (365, 188), "pad"),
+        ("refattention_two_cups.jpg", (80, 230), (830, 230), "stretch"),
+        ("refattention_coins.jpg", (330, 42), (365, 188), "pad"),
     ],
 )
 def test_photographs(

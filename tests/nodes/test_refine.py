@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import comfy.model_base
+import comfy.supported_models
 import pytest
 import torch
 from refattention.nodes.refine_by_align import RefineByAlign
+from refattention.nodes.refine_by_align_inputs import size_of
 from refattention.nodes.refine_by_align_stages import RefineAlign, RefineRegion
 from sampling import model, prompt
 from torch import Tensor
@@ -187,3 +191,20 @@ def test_aligning_alone_takes_one_picture() -> None:
     for name in ("image", "reference_image"):
         with pytest.raises(ValueError, match=f"{name} holds 2 pictures, but one is needed"):
             run(RefineAlign, **{name: picture(20, 20, 1).expand(2, -1, -1, -1)})
+
+
+@pytest.mark.parametrize(
+    ("host_class", "kind", "size"),
+    [("SD15", "EPS", 512), ("SD20", "EPS", 512), ("SD20", "V_PREDICTION", 768), ("SDXL", "EPS", 1024)],
+)
+def test_working_size_0_is_that_of_the_training(host_class: str, kind: str, size: int) -> None:
+    kinds = {"SDXL": comfy.model_base.SDXL}
+    base = kinds.get(host_class, comfy.model_base.BaseModel).__new__(kinds.get(host_class, comfy.model_base.BaseModel))
+    torch.nn.Module.__init__(base)
+    base.model_config = object.__new__(getattr(comfy.supported_models, host_class))
+    base.model_type = comfy.model_base.ModelType[kind]
+    patcher = SimpleNamespace(model=base)
+    assert size_of(patcher, 0) == size
+    assert size_of(patcher, 640) == 640
+    with pytest.raises(ValueError, match="working_size is 32, but must be 0 or at least 64"):
+        size_of(patcher, 32)

@@ -47,7 +47,7 @@ def test_the_help_pages_list_the_families() -> None:
     for layout in LAYOUTS.values():
         for name in layout.name.split(", "):
             assert name in every
-            assert not layout.is_video or name in videos or name == "HunyuanImage 2.1"  # of pictures alone
+            assert not layout.is_video or name in videos
 
 
 def test_the_page_is_what_the_code_says() -> None:

@@ -27,7 +27,8 @@ from torch import Tensor
 # into 1e-5.
 LIMITS = {"heun": 2e-3}
 LIMIT = 2e-4
-WHOLE_TOKENS = {"hunyuan", "mochi", "wan_vace"}  # are all that the host takes for these
+# All that the host takes for these.
+WHOLE_TOKENS = {"hunyuan", "mochi", "wan_vace", "cosmos", "kandinsky5", "kandinsky5_image"}
 TWO_FRAMES = {"cogvideo15"}  # are a token
 # Their references need a prompt of their own, or a size of the picture's, or more than a few pixels.
 NOT_DRAWN = {"pid", "scail", "hidream_o1"}

@@ -121,7 +121,7 @@ def _found(name: str, way: str, seed: int) -> float:
     """Overlap of the box found and the true one; windows are moved by whole tokens."""
     rng, side, patcher = np.random.default_rng(seed), 20, tied(name)
     _, unit = cell_and_unit(patcher)
-    with Image.open(ROOT / "demo" / "photo.jpg") as file:
+    with Image.open(ROOT / "workflows" / "pictures" / "refattention_photo.jpg") as file:
         large = file.convert("RGB").resize((48 * unit, 32 * unit), Image.Resampling.LANCZOS)
     photo = torch.from_numpy(np.asarray(large) / np.float32(255)).unsqueeze(0)
     limits = photo.shape[1] // unit, photo.shape[2] // unit

@@ -174,11 +174,12 @@ def test_a_patch_of_a_photograph_is_found_where_it_was_shifted_to(content_based:
     """Two windows of one photograph that share a patch.
 
     Random weights know textures, not objects: this holds for a patch that is the same to the pixel, read with almost no
-    noise in the first layer, on a photograph with texture everywhere. In smooth ones (person.jpg, two_cups.jpg) 13 to
+    noise in the first layer, on a photograph with texture everywhere. In smooth ones (the person, the two cups) 13 to
     19 of 20 are found. It says nothing of how well trained weights find the same part of another picture.
     """
     rng, side = np.random.default_rng(seed), 32
-    photo = torch.from_numpy(np.asarray(Image.open(ROOT / "demo" / "photo.jpg").convert("RGB")) / np.float32(255))
+    file = ROOT / "workflows" / "pictures" / "refattention_photo.jpg"
+    photo = torch.from_numpy(np.asarray(Image.open(file).convert("RGB")) / np.float32(255))
     cells = F.avg_pool2d(photo.movedim(-1, 0), CELL).unsqueeze(0) * 2 - 1
     size = [int(n) for n in rng.integers(16, 21, 2)]
     patch = [int(rng.integers(0, n - k + 1)) for n, k in zip(cells.shape[-2:], size, strict=True)]

@@ -32,9 +32,7 @@ def prepare_host(cpu: bool = True, exact: bool = False) -> None:
     Raises:
         FileNotFoundError: there is no ComfyUI where it should be.
     """
-    if not (HOST / "main.py").is_file():
-        raise FileNotFoundError(f"No ComfyUI in {HOST}. Run 'make setup', or set COMFYUI_DIR to the folder of yours.")
-    sys.path.insert(0, str(HOST))
+    _find_host()
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = cpu
@@ -44,3 +42,23 @@ def prepare_host(cpu: bool = True, exact: bool = False) -> None:
         import torch
 
         torch.backends.cudnn.allow_tf32 = False
+
+
+def prepare_host_as_started(options: list[str]) -> None:
+    """Puts the host on the path, set as its own command line would; before anything of it is imported.
+
+    Raises:
+        FileNotFoundError: there is no ComfyUI where it should be.
+    """
+    _find_host()
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    sys.argv = ["main.py", *options]
+    import comfy.cli_args
+
+
+def _find_host() -> None:
+    if not (HOST / "main.py").is_file():
+        raise FileNotFoundError(f"No ComfyUI in {HOST}. Run 'make setup', or set COMFYUI_DIR to the folder of yours.")
+    sys.path.insert(0, str(HOST))

@@ -125,13 +125,13 @@ VIDEO = [name for name, family in FAMILIES.items() if family.frames > 1]
 
 
 @functools.cache
-def _random_model(name: str) -> ModelPatcher:
-    return random_model(FAMILIES[name])
+def _random_model(name: str, dtype: torch.dtype) -> ModelPatcher:
+    return random_model(FAMILIES[name], dtype)
 
 
-def tiny_model(name: str) -> ModelPatcher:
+def tiny_model(name: str, dtype: torch.dtype = torch.float32) -> ModelPatcher:
     """A fresh clone of the family's model."""
-    return _random_model(name).clone()
+    return _random_model(name, dtype).clone()
 
 
 def tiny_prompt(name: str, seed: int, tokens: int = 5) -> list[Any]:

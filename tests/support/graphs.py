@@ -15,8 +15,9 @@ BLUEPRINTS = {path.stem: path for path in sorted((ROOT / "subgraphs").glob("*.js
 
 MODEL, TEXT, LATENT, SAMPLER, DECODER = 101, 102, 103, 104, 105
 OF_CHECKPOINT = ("MODEL", "CLIP", "VAE")
-PICTURES = {name: f"small_{name}.png" for name in ("garment", "densepose", "parsing")}
-PICTURES |= {"person": "small_person.jpg", "image": "small_garbled_cup.png", "mask": "small_garbled_cup.png"}
+PICTURES = {name: f"small_refattention_{name}.png" for name in ("garment", "densepose", "parsing")}
+PICTURES |= {"person": "small_refattention_person.jpg"}
+PICTURES |= dict.fromkeys(("image", "mask"), "small_refattention_garbled_cup.png")
 # Values of a blueprint's widgets: small and quick, and a point on something.
 VALUES = {"steps": 1, "megapixels": 0.01, "positive_coords": '[{"x": 50, "y": 40}]'}
 VALUES |= {"prompt": "a saucer", "reference_prompt": "a saucer"}
@@ -61,7 +62,7 @@ def with_surroundings(blueprint: Graph) -> Graph:
         if slot["type"] in OF_CHECKPOINT:
             slot["link"] = link(MODEL, OF_CHECKPOINT.index(slot["type"]))
         elif slot["type"] in ("IMAGE", "MASK") and slot.get("shape") != 7:
-            add(200 + index, "LoadImage", [PICTURES.get(slot["name"], "small_two_cups.jpg"), "image"])
+            add(200 + index, "LoadImage", [PICTURES.get(slot["name"], "small_refattention_two_cups.jpg"), "image"])
             slot["link"] = link(200 + index, int(slot["type"] == "MASK"))
     for index, slot in enumerate(list(node["outputs"])):
         source = (node["id"], index)

@@ -9,7 +9,7 @@ PHOTO_SIZE = (451, 300)
 EYES = [(150, 150), (330, 165)]
 NOSE = (260, 230)
 NODES = {
-    "load": ["LoadImage", 40, 100, {"image": "photo.jpg"}, None],
+    "load": ["LoadImage", 40, 100, {"image": "refattention_photo.jpg"}, None],
     "mask": ["PointMask", 400, 60, {}, None],
 }
 LINKS = [["load", 0, "mask", "image"]]

@@ -101,23 +101,23 @@ class TinyFamily:
     left_out: tuple[str, ...] = ()
 
 
-def random_model(family: TinyFamily) -> ModelPatcher:
-    """A model of the host's class with seeded noise for weights."""
+def random_model(family: TinyFamily, dtype: torch.dtype = torch.float32) -> ModelPatcher:
+    """A model of the host's class with seeded noise for weights, which computes in a precision on any device."""
     config = getattr(comfy.supported_models, family.host_class)(dict(family.config))
     config.unet_config.update(family.config)  # the class may have put the sizes of the real model there
     config.sampling_settings = {**config.sampling_settings, **family.sampling}
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None)
     device = comfy.model_management.get_torch_device()
     model = config.get_model({}, "", device=device)
     for name in family.left_out:
         delattr(model.diffusion_model, name)
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator().manual_seed(0)  # the same weights on every device
     with torch.no_grad():
         for key, weight in model.diffusion_model.state_dict().items():
             if weight.is_floating_point():
                 fan_in = weight[0].numel() if weight.ndim > 1 else 0
                 is_norm = key.endswith(("norm.weight", "scale", "norm_q.weight", "norm_k.weight"))
-                random = torch.randn(weight.shape, generator=generator, device=device)
+                random = torch.randn(weight.shape, generator=generator)
                 weight.copy_(random * fan_in**-0.5 if fan_in else 0.1 * random + is_norm)
     return CoreModelPatcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
 

@@ -162,7 +162,7 @@ def test_columns_of_a_dynamic_combo() -> None:
     assert workflow.apply({"2.resize_type": "factor"})["2"]["inputs"]["resize_type.by"] == 2.0
     for column, value, reason in (
         ("2.resize_type.by", "0.5", "resize_type is 'pixels', which has no such input"),
-        ("2.resize_type.width", "4.5", "'4.5' is no INT"),
+        ("2.resize_type.width", "4.5", "'4.5' is not a whole number"),
         ("2.resize_type", "size", "'size' is not one of pixels, factor"),
     ):
         with pytest.raises(TableError, match=reason):

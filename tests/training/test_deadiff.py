@@ -12,7 +12,15 @@ import deadiff as support
 import pytest
 import torch
 from refattention.core.deadiff.loaded import CONTENT, STYLE, load
-from refattention.core.deadiff.training import BRANCHES, RECONSTRUCTION, SAME_STYLE, SAME_SUBJECT, Settings
+from refattention.core.deadiff.training import (
+    BRANCHES,
+    INITIAL_SPREAD,
+    RECONSTRUCTION,
+    SAME_STYLE,
+    SAME_SUBJECT,
+    Settings,
+    readers_from,
+)
 from refattention.core.models import checkpoint
 from refattention.nodes.deadiff import DEADiffStyle
 from refattention_demo.deadiff_layout import DEMO_SIZE, random_weights
@@ -21,6 +29,7 @@ from training.config import ConfigError, build, read
 from training.pictures import picture
 from training_support import EXTENSION, base_file, blob, config_file, losses, save_picture, train_here
 
+SELF = "blip.Qformer.bert.encoder.layer.0.attention.self"
 MODES = {SAME_STYLE: "style", SAME_SUBJECT: "content", RECONSTRUCTION: "style & content"}
 
 
@@ -143,6 +152,43 @@ def test_gradients_reach_what_learns_alone(task: Any, checkpoints: bool) -> None
     objective.zero_grad(set_to_none=True)
     objective(task.batch([task.sample((0, 5, 0), drops=False)]))["loss"].backward()
     assert all(weight.grad is None for weight in objective.readers.content.parameters())
+
+
+def qformer_file(folder: Path, drop: str = "nothing") -> Path:
+    """BLIP-Diffusion's layout, with the weights of a content branch."""
+    names = {"content_blip.": "blip.", "content_proj_layer.": "proj_layer."}
+    weights = {
+        new + name.removeprefix(old): each.clone()
+        for name, each in random_weights(DEMO_SIZE, seed=4).items()
+        for old, new in names.items()
+        if name.startswith(old) and drop not in name
+    }
+    save_file(weights, folder / "blip.safetensors")
+    return folder / "blip.safetensors"
+
+
+def test_both_q_formers_start_from_blip_diffusions(tmp_path: Path) -> None:
+    weights = load_file(qformer_file(tmp_path, drop="proj_layer"))
+    with pytest.raises(ValueError, match="has no query_tokens"):
+        readers_from({"other": weights["blip.query_tokens"]}, 0)
+    with pytest.raises(ValueError, match="incomplete: it lacks 4 tensors"):
+        readers_from({name: each for name, each in weights.items() if "0.crossattention.self.key" not in name}, 0)
+    readers = readers_from(weights, 0)
+    assert readers.style.projection.up.weight.std() == pytest.approx(INITIAL_SPREAD, rel=0.1)
+    weights = load_file(qformer_file(tmp_path))
+    readers = readers_from(weights, 0)
+    for branch in (readers.style, readers.content):
+        assert torch.equal(branch.query_tokens, weights["blip.query_tokens"])
+        assert torch.equal(branch.projection.up.weight, weights["proj_layer.dense1.weight"])
+        assert torch.equal(branch.layers[0].attention.key.weight, weights[f"{SELF}.key.weight"])
+    assert readers.style.query_tokens.data_ptr() != readers.content.query_tokens.data_ptr()
+    assert not torch.equal(readers.style.instruction, readers.content.instruction)  # the words differ
+
+
+def test_what_q_formers_start_from_is_said_once(trained: Path) -> None:
+    qformer_file(trained)
+    with pytest.raises(ConfigError, match="both say what the Q-Formers start from"):
+        task_of(trained, "method.qformer=blip.safetensors")
 
 
 def test_a_mix_without_data_and_pairs_that_are_none(trained: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import LoggerType
 from bootstrap import ROOT
 from safetensors.torch import load_file
 from small_task import SmallTask, averaged, config, run
@@ -182,6 +183,14 @@ def test_interrupted_runs_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run(config(tmp_path / "run"), resume=True)
     run(config(tmp_path / "whole"))
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    with pytest.raises(FolderError, match="trackers names wandb, not installed here"):
+        run(config(tmp_path / "refused", trackers=["tensorboard", "wandb"]))
+    run(config(tmp_path / "run", trackers=["tensorboard"], train={"steps": 1}))
+    assert list((tmp_path / "run" / "logs").rglob("events*"))
 
 
 def test_optimisers() -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 NODES: dict[str, Any] = {
     "checkpoint": ["CheckpointLoaderSimple", 20, 60, {"ckpt_name": "v1-5-pruned-emaonly-fp16.safetensors"}, None],
     "prompt": ["CLIPTextEncode", 20, 220, {"text": "cat"}, [300, 100]],
-    "image": ["LoadImage", 20, 380, {"image": "photo.jpg"}, [280, 280]],
+    "image": ["LoadImage", 20, 380, {"image": "refattention_photo.jpg"}, [280, 280]],
     "reference": ["LoadImage", 20, 700, {"image": "narrow.png"}, [280, 280]],
     "probe": [
         "AttentionProbe",
@@ -169,7 +169,7 @@ def test_after_the_page_is_loaded_again_a_run_fills_the_panel(probe: Probe) -> N
 
 def test_other_picture_asks_for_a_run(probe: Probe) -> None:
     probe.queue()
-    probe.frontend.set_widget(probe.ids["reference"], "image", "coins.jpg")
+    probe.frontend.set_widget(probe.ids["reference"], "image", "refattention_coins.jpg")
     probe.panel.wait_status("Other pictures are connected now: queue once to fill.")
 
 

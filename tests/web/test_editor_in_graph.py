@@ -229,7 +229,8 @@ def test_a_loader_that_resizes_is_not_taken_for_its_file(frontend: Frontend) -> 
                 constructor() {
                     super("Load and Resize");
                     this.addOutput("IMAGE", "IMAGE");
-                    this.addWidget("combo", "image", "photo.jpg", () => {}, { values: ["photo.jpg", "narrow.png"] });
+                    const values = ["refattention_photo.jpg", "narrow.png"];
+                    this.addWidget("combo", "image", values[0], () => {}, { values });
                 }
             }
             LiteGraph.registerNodeType("LoadAndResize", Resizing);
@@ -237,7 +238,8 @@ def test_a_loader_that_resizes_is_not_taken_for_its_file(frontend: Frontend) -> 
             node.pos = [40, 100];
             app.graph.add(node);
             // As the frontend does with the file of every node that has such a widget.
-            app.nodeOutputs[node.id] = { images: [{ filename: "photo.jpg", subfolder: "", type: "input" }] };
+            const file = { filename: "refattention_photo.jpg", subfolder: "", type: "input" };
+            app.nodeOutputs[node.id] = { images: [file] };
             return node.id;
         }"""
     )

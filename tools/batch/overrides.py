@@ -15,6 +15,7 @@ from batch.table import TableError
 Prompt = dict[str, Any]
 Place = tuple[str, str]  # node id and input name
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+WRONG = {"INT": "not a whole number", "FLOAT": "not a number", "BOOLEAN": "neither true nor false", "STRING": "no text"}
 INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
 TYPED = ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO", DYNAMIC_COMBO)
 
@@ -166,7 +167,7 @@ def _typed(value: Any, spec: Spec, column: str, decimal_comma: bool) -> Any:
         if spec.kind == "STRING":
             return value if isinstance(value, str) else json.dumps(value)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise TableError(f"Column {column!r}: {value!r} is no {spec.kind}.") from error
+        raise TableError(f"Column {column!r}: {value!r} is {WRONG[spec.kind]}.") from error
     if spec.kind == DYNAMIC_COMBO and value not in (keys := [each["key"] for each in spec.options["options"]]):
         raise TableError(f"Column {column!r}: {value!r} is not one of {', '.join(map(str, keys))}.")
     if spec.kind == "COMBO":

@@ -74,11 +74,15 @@ class Task(Protocol):
 
 
 def accelerator_of(config: Config, cpu: bool) -> Accelerator:
-    """Accelerate, as the configuration wants it."""
+    """Accelerate, as the configuration wants it.
+
+    Raises:
+        FolderError: the phases do not go together, or a tracker is not installed.
+    """
     precisions = {phase.train.precision for phase in config.phases}
     if len(precisions) > 1:
         raise FolderError(f"The phases have different precisions ({', '.join(sorted(precisions))}). Give them one.")
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=precisions.pop(),
         log_with=list(config.common.trackers) or None,
@@ -86,6 +90,11 @@ def accelerator_of(config: Config, cpu: bool) -> Accelerator:
         # A batch may leave a branch out, as DEADiff's do.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    # Accelerate goes on without those.
+    if missing := set(config.common.trackers) - {str(each) for each in accelerator.log_with} - {"all"}:
+        names = ", ".join(sorted(missing))
+        raise FolderError(f"trackers names {names}, not installed here. Install it, or leave it out.")
+    return accelerator
 
 
 def dry_run(task: Task, config: Config) -> Lines:

@@ -125,9 +125,7 @@ LAYOUTS: dict[str, Layout] = {
         "Cosmos 1", _ONE_KIND, is_video=True, named=Named.BY_ORDER, patch=_cosmos, others=1
     ),
     "kandinsky5.model.Kandinsky5": Layout("Kandinsky 5", {"double": "visual_transformer_blocks"}, is_video=True),
-    "hunyuan_video.model.HunyuanVideo": Layout(
-        "HunyuanVideo, HunyuanVideo 1.5, HunyuanImage 2.1", _TWO_KINDS, is_video=True
-    ),
+    "hunyuan_video.model.HunyuanVideo": Layout("HunyuanVideo, HunyuanVideo 1.5", _TWO_KINDS, is_video=True),
     "lightricks.model.LTXVModel": Layout(
         "LTXV", {"double": "transformer_blocks"}, is_video=True, named=Named.BY_US, patch=_each_cell
     ),

@@ -295,9 +295,9 @@ class _Joint:
 
 def _width(block: nn.Module) -> int:
     """C of a block's keys: that of its square projections; where all are fused, what most of them take."""
-    linears = [each for each in block.modules() if hasattr(each, "in_features")]
+    linears: list[Any] = [each for each in block.modules() if hasattr(each, "in_features")]
     square = [each.in_features for each in linears if each.in_features == each.out_features]
-    return max(square) if square else mode(each.in_features for each in linears)
+    return max(square) if square else mode([each.in_features for each in linears] or [0])
 
 
 def _blocks(found: Any) -> list[Any]:

@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 from refattention.core.deadiff.extract import write_file
 from refattention.core.deadiff.loaded import CONTENT, STYLE, load
-from refattention.core.deadiff.network import Sizes
+from refattention.core.deadiff.network import Readers, Sizes
 from refattention.core.deadiff.preprocess import FITS, SQUASH, encoder_input
 from refattention.core.deadiff.training import (
     BRANCHES,
@@ -22,6 +22,7 @@ from refattention.core.deadiff.training import (
     attention_prefixes,
     new_attentions,
     new_readers,
+    readers_from,
     trained_weights,
 )
 from refattention.core.deadiff.vision import VisionTower, tower_from_clip_vision
@@ -50,6 +51,7 @@ class Options:
         drops: parts of each of them whose tokens are zeros.
         fit: how a reference that is not square meets the encoder: squash, pad or crop.
         queries, layers: of Q-Formers that start from nothing.
+        qformer: a file that both Q-Formers start from instead: BLIP-Diffusion's, as the authors took it.
     """
 
     mix: tuple[int, ...] = (1, 1, 1)
@@ -57,6 +59,7 @@ class Options:
     fit: str = SQUASH
     queries: int = 16
     layers: int = 12
+    qformer: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,8 @@ class Task:
         self._texts, self._features = Memory(), Memory()
         clip_vision = load_vision(config) if config.models.clip_vision else None
         width = base.model.model.model_config.unet_config["context_dim"]
+        if config.models.start and options.qformer:
+            raise ConfigError("[method] qformer and models.start both say what the Q-Formers start from. Name one.")
         if config.models.start:
             weights = checkpoint.load(file_of(config, config.models.start, "diffusion_models", "models.start"))
             loaded = load(weights, clip_vision)
@@ -213,12 +218,25 @@ class Task:
             if clip_vision is None:
                 raise ConfigError("models.clip_vision is empty. Name CLIP ViT-L/14, or a DEADiff file as models.start.")
             self._tower = tower_from_clip_vision(clip_vision)
-            sizes = Sizes(
-                self._tower.width, width, options.queries, options.layers, max(width // 64, 1), 4 * width, 4 * width
-            )
-            readers, attentions = new_readers(sizes, config.common.seed), new_attentions(base.model, width)
+            readers, attentions = self._new_readers(config, options, width), new_attentions(base.model, width)
         frozen = torch.float32 if config.phases[0].train.precision == "no" else torch.bfloat16
         self.objective = Stylising(base.model, readers, attentions, frozen)
+
+    def _new_readers(self, config: Config, options: Options, width: int) -> Readers:
+        """Both Q-Formers for tokens of a width, from a file or from nothing."""
+        if not options.qformer:
+            inner = 4 * width
+            sizes = Sizes(self._tower.width, width, options.queries, options.layers, max(width // 64, 1), inner, inner)
+            return new_readers(sizes, config.common.seed)
+        path = file_of(config, options.qformer, "diffusion_models", "[method] qformer")
+        readers = readers_from(checkpoint.load(path), config.common.seed)
+        vision, tokens = len(readers.style.vision_norm.weight), readers.style.query_tokens.shape[-1]
+        if (vision, tokens) != (self._tower.width, width):
+            raise ConfigError(
+                f"[method] qformer reads features of width {vision} and makes tokens of {tokens}, but the vision "
+                f"encoder's features have {self._tower.width} and the U-Net's text has {width}."
+            )
+        return readers
 
     def _files(self, record: Record) -> dict[str, Path]:
         return paths_of(self._root, target=record.target, reference=record.reference)
