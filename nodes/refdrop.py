@@ -86,7 +86,7 @@ class RefDropApply(io.ComfyNode):
         end_percent: float,
         reference_seed: int,
         batch_references: int,
-        cache_mib: int = common.CACHE_MIB,
+        cache_mib: int = common.AUTOMATIC,
         cache_precision: str = common.PRECISIONS[0],
         reference_every: int = 1,
         share_conditional: bool = False,
@@ -163,7 +163,7 @@ class RefDropVideo(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         reference_seed: int,
-        cache_mib: int = common.CACHE_MIB,
+        cache_mib: int = common.AUTOMATIC,
         cache_precision: str = common.PRECISIONS[0],
         reference_every: int = 1,
         share_conditional: bool = False,
@@ -195,7 +195,8 @@ class RefDropVideo(io.ComfyNode):
 
 
 def _cache(mib: int, precision: str) -> ReferenceCache | None:
-    return ReferenceCache(mib * 2**20, common.is_half(precision), text_on_node()) if mib else None
+    budget = None if mib == common.AUTOMATIC else mib * 2**20
+    return ReferenceCache(budget, common.is_half(precision), text_on_node()) if mib else None
 
 
 def _reference(model: Any, latent: dict[str, Any] | None, positive: list[Any] | None, seed: int) -> Reference | None:

@@ -9,6 +9,7 @@ from .shared import range_inputs, reference_seed_input
 
 RefDropCacheIO = io.Custom("REFDROP_CACHE")
 CACHE_MIB = 2048
+AUTOMATIC = -1  # as `cache_mib`: by the memory that is free
 PRECISIONS = ["model", "float16"]
 FAMILIES = "nearly every picture and video family that ComfyUI runs; the help page lists them"
 
@@ -126,7 +127,10 @@ def economy_inputs() -> list[io.Input]:
     return [
         *cache_inputs(
             "Main memory, in MiB, for what the model sees in reference_latent, so that the next picture need not pass "
-            "it through the model again. What does not fit is passed again; the log says how much is kept. 0: nothing."
+            "it through the model again. What does not fit is passed again; the log says how much is kept. -1: up to a "
+            "third of what is free. 0: nothing.",
+            minimum=AUTOMATIC,
+            default=AUTOMATIC,
         ),
         io.Int.Input(
             "reference_every",
@@ -149,12 +153,12 @@ def economy_inputs() -> list[io.Input]:
     ]
 
 
-def cache_inputs(memory: str, minimum: int = 0) -> list[io.Input]:
+def cache_inputs(memory: str, minimum: int, default: int = CACHE_MIB) -> list[io.Input]:
     """`cache_mib`, which `memory` explains, and `cache_precision`."""
     return [
         io.Int.Input(
             "cache_mib",
-            default=CACHE_MIB,
+            default=default,
             min=minimum,
             max=1 << 20,
             optional=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from ..patches.attention import AttentionCall, Chunk, Options, chunks_of, route_
 from ..patches.binding import Evaluation, Run
 from ..patches.blocks import Layer
 from ..patches.conditionings import Conditionings
-from ..patches.passes import Asked, is_reference_pass
+from ..patches.passes import Asked, is_reference_pass, may_change_inputs
 from ..patches.region import check_mask_batch, region_weights, require_all_pictures, require_whole_picture
 from ..patches.schedule import NoiseRange
 from .kernel import Joint, in_turn, join, joint_attention
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """What is known about the conditioning of a chunk."""
 
     unconditional: bool
     tokens: int | None  # length of its text before ComfyUI repeats it to match a longer one; None if unknown
     hooked: bool  # carries hooks, so that the model's weights may change from step to step
+    text: Tensor | None = None  # as ComfyUI encoded it; None if unknown
 
 
 Joints = dict[Layer, list[list[Joint]]]  # of each style
@@ -52,15 +54,14 @@ class DEADiffRun(Run):
         self._pictures = tuple(noise_shape[:-2])
         self._ranges = {each: NoiseRange.of(sampling, each.start_percent, each.end_percent) for each in asked}
         self._conditionings = Conditionings(guider.conds)
-        self._kept: dict[tuple[Styles, tuple[Chunk, ...], torch.device], tuple[Tensor, Joints]] = {}
+        self._kept: dict[tuple[Any, ...], tuple[Tensor | list[Tensor], Joints]] = {}
+        self._images: dict[tuple[DEADiffSettings, Layer, torch.device], tuple[Tensor, Tensor]] = {}
         self._regions: dict[tuple[Styles, tuple[int, int], int, torch.device], list[Tensor]] = {}
 
     def evaluation(self, asked: Asked) -> DEADiffEvaluation | None:
         """In the styles' parts of the schedule, one that knows which conditionings it consists of."""
         # Over the whole schedule sigma is not read: a GPU would have to wait.
-        styles = tuple(
-            each for each, where in self._ranges.items() if each.whole_schedule or asked.sigma.item() in where
-        )
+        styles = tuple(each for each, where in self._ranges.items() if each.whole_schedule or asked.level in where)
         masks = [each.mask for each in styles if each.mask is not None]
         if not styles or (masks and is_reference_pass(asked.options)):
             return None  # a mask limits the style to a region of the picture, in which the reference does not lie
@@ -76,18 +77,34 @@ class DEADiffRun(Run):
             for entry in entries or []:
                 text = entry.get("model_conds", {}).get("c_crossattn")
                 tokens = None if text is None else text.cond.shape[1]
-                prompts[index, entry["uuid"]] = Prompt(unconditional, tokens, entry.get("hooks") is not None)
+                is_hooked = entry.get("hooks") is not None
+                prompts[index, entry["uuid"]] = Prompt(unconditional, tokens, is_hooked, text and text.cond)
         return prompts
 
-    def kept(self, styles: Styles, chunks: tuple[Chunk, ...], context: Tensor) -> Joints:
-        """What earlier forward passes computed for the same chunks and the same text; to be filled further."""
-        place = styles, chunks, context.device
-        text, joints = self._kept.get(place, (None, {}))
-        # One comparison in a forward pass: some nodes change the text between steps.
-        if text is None or text.dtype != context.dtype or not torch.equal(text, context):
+    def kept(self, styles: Styles, chunks: tuple[Chunk, ...], context: Tensor, texts: list[Tensor] | None) -> Joints:
+        """What earlier forward passes computed for the same chunks and the same text; to be filled further.
+
+        Args:
+            context: the text.
+            texts: of the chunks, as ComfyUI encoded them, if nothing changes them on the way to the model. Else the
+                text itself is compared, for which the program has to wait for the device.
+        """
+        place = styles, chunks, context.shape, context.dtype, context.device
+        seen, joints = self._kept.get(place, (None, {}))
+        given = context if texts is None else texts
+        if not _is_same_text(seen, given):
             joints = {}
-            self._kept[place] = context, joints
+            self._kept[place] = given, joints
         return joints
+
+    def image(self, style: DEADiffSettings, layer: Layer, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of a style in a layer, (1 or rows, T, C), brought to a device once."""
+        if layer not in style.image:
+            return None
+        if (style, layer, device) not in self._images:
+            keys, values = style.image[layer]
+            self._images[style, layer, device] = keys.to(device), values.to(device)
+        return self._images[style, layer, device]
 
     def regions(self, styles: Styles, call: AttentionCall) -> Sequence[float | Tensor]:
         """For `joint_attention`, of each style: 1.0, or (1 or G * B, N, 1) with masks."""
@@ -121,6 +138,12 @@ class DEADiffEvaluation(Evaluation):
         """What is known about a chunk; one that no sampler announced is judged by its place."""
         return self._prompts.get(chunk, Prompt(chunk[0] > 0, None, False))
 
+    def texts(self, chunks: tuple[Chunk, ...]) -> list[Tensor] | None:
+        """The texts of some chunks, if they are sure to be those that reach the model."""
+        texts = [self.prompt(chunk).text for chunk in chunks]
+        known = [text for text in texts if text is not None]
+        return None if len(known) < len(texts) or may_change_inputs(self._asked.model_options) else known
+
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass; a part of the picture is refused where there is a mask over the whole of it."""
         *inputs, options = args
@@ -145,7 +168,8 @@ class _ForwardPass:
     def context(self, layer: Layer, chunks: tuple[Chunk, ...], context: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Leaves the text out of a layer whose keys and values are kept, so that nothing is projected again."""
         if self._joints is None:
-            self._joints = self._run.kept(self._evaluation.styles, chunks, context) if self._is_constant else {}
+            texts = self._evaluation.texts(chunks)
+            self._joints = self._run.kept(self._evaluation.styles, chunks, context, texts) if self._is_constant else {}
         if layer in self._joints:
             return context[:, :0], value[:, :0]
         return context, value
@@ -167,7 +191,7 @@ class _ForwardPass:
 def _joints(evaluation: DEADiffEvaluation, settings: DEADiffSettings, call: AttentionCall) -> Iterator[Joint]:
     """Keys and values of each chunk."""
     samples = len(call.k) // len(call.chunks)
-    image = settings.image.get(call.layer)
+    image = evaluation.run.image(settings, call.layer, call.k.device)
     for number, chunk in enumerate(call.chunks):
         rows = slice(number * samples, (number + 1) * samples)
         prompt = evaluation.prompt(chunk)
@@ -177,6 +201,12 @@ def _joints(evaluation: DEADiffEvaluation, settings: DEADiffSettings, call: Atte
             weight = 0.0 if prompt.unconditional else settings.strength
             keys, values = join(keys, image[0], weight), join(values, image[1], weight)
         yield Joint(rows, keys, values, text)
+
+
+def _is_same_text(seen: Tensor | list[Tensor] | None, given: Tensor | list[Tensor]) -> bool:
+    if isinstance(seen, Tensor) and isinstance(given, Tensor):
+        return torch.equal(seen, given)
+    return isinstance(seen, list) and isinstance(given, list) and all(map(operator.is_, seen, given))
 
 
 def _own_length(prompt: Prompt, tokens: int) -> int:

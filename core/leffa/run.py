@@ -10,13 +10,13 @@ from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from ..patches.attention import AttentionCall, route_self_attention
+from ..patches.attention import AttentionCall, Options, chunks_of, route_self_attention
 from ..patches.binding import Evaluation, Run
 from ..patches.blocks import Layer
 from ..patches.families.unet import UNetAttentions
-from ..patches.passes import Asked
+from ..patches.passes import Asked, may_change_inputs
 from ..patches.region import require_all_pictures
-from ..patches.schedule import step_of
+from ..patches.schedule import on_cpu, step_of
 from ..patches.unet import self_attention_layers
 from .equal_halves import share_equal_halves
 from .reference import KEY, REFERENCES, Reference
@@ -45,6 +45,9 @@ class LeffaRun(Run):
         self._references = {one for entry in entries for one in entry.get(REFERENCES, ())}
         self._pictures = tuple(noise_shape[:-2])
         self._differ = any(len(set(entry.get(REFERENCES, ()))) > 1 for entry in entries)
+        self._sampling = on_cpu(guider.model_patcher.get_model_object("model_sampling"))
+        self._sigmas = sigmas.cpu()
+        self._latents: dict[tuple[Reference, torch.device], Tensor] = {}
         # By device, because ComfyUI may run the halves side by side: the timestep, and what was seen at it
         self._seen: dict[torch.device, tuple[float, Looks]] = {}
 
@@ -64,39 +67,39 @@ class LeffaRun(Run):
         if self._differ:
             why, cure = "and each of them has a reference of its own", "Give one for all"
             require_all_pictures(asked, self._pictures, "Leffa", why, cure)
-        return LeffaEvaluation(self, asked.options.get(OBSERVER))
+        return LeffaEvaluation(self, asked)
 
-    def look(self, model: BaseModel, references: Sequence[Reference], sigma: Tensor, schedule: Tensor) -> Looks:
+    def look(self, model: BaseModel, references: Sequence[Reference], level: float, device: torch.device) -> Looks:
         """What the references of an evaluation contribute to it.
 
         Args:
             model: the generative model that is about to run; its patcher has the reference U-Net of its device.
             references: of each row of the batch.
-            sigma: (1,), noise level of the evaluation.
-            schedule: (N + 1,), the run's noise levels, ending in 0.
+            level: noise level of the evaluation.
+            device: of the pass.
         """
-        timestep = model.model_sampling.timestep(self._reference_sigma(sigma, schedule))
-        seen_at, looks = self._seen.get(sigma.device, (None, {}))
-        if seen_at != timestep.item():
+        timestep = self._sampling.timestep(torch.tensor([self._reference_level(level)])).item()
+        seen_at, looks = self._seen.get(device, (None, {}))
+        if seen_at != timestep:
             looks = {}
-            self._seen[sigma.device] = timestep.item(), looks
+            self._seen[device] = timestep, looks
         missing = [one for one in dict.fromkeys(references) if one not in looks]
-        for reference, features in self._features(model.current_patcher, missing, timestep):
+        for reference, features in self._features(model.current_patcher, missing, timestep, device):
             looks[reference] = ReferenceTokens(features, keep=self._interval != 1)
         return {reference: looks[reference] for reference in references}
 
-    def _reference_sigma(self, sigma: Tensor, schedule: Tensor) -> Tensor:
+    def _reference_level(self, level: float) -> float:
         """The noise level at which the reference is looked at: in the middle of the steps that share a look."""
         if self._interval == 1:
-            return sigma
-        steps = max(len(schedule) - 1, 1)
+            return level
+        steps = max(len(self._sigmas) - 1, 1)
         interval = self._interval or steps
-        step = step_of(sigma, schedule)
+        step = step_of(level, self._sigmas)
         first = step - step % interval
-        return schedule[first + min(interval, steps - first) // 2].reshape(1).to(sigma)
+        return self._sigmas[first + min(interval, steps - first) // 2].item()
 
     def _features(
-        self, patcher: ModelPatcher, references: list[Reference], timestep: Tensor
+        self, patcher: ModelPatcher, references: list[Reference], timestep: float, device: torch.device
     ) -> list[tuple[Reference, list[Tensor]]]:
         """Runs the reference U-Net, references of one size together; the zeros only if no earlier run left them.
 
@@ -111,18 +114,23 @@ class LeffaRun(Run):
         found = []
         for group in groups.values():
             kind = self._kind(reference_unet, group[0])
-            batched = cache.get(kind, timestep.item(), timestep.device) if group[0].is_zero else None
+            batched = cache.get(kind, timestep, device) if group[0].is_zero else None
             if batched is None:
                 # One row of zeros serves all: they are the same.
                 rows = group[:1] if group[0].is_zero else group
-                latents = torch.stack([reference.latent for reference in rows]).to(timestep.device)
-                batched = reference_unet.model.features(latents, timestep)
+                latents = torch.stack([self._on_device(reference, device) for reference in rows])
+                batched = reference_unet.model.features(latents, torch.full((1,), timestep, device=device))
                 if group[0].is_zero:
-                    cache.put(kind, timestep.item(), batched)
+                    cache.put(kind, timestep, batched)
             for row, reference in enumerate(group):
                 place = 0 if reference.is_zero else row
                 found.append((reference, [feature[place : place + 1] for feature in batched]))
         return found
+
+    def _on_device(self, reference: Reference, device: torch.device) -> Tensor:
+        if (reference, device) not in self._latents:
+            self._latents[reference, device] = reference.latent.to(device)
+        return self._latents[reference, device]
 
     @staticmethod
     def _kind(reference_unet: ModelPatcher, reference: Reference) -> tuple[object, ...]:
@@ -148,16 +156,12 @@ def _size(shape: Sequence[int]) -> str:
 
 
 class LeffaEvaluation(Evaluation):
-    """One evaluation of the sampler.
+    """One evaluation of the sampler."""
 
-    Args:
-        observe: is shown each self-attention with the keys (1, M, C) of the reference of each row.
-    """
-
-    def __init__(self, run: LeffaRun, observe: Observer | None = None) -> None:
+    def __init__(self, run: LeffaRun, asked: Asked) -> None:
         super().__init__()
         self._run = run
-        self._observe = observe
+        self._asked = asked
 
     def forward(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Looks at the references of this batch, and routes the self-attentions of one forward pass to them."""
@@ -168,16 +172,27 @@ class LeffaEvaluation(Evaluation):
                 "Leffa: a conditioning without reference reached the model. Connect those of LeffaTryOn."
             )
         model = executor.class_obj
-        looks = self._run.look(model, rows, timestep[:1], options["sample_sigmas"])
-        attending = Attending(model.diffusion_model, rows, looks, self._observe)
+        looks = self._run.look(model, rows, self._asked.level, timestep.device)
+        attending = Attending(model.diffusion_model, rows, looks, options.get(OBSERVER))
         self.blocks = attending.blocks
 
         def handle(call: AttentionCall) -> Tensor:
             self.acted.add(call.block)
             return attending.handle(call)
 
-        routed = share_equal_halves(route_self_attention(options, handle))
+        are_equal = inputs[-1] is None and self._halves_are_equal(options)
+        routed = share_equal_halves(route_self_attention(options, handle), are_equal)
         return executor(x, timestep, *inputs, routed, **kwargs)
+
+    def _halves_are_equal(self, options: Options) -> bool:
+        """Whether the halves of a pass are sure to see the same picture: nothing but their references differs."""
+        if options.get("patches") or may_change_inputs(self._asked.model_options):
+            return False
+        lists = enumerate(self._asked.conds)
+        entries = {(index, entry["uuid"]): entry for index, some in lists for entry in some or ()}
+        seen = [entries.get(chunk, {}) for chunk in chunks_of(options)]
+        beside = [None if "area" in entry else entry.get("noise_concat") for entry in seen]
+        return beside[0] is not None and all(each is beside[0] for each in beside)
 
 
 class Attending:
@@ -186,7 +201,7 @@ class Attending:
     Args:
         rows: the reference of each row of the batch.
         looks: what each reference contributes.
-        observe: as for `LeffaEvaluation`.
+        observe: is shown each self-attention with the keys (1, M, C) of the reference of each row.
     """
 
     def __init__(

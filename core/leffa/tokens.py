@@ -9,6 +9,7 @@ from comfy.ldm.modules.attention import CrossAttention
 from torch import Tensor
 
 from ..patches.memory import has_room
+from ..patches.transfer import Arriving, kept_tensor
 
 
 class ReferenceTokens:
@@ -57,7 +58,7 @@ class FeatureCache:
     def get(self, kind: Hashable, timestep: Hashable, device: torch.device) -> list[Tensor] | None:
         """The features for a timestep on a device, None if they are not there."""
         features = self._features.get(timestep) if kind == self._kind else None
-        return None if features is None else [feature.to(device, non_blocking=True) for feature in features]
+        return None if features is None else Arriving(features, device).tensors()
 
     def put(self, kind: Hashable, timestep: Hashable, features: list[Tensor]) -> None:
         """Keeps features if there is room for them."""
@@ -66,5 +67,9 @@ class FeatureCache:
         size = sum(feature.numel() * feature.element_size() for feature in features)
         if timestep not in self._features and self._bytes + size <= self._budget and has_room(size):
             # Copies: a feature may be a view of a larger batch.
-            self._features[timestep] = [feature.to(self._device, copy=True) for feature in features]
+            self._features[timestep] = [self._copy(feature) for feature in features]
             self._bytes += size
+
+    def _copy(self, feature: Tensor) -> Tensor:
+        is_leaving = self._device.type == "cpu" != feature.device.type
+        return kept_tensor(feature) if is_leaving else feature.to(self._device, copy=True)

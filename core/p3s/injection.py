@@ -51,7 +51,7 @@ class Hidden(Protocol):
         """
 
     def used(self, call: AttentionCall) -> Tensor | None:
-        """Indices of the tokens that may be attended to; None is all of them."""
+        """Indices of the subject's tokens that may be attended to; None is all of them."""
 
 
 class ReadByModel:
@@ -126,9 +126,11 @@ class Injection:
         q, k, v = (each.unflatten(0, (len(call.chunks), -1)) for each in (call.q, call.k, call.v))
         out = torch.empty_like(q)
         for parts, chunks in halves.items():
-            q_own, k_own, v_own = (each[chunks].flatten(0, 1) for each in (q, k, v))
+            # One after the other: indices would have to be brought to the device.
+            q_own, k_own, v_own = (torch.cat([each[number] for number in chunks]) for each in (q, k, v))
             found = self._in_regions(call, chunks, q_own, k_own, v_own, parts)
-            out[chunks] = found.unflatten(0, (len(chunks), -1))
+            for number, own in zip(chunks, found.chunk(len(chunks)), strict=True):
+                out[number] = own
         return out.flatten(0, 1)
 
     def _in_regions(
@@ -157,7 +159,8 @@ class Injection:
             in_place = f_values
             if subject is not None:
                 in_place = torch.zeros_like(f_values).index_copy(2, subject, f_values[:, :, subject])
-                used = subject if used is None else subject[torch.isin(subject, used)]
+            if used is None:
+                used = subject
             if used is not None:
                 f_keys, f_values = f_keys[:, :, used], f_values[:, :, used]
             in_place = on_grid(in_place, grid, call.grid)

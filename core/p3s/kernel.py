@@ -74,8 +74,8 @@ def _appended(own: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([own, tokens.expand(*own.shape[:-2], -1, -1)], dim=-2)
 
 
-def nonzero_tokens(f: Tensor) -> Tensor:
-    """The tokens that are not zero in every sample; with only those, f = 0 injects nothing.
+def is_nonzero(f: Tensor) -> Tensor:
+    """Which tokens are not zero in every sample; with only those, f = 0 injects nothing.
 
     A token of zeros is not nothing: its score is 0, so it takes its share of the softmax and pulls the result
     towards 0.
@@ -84,9 +84,9 @@ def nonzero_tokens(f: Tensor) -> Tensor:
         f: (B, M, C).
 
     Returns:
-        (m,) int64 indices, ascending.
+        (M,) bool.
     """
-    return f.ne(0).any(-1).any(0).nonzero().squeeze(1)
+    return f.ne(0).any(-1).any(0)
 
 
 def on_grid(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
@@ -103,7 +103,9 @@ def on_grid(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor
     if grid == target:
         return f
     pictures = f.reshape(-1, *grid, f.shape[-1]).movedim(-1, 1)
-    resized = F.interpolate(pictures, size=target, mode="bilinear", antialias=True)
+    # Not every device can do this in half precision.
+    wide = pictures.float() if f.dtype.itemsize < 4 else pictures
+    resized = F.interpolate(wide, size=target, mode="bilinear", antialias=True).to(f.dtype)
     return resized.flatten(2).transpose(1, 2).reshape(*f.shape[:-2], -1, f.shape[-1])
 
 

@@ -20,7 +20,7 @@ from ..patches.families.unet import UNetAttentions
 from ..patches.passes import Asked
 from ..patches.reference_pass import Recording, ReferencePass
 from ..patches.region import require_all_pictures, require_whole_picture
-from ..patches.schedule import NoiseRange
+from ..patches.schedule import NoiseRange, on_cpu
 from .features import FeaturesOf
 from .injection import Hidden, Injection, Part, ReadByModel, Tokens
 from .network import P3SNetwork
@@ -48,7 +48,7 @@ class P3SRun(Run):
         self, asked: tuple[P3SSettings, ...], guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor
     ) -> None:
         model = guider.model_patcher
-        self._sampling = model.get_model_object("model_sampling")
+        self._sampling = on_cpu(model.get_model_object("model_sampling"))
         self.base: BaseModel = model.model
         self.attentions = UNetAttentions(model.model.diffusion_model)
         self.subjects = [SubjectRun(settings, guider, self._sampling) for settings in asked]
@@ -90,7 +90,7 @@ class P3SRun(Run):
         """One of the subjects that act at its noise level, with what the model itself has just read of theirs."""
         negatives, active = self._negatives(asked), []
         for number, (subject, network) in enumerate(self.with_networks(asked.model.current_patcher)):
-            if epsilon := subject.epsilon(asked.sigma, network):
+            if epsilon := subject.epsilon(asked, network):
                 active.append(ActiveSubject(number, subject, epsilon, negatives))
         if not active:
             return None
@@ -125,15 +125,25 @@ class SubjectRun:
         self.tokens, self.region = Tokens(settings.subject_mask), Tokens(settings.mask)
         self._sampling = sampling
         self._range = NoiseRange.of(sampling, settings.start_percent, settings.end_percent)
+        self._placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def epsilon(self, sigma: Tensor, network: P3SNetwork | None) -> float:
-        """Weight of the injection at a noise level (1,); 0 where nothing is to be done."""
-        if sigma.item() not in self._range:
+    def read_by_adapter(self, model: BaseModel, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The reference's latent (1, c, h, w) and its tokens (1, L, width), brought to a device once."""
+        assert self.settings.adapter is not None
+        place = like.device, like.dtype
+        if place not in self._placed:
+            latent = model.process_latent_in(self.settings.reference.samples.float())
+            self._placed[place] = latent.to(like), self.settings.adapter.vision.to(like)
+        return self._placed[place]
+
+    def epsilon(self, asked: Asked, network: P3SNetwork | None) -> float:
+        """Weight of the injection in an evaluation; 0 where nothing is to be done."""
+        if asked.level not in self._range:
             return 0.0
-        schedule, time = self.settings.schedule, time_of(self._sampling, sigma.item())
+        schedule, time = self.settings.schedule, time_of(self._sampling, asked.level)
         if schedule.kind != LEARNED or network is None or network.weight is None:
             return self.settings.strength * schedule.weight(time)
-        return self.settings.strength * network.weight(torch.tensor([time], device=sigma.device)).item()
+        return self.settings.strength * network.weight(torch.full((1,), time, device=asked.sigma.device)).item()
 
     def bias(self, model: BaseModel, size: tuple[int, ...]) -> Tensor:
         """(1, c, h, w) that is added to noise of a size: the reference's latent where the subject is, else zeros."""
@@ -189,18 +199,20 @@ class ActiveSubject:
         timestep, text, label = timesteps[read], context[read], None if y is None else y[read]
         features = network(*self._reference(run, x, len(timestep), halves), timestep, text, label)
         adapter = self.subject.settings.adapter
-        return ReadByAdapter(features, unet, adapter is not None and adapter.identity_at_zero), features
+        leaves_out = adapter is not None and adapter.identity_at_zero
+        return ReadByAdapter(features, unet, leaves_out, self.subject.tokens), features
 
     def _reference(self, run: P3SRun, like: Tensor, count: int, halves: Sequence[int]) -> tuple[Tensor, Tensor]:
         """What an adapter reads, (G, c, h, w) and (G, L, width): zeros for the halves that read none."""
-        settings = self.subject.settings
-        assert settings.adapter is not None
-        latent = run.base.process_latent_in(settings.reference.samples.float())
-        rows = [t.to(like).expand(count, *t.shape[1:]) for t in (latent, settings.adapter.vision)]
+        reference = self.subject.read_by_adapter(run.base, like)
+        rows = [t.expand(count, *t.shape[1:]) for t in reference]
         if not self._empty.isdisjoint(halves):
-            is_read = [half not in self._empty for half in halves for _ in range(count // len(halves))]
-            kept = torch.tensor(is_read, device=like.device)
-            rows = [t * kept.view(-1, *[1] * (t.ndim - 1)) for t in rows]
+            each = count // len(halves)
+            rows = [t.clone() for t in rows]
+            for number, half in enumerate(halves):
+                if half in self._empty:
+                    for t in rows:
+                        t[number * each : (number + 1) * each] *= 0
         return rows[0], rows[1]
 
     def part(self, hidden: Hidden) -> Part:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels.masks import covered_tokens
 from .attention import Chunk
 from .blocks import Block, Layer
-
-KeysValues = tuple[Tensor, Tensor]
-
+from .selection import KeysValues
+from .transfer import Arriving
 
 Rename = Callable[[Chunk], Chunk]
 
@@ -49,6 +47,8 @@ class KeyValueBank:
         self._node = node
         self._share_conditional = share_conditional
         self._records: dict[Layer, list[Record]] = {}
+        # By pass and device, the layer that is next in it, and what it will need
+        self._ahead: dict[tuple[tuple[Chunk, ...], torch.device], tuple[Layer, Arriving]] = {}
 
     def store(self, layer: Layer, record: Record) -> None:
         """Keeps a record; ComfyUI may need several forward passes for all chunks."""
@@ -66,10 +66,7 @@ class KeyValueBank:
     @property
     def sizes(self) -> dict[Layer, int]:
         """Bytes of each layer's keys and values, in the order the layers run."""
-        return {
-            layer: sum(part.nbytes for record in records for pair in record.pairs for part in pair)
-            for layer, records in self._records.items()
-        }
+        return {layer: sum(part.nbytes for part in self.parts(layer)) for layer in self._records}
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -101,6 +98,10 @@ class KeyValueBank:
         """The recorded halves of the guidance: the first number of the chunks."""
         return {half for records in self._records.values() for record in records for half, _ in record.chunks}
 
+    def parts(self, layer: Layer) -> list[Tensor]:
+        """All keys and values of a layer."""
+        return [part for record in self._records[layer] for pair in record.pairs for part in pair]
+
     def add(self, other: KeyValueBank, rename: Rename, move: Callable[[Tensor], Tensor] = lambda part: part) -> None:
         """Takes over what another bank holds, with each tensor put through `move` and each chunk through `rename`."""
         for layer, records in other._records.items():
@@ -124,17 +125,37 @@ class KeyValueBank:
         """Keys and values of each reference for the chunks of a pass, of `like`'s device and dtype.
 
         (G, M, C), or (G, P, M, C) where P pictures have prompts of their own; `of_each_picture` lays these out.
+        What lies in main memory is brought one layer ahead.
         """
+        ahead, arriving = self._ahead.pop((chunks, like.device), (None, None))
+        if arriving is None or ahead != layer:
+            arriving = Arriving(self._parts(layer, chunks), like.device)
+        if arriving.is_moving and (following := self._behind(layer)) is not None:
+            self._ahead[chunks, like.device] = following, Arriving(self._parts(following, chunks), like.device)
+        parts = [part.to(like.dtype) for part in arriving.tensors()]
+        if not self._is_whole(layer, chunks):
+            parts = [torch.stack(parts[start : start + len(chunks)]) for start in range(0, len(parts), len(chunks))]
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
+    def _is_whole(self, layer: Layer, chunks: tuple[Chunk, ...]) -> bool:
+        """Whether a pass has the halves of one record in the same order, as usual, so that nothing is put together."""
         rows = [self._find(layer, chunk) for chunk in chunks]
-        record = rows[0][0]
-        if rows == [(record, row) for row in range(len(record.chunks))]:
-            # the usual case: the same halves in the same order, nothing to copy
-            return [(keys.to(like), values.to(like)) for keys, values in record.pairs]
+        return rows == [(rows[0][0], row) for row in range(len(rows[0][0].chunks))]
 
-        def gather(reference: int, part: int) -> Tensor:
-            return torch.stack([source.pairs[reference][part][row].to(like) for source, row in rows])
+    def _parts(self, layer: Layer, chunks: tuple[Chunk, ...]) -> list[Tensor]:
+        """Keys and values of each reference in turn: (G, M, C), or one after the other for each of the G chunks."""
+        rows = [self._find(layer, chunk) for chunk in chunks]
+        whole = [part for pair in rows[0][0].pairs for part in pair]
+        if self._is_whole(layer, chunks):
+            return whole
+        references = range(len(rows[0][0].pairs))
+        return [source.pairs[one][part][row] for one in references for part in (0, 1) for source, row in rows]
 
-        return [(gather(reference, 0), gather(reference, 1)) for reference in range(len(record.pairs))]
+    def _behind(self, layer: Layer) -> Layer | None:
+        """The recorded layer that runs next."""
+        layers = list(self._records)
+        number = layers.index(layer) + 1
+        return layers[number] if number < len(layers) else None
 
     def _find(self, layer: Layer, chunk: Chunk) -> tuple[Record, int]:
         # The same prompt has the same uuid in both passes. A prompt of the reference's own, or the copy of a
@@ -150,21 +171,6 @@ class KeyValueBank:
                 "on. Give reference_positive the whole range from 0 to 1."
             )
         return (same or half)[0]
-
-
-def select_tokens(mask: Tensor | None, grid: tuple[int, int], keys: Tensor, values: Tensor) -> list[KeysValues]:
-    """Splits (G, R, ..., M, C) keys and values into R pairs of (G, ..., m, C) with the tokens that a mask selects.
-
-    M may be several frames of h * w tokens; the mask is the same for all of them.
-    """
-    pairs = list(zip(keys.unbind(1), values.unbind(1), strict=True))
-    if mask is None:
-        return pairs
-    masks = mask.float().expand(len(pairs), -1, -1)
-    frame_tokens = grid[0] * grid[1]
-    starts = torch.arange(0, keys.shape[-2], frame_tokens, device=keys.device).unsqueeze(1)
-    tokens = [(starts + covered_tokens(one, grid).to(keys.device)).flatten() for one in masks]
-    return [(k[..., index, :], v[..., index, :]) for (k, v), index in zip(pairs, tokens, strict=True)]
 
 
 def of_each_picture(tokens: Tensor, pictures: int, repeats: int = 1) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
@@ -44,6 +45,12 @@ class Asked:
     x: Tensor
     sigma: Tensor
     model_options: dict[str, Any]
+
+    @cached_property
+    def level(self) -> float:
+        """The noise level as a number. To read it is to wait for the device, so it is read once."""
+        level: float = self.sigma.item()
+        return level
 
     @property
     def options(self) -> Options:
@@ -87,6 +94,14 @@ def rearranger(model_options: Mapping[str, Any]) -> str:
         return ""
     name: str = getattr(wrapper, "__qualname__", type(wrapper).__qualname__)
     return name.split(".")[0]
+
+
+def may_change_inputs(model_options: Mapping[str, Any]) -> bool:
+    """Whether another node may change what ComfyUI hands to the model, on the way from the sampler."""
+    wrappers = model_options["transformer_options"].get("wrappers", {})
+    places = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+    others = {key for place in places for key in _not_compiled(wrappers.get(place, {}))}
+    return "model_function_wrapper" in model_options or any(not str(key).startswith(OURS) for key in others)
 
 
 def replaced(model_options: Mapping[str, Any]) -> set[Block]:

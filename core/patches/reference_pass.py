@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,12 +16,13 @@ from comfy.utils import repeat_to_batch_size
 from torch import Tensor
 
 from .attention import AttentionCall
-from .bank import KeyValueBank, Record, select_tokens
+from .bank import KeyValueBank, Record
 from .binding import Evaluation
 from .blocks import Block, Layer
 from .conditionings import Cond, Conditionings
 from .families.attentions import Attentions
 from .passes import Asked, evaluation_key, read_reference
+from .selection import Selection
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -76,7 +79,7 @@ class Recording(Evaluation):
         blocks: those to record, at least one.
         attentions: of the model.
         method: for messages.
-        mask: (1 or R, H, W), what of the references is recorded; None is all.
+        selection: what of the references is recorded; None is all.
         share_conditional: whether all halves will use what is recorded.
 
     Attributes:
@@ -92,7 +95,7 @@ class Recording(Evaluation):
         blocks: frozenset[Block],
         attentions: Attentions,
         method: str,
-        mask: Tensor | None = None,
+        selection: Selection | None = None,
         share_conditional: bool = False,
     ) -> None:
         super().__init__()
@@ -101,7 +104,7 @@ class Recording(Evaluation):
         self._references, self._channels = passes.reference.samples.shape[:2]
         self._blocks = blocks
         self._attentions = attentions
-        self._mask = mask
+        self._selection = selection or Selection(None)
         wanted = [block for block in attentions.layers if block in blocks]
         self._last: Layer = (wanted[-1], attentions.layers[wanted[-1]] - 1)
 
@@ -119,10 +122,10 @@ class Recording(Evaluation):
     def _record(self, call: AttentionCall) -> Tensor:
         if call.block in self._blocks:
             shape = len(call.chunks), self._references, -1
-            keys, values = (t.unflatten(0, shape) for t in (call.k, call.v))
+            keys, values = (_own(t).unflatten(0, shape) for t in (call.k, call.v))
             if keys.shape[2] == 1:
                 keys, values = keys.squeeze(2), values.squeeze(2)
-            pairs = select_tokens(self._mask, call.grid, keys, values)
+            pairs = self._selection.of(call.grid, keys, values)
             self.bank.store(call.layer, Record(call.chunks, call.grid, pairs))
         if call.layer == self._last:
             self.ends += 1
@@ -241,7 +244,8 @@ class ReferencePass:
         def encode(prompts: list[Cond], kind: str) -> list[Cond]:
             shapes = [noise.shape]  # some models ask for it, because their latents may come in several parts
             conds = {kind: prompts}
-            return comfy.samplers.process_conds(model, noise, conds, noise.device, latent, latent_shapes=shapes)[kind]
+            encoded = comfy.samplers.process_conds(model, noise, conds, noise.device, latent, latent_shapes=shapes)
+            return [_placed(entry, noise.device) for entry in encoded[kind]]
 
         (role,) = self.conditionings.roles([entries])
         if role is None:  # made by another node for this call: its text, whatever it is
@@ -253,6 +257,25 @@ class ReferencePass:
     def _of_prompt(self, entry: Cond) -> Cond:
         """A conditioning without what belongs to the generated picture."""
         return {key: value for key, value in entry.items() if key not in self._of_picture}
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A tensor whose memory is written by nobody else.
+
+    Compiled blocks may be replayed as CUDA graphs, each time into the same memory. Whoever compiles has imported this.
+    """
+    return tensor.clone() if tensor.device.type != "cpu" and "torch._dynamo" in sys.modules else tensor
+
+
+def _placed(entry: Cond, device: torch.device) -> Cond:
+    """An encoded conditioning with its tensors on the device; ComfyUI would bring them anew for each pass."""
+    placed = {}
+    for key, each in entry["model_conds"].items():
+        placed[key] = each
+        if isinstance(getattr(each, "cond", None), Tensor):
+            placed[key] = copy.copy(each)
+            placed[key].cond = each.cond.to(device)
+    return {**entry, "model_conds": placed}
 
 
 def _is_text(entry: Cond, key: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +39,18 @@ class NoiseRange:
         return self.first >= sigma >= self.last
 
 
-def step_of(sigma: Tensor, sigmas: Tensor) -> int:
+def on_cpu(sampling: Any) -> Any:
+    """A copy of ComfyUI's `model_sampling` in main memory: to read one on a device is to wait for it, each time."""
+    return copy.deepcopy(sampling).to("cpu")
+
+
+def step_of(level: float, sigmas: Tensor) -> int:
     """Number of the step of a schedule that a noise level belongs to; those between two levels belong to the first.
 
     Args:
-        sigma: (1,).
-        sigmas: (steps + 1,), falling.
+        level: the noise level.
+        sigmas: (steps + 1,), falling; on the CPU.
     """
     steps = max(len(sigmas) - 1, 1)
-    return int((sigmas[1:steps] >= sigma.to(sigmas) * (1 - 1e-6)).sum())
+    # As a tensor, so that it is rounded as the schedule is.
+    return int((sigmas[1:steps] >= sigmas.new_tensor(level) * (1 - 1e-6)).sum())

@@ -5,23 +5,29 @@ from __future__ import annotations
 import hashlib
 import logging
 import weakref
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_management as management
 import torch
 from torch import Tensor
 
+from ..patches import transfer
 from ..patches.bank import KeyValueBank, Rename
 from ..patches.blocks import Block, Layer
 from ..patches.conditionings import Cond
 from ..patches.node_text import Show, nowhere
+from ..patches.transfer import Arriving, kept_tensor
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+    from ..patches.reference_pass import Recording
+
 log = logging.getLogger(__name__)
 MIB = 2**20
+FREE_SHARE = 3  # of the free main memory, one part may be used
 REMEMBERED_RUNS = 4  # two stages of one picture are two runs, each with noise levels of its own
 PLAIN = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
 
@@ -36,14 +42,18 @@ class ReferenceCache:
     pass only. Where that is not enough the cache keeps what it has, because a run asks for the noise levels in the same
     order each time; the others are passed again.
 
+    To bring what is kept to a device takes time as well. A run's second pass is timed (the first one warms up), and if
+    bringing it takes longer, nothing is kept.
+
     Args:
-        budget: bytes.
+        budget: bytes; None is a part of the main memory that is free when a run begins.
         is_half: whether keys and values are kept in float16, which takes half the memory and rounds them.
         show: shows on the node how full it is, besides the log.
     """
 
-    def __init__(self, budget: int, is_half: bool = False, show: Show = nowhere) -> None:
-        self.budget = budget
+    def __init__(self, budget: int | None, is_half: bool = False, show: Show = nowhere) -> None:
+        self.budget = budget or 0
+        self._is_automatic = budget is None
         self.is_half = is_half
         self._show = show
         self.size = 0
@@ -52,6 +62,9 @@ class ReferenceCache:
         self._banks: dict[Hashable, KeyValueBank] = {}
         self._runs = 0
         self._asked_in: dict[Hashable, int] = {}  # the last run that asked for a place
+        self._passes = 0
+        self.pays = True
+        self._weighed = ""
 
     def begin(self, key: Hashable) -> None:
         """Begins a run; one of another key drops what there is."""
@@ -59,6 +72,8 @@ class ReferenceCache:
             self.clear()
             self._key = key
         self._runs += 1
+        if self._is_automatic:
+            self.budget = self.size + management.get_free_memory(torch.device("cpu")) // FREE_SHARE
 
     def get(self, key: Hashable, place: Hashable, rename: Rename) -> KeyValueBank | None:
         """The bank of a place in the schedule, which may lack some of the first blocks.
@@ -74,7 +89,7 @@ class ReferenceCache:
 
     def put(self, key: Hashable, place: Hashable, bank: KeyValueBank, rename: Rename) -> None:
         """Keeps a bank if there is room for it; `rename` gives the conditionings names that hold for every run."""
-        if key != self._key or place in self._banks:
+        if key != self._key or place in self._banks or not self.pays:
             return
         share = 0.5 if self.is_half and bank.itemsize > 2 else 1.0
         first: frozenset[Block] = frozenset()
@@ -88,6 +103,30 @@ class ReferenceCache:
         kept.drop(first)
         self._banks[place] = kept
         self.size += kept.size
+
+    def passed(self, see: Callable[[], Recording], device: torch.device) -> Recording:
+        """What a pass gives, timed if it is the second one on a device with memory of its own."""
+        self._passes += 1
+        if self._passes != 2 or device.type == "cpu":
+            return see()
+        recording, seconds = transfer.timed(see)
+        if recording.is_complete:
+            self._weigh(recording.bank, seconds, device)
+        return recording
+
+    def _weigh(self, bank: KeyValueBank, seconds: float, device: torch.device) -> None:
+        """Decides whether it pays to keep what a pass gives, by bringing one layer of it."""
+        layer = max(bank.sizes, key=lambda layer: bank.sizes[layer])
+        kept = [kept_tensor(part, self.is_half) for part in bank.parts(layer)]
+        _, bringing = transfer.timed(lambda: Arriving(kept, device).tensors())
+        bringing *= bank.size / bank.sizes[layer]
+        self.pays = bringing <= seconds
+        verdict = "" if self.pays else ", so it is passed each time"
+        self._weighed = (
+            f" A pass takes {1000 * seconds:.0f} ms, to bring what it gave {1000 * bringing:.0f} ms{verdict}."
+        )
+        if not self.pays:
+            self._banks, self.size = {}, 0
 
     def rounded(self, bank: KeyValueBank) -> KeyValueBank:
         """A bank with the precision in which it would be kept, so that a picture is the same before and after."""
@@ -114,11 +153,12 @@ class ReferenceCache:
     def clear(self) -> None:
         """Drops everything."""
         self._key, self._banks, self._asked_in, self.size = None, {}, {}, 0
+        self._passes, self.pays, self._weighed = 0, True, ""
 
     def report(self) -> None:
         """Tells the log and the user how full the cache is."""
         fill, kept = f"{self.size / MIB:.0f} of {self.budget / MIB:.0f} MiB", len(self._banks)
-        text = f"{kept} reference passes kept in {fill}, {self.hits} of them reused so far."
+        text = f"{kept} reference passes kept in {fill}, {self.hits} of them reused so far.{self._weighed}"
         log.info("RefDrop: %s", text)
         self._show(text)
 
@@ -141,14 +181,6 @@ def cheap_to_repeat(sizes: Mapping[Layer, int]) -> frozenset[Block]:
     beginnings = (frozenset(blocks[:end]) for end in range(len(blocks) - 1, 0, -1))
     best = min(beginnings, key=time_for_memory, default=frozenset())
     return best if best and time_for_memory(best) < 1 else frozenset()
-
-
-def kept_tensor(tensor: Tensor, is_half: bool) -> Tensor:
-    """A tensor on the CPU, without anything else that shares its memory; in float16 where that takes less."""
-    dtype = torch.float16 if is_half and tensor.element_size() > 2 else tensor.dtype
-    kept = tensor.to("cpu", dtype)
-    is_part = kept.untyped_storage().nbytes() != kept.nbytes
-    return kept.clone(memory_format=torch.contiguous_format) if is_part else kept
 
 
 class Identity:

@@ -62,12 +62,12 @@ class PastRun(list[Tensor]):
         self.extend(bank.tensors)
 
     def look(
-        self, sigma: Tensor, conds: list[list[Cond] | None], names: Conditionings, share_conditional: bool = False
+        self, level: float, conds: list[list[Cond] | None], names: Conditionings, share_conditional: bool = False
     ) -> KeyValueBank:
         """Keys and values for an evaluation of another run.
 
         Args:
-            sigma: (1,).
+            level: its noise level.
             conds: of the evaluation.
             names: of the conditionings of that run.
             share_conditional: whether a half without a recording of its own uses that of another.
@@ -75,7 +75,6 @@ class PastRun(list[Tensor]):
         Raises:
             ValueError: the noise level, or one of the halves at it, was not recorded.
         """
-        level = sigma.item()
         near = _nearest(level, self.levels)
         if near is None:
             raise self._other_schedule(level)

@@ -15,7 +15,8 @@ from ..patches.families.attentions import Attentions
 from ..patches.passes import Asked
 from ..patches.reference_pass import Recording, Reference, ReferencePass
 from ..patches.schedule import step_of
-from .cache import run_key
+from ..patches.selection import Selection
+from .cache import ReferenceCache, run_key
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
@@ -53,6 +54,7 @@ class ReferenceReader:
         self.held = self._passes.held(attentions, settings.blocks, guider, settings.share_conditional)
         self._sigmas = sigmas.cpu()
         self._attentions = attentions
+        self._selection = Selection(settings.reference_mask)
         self._key: Hashable = None
         if settings.cache is not None:
             self._key = run_key(guider.model_patcher, guider.model_options, self._passes.prompts, KEY)
@@ -79,7 +81,7 @@ class ReferenceReader:
         """The reference's keys and values for an evaluation, from a pass of it only if there is no other way."""
         roles: Roles = tuple(self._passes.conditionings.roles(asked.conds))
         device, every = asked.sigma.device, self._settings.reference_every
-        here = (step_of(asked.sigma, self._sigmas) // every, roles) if every > 1 else None
+        here = (step_of(asked.level, self._sigmas) // every, roles) if every > 1 else None
         # Taken out: the next pass must not find the memory of the last one occupied.
         seen_at, bank = self._latest.pop(device, (None, None))
         if bank is None or seen_at != here:
@@ -101,10 +103,10 @@ class ReferenceReader:
         # What another node made for this evaluation has no role, and nothing tells whether it will be the same again.
         is_known = all((role is None) == (entries is None) for role, entries in zip(roles, asked.conds, strict=True))
         cache = self._settings.cache if is_known and self._key is not None else None
-        place = (asked.sigma.item(), roles)
+        place = (asked.level, roles)
         bank = cache.get(self._key, place, names.by_uuid) if cache else None
         if bank is None:
-            recording = self._pass(asked, roles, self._settings.blocks)
+            recording = self._pass(asked, roles, self._settings.blocks, cache)
             bank = recording.bank
             if cache and recording.is_complete:
                 bank = cache.rounded(bank)
@@ -113,13 +115,19 @@ class ReferenceReader:
             bank.add(cache.rounded(self._pass(asked, roles, bank.dropped).bank), lambda chunk: chunk)
         return bank
 
-    def _pass(self, asked: Asked, roles: Roles, blocks: frozenset[Block]) -> Recording:
+    def _pass(
+        self, asked: Asked, roles: Roles, blocks: frozenset[Block], cache: ReferenceCache | None = None
+    ) -> Recording:
         settings = self._settings
         recording = Recording(
-            self._passes, blocks, self._attentions, "RefDrop", settings.reference_mask, settings.share_conditional
+            self._passes, blocks, self._attentions, "RefDrop", self._selection, settings.share_conditional
         )
-        self._passes.run(asked, recording, self._halves(asked.conds, roles))
-        return recording
+
+        def see() -> Recording:
+            self._passes.run(asked, recording, self._halves(asked.conds, roles))
+            return recording
+
+        return see() if cache is None else cache.passed(see, asked.sigma.device)
 
     def _halves(self, conds: list[list[Cond] | None], roles: Roles) -> list[list[Cond] | None]:
         """The halves to read: all of the evaluation, or the conditional one alone where all share it."""

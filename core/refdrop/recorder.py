@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from ..patches.attention import AttentionCall
-from ..patches.bank import KeysValues, KeyValueBank, Record, select_tokens
+from ..patches.bank import KeysValues, KeyValueBank, Record
 from ..patches.binding import Binding, Evaluation, Run
 from ..patches.blocks import Block
 from ..patches.conditionings import Conditionings
@@ -18,7 +19,7 @@ from ..patches.families.table import attentions_of
 from ..patches.passes import Asked, without_sound
 from ..patches.reference_pass import Reference, ReferencePass
 from ..patches.region import require_all_pictures, what_cuts
-from .cache import kept_tensor
+from ..patches.transfer import kept_tensor
 from .recorded_run import RecordedRun
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def apply_recorder(model: ModelPatcher, recorded: RecordedRun, given: Reference 
 
 def _predict_noise(executor: WrapperExecutor, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Notes that the sampler asks for a step."""
-    BINDING.run_of(executor.class_obj.model_options["transformer_options"]).wanted.add(timestep[0].item())
+    BINDING.run_of(executor.class_obj.model_options["transformer_options"]).wanted.append(timestep[:1])
     return executor(x, timestep, *args, **kwargs)
 
 
@@ -57,7 +58,7 @@ class RecorderRun(Run):
         guider, noise_shape, sigmas: of the run.
 
     Attributes:
-        wanted: noise levels that the sampler asked for.
+        wanted: noise levels that the sampler asked for, (1,) each.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class RecorderRun(Run):
         noise_shape: Sequence[int],
         sigmas: Tensor,
     ) -> None:
-        self.wanted: set[float] = set()
+        self.wanted: list[Tensor] = []
         self._recorded, given = asked
         self._attentions = attentions_of(guider.model_patcher, NODE)
         self._frames = self._attentions.frames(noise_shape) if given is None else 1  # a given one is one reference
@@ -98,7 +99,7 @@ class RecorderRun(Run):
         halves = zip(self._conditionings.roles(asked.conds), asked.conds, strict=True)
         roles = [role for role, entries in halves if entries is not None]
         known = [role for role in roles if role is not None]
-        if len(known) < len(roles) or self._recorded.has(asked.sigma.item(), known):
+        if len(known) < len(roles) or self._recorded.has(asked.level, known):
             return None
         why, cure = "which cannot be recorded", "Sample no more than a window holds"
         require_all_pictures(asked, self._pictures, NODE, why, cure)
@@ -109,8 +110,7 @@ class RecorderRun(Run):
         if evaluation.bank.blocks:
             self._blocks_seen.append(evaluation.bank.blocks)
             roles = self._conditionings.roles(asked.conds)
-            level = asked.sigma.item()
-            self._recorded.put(level, evaluation.bank, roles, self._conditionings, self._levels)
+            self._recorded.put(asked.level, evaluation.bank, roles, self._conditionings, self._levels)
 
     def finish(self) -> None:
         """Reports.
@@ -119,7 +119,9 @@ class RecorderRun(Run):
             RuntimeError: another node skipped steps or layers, so that something is missing.
         """
         seen, whole = self._blocks_seen, max(self._blocks_seen, key=len, default=set())
-        skipped = len([level for level in self.wanted if not self._recorded.has(level, ())])
+        # Read together: to read one is to wait for the device.
+        wanted = set(torch.cat(self.wanted).tolist()) if self.wanted else set()
+        skipped = len([level for level in wanted if not self._recorded.has(level, ())])
         if missing := skipped + sum(blocks != whole for blocks in seen):
             raise RuntimeError(
                 f"{NODE} saw only {len(seen) + skipped - missing} of {len(seen) + skipped} steps whole: another node "
@@ -178,7 +180,7 @@ class RecorderEvaluation(Evaluation):
         if self._frames > 1:
             keys, values = (t[:, 0].unflatten(1, (self._frames, -1)) for t in (keys, values))
         count = self._recorded.references
-        return select_tokens(None, call.grid, keys[:, :count], values[:, :count])
+        return list(zip(keys[:, :count].unbind(1), values[:, :count].unbind(1), strict=True))
 
     def _kept(self, tensor: Tensor) -> Tensor:
         return kept_tensor(tensor, self._recorded.is_half)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..patches.attention import AttentionCall
-from ..patches.bank import KeyValueBank, of_each_picture, select_tokens
+from ..patches.bank import KeyValueBank, of_each_picture
 from ..patches.binding import Evaluation, Run
 from ..patches.conditionings import Conditionings
 from ..patches.families.table import attentions_of
@@ -22,6 +22,7 @@ from ..patches.region import (
     require_whole_picture,
 )
 from ..patches.schedule import NoiseRange
+from ..patches.selection import Selection
 from .kernel import Branch, reference_feature_guidance
 from .reader import ReferenceReader
 from .settings import RefDropSettings
@@ -61,6 +62,7 @@ class RefDropRun(Run):
             for each in asked
             if each.reference is not None
         }
+        self.selections = {each: Selection(each.reference_mask) for each in asked}
         self._conditionings = Conditionings(guider.conds)
         self._weights: dict[tuple[RefDropSettings, tuple[int, int], int, torch.device], Tensor] = {}
 
@@ -81,7 +83,7 @@ class RefDropRun(Run):
 
     def evaluation(self, asked: Asked) -> RefDropEvaluation | None:
         """Looks at the references at the evaluation's noise level, or takes what was seen of them earlier."""
-        active = [each for each, where in self._ranges.items() if asked.sigma.item() in where]
+        active = [each for each, where in self._ranges.items() if asked.level in where]
         if not active:
             return None
         for each in active:
@@ -89,7 +91,7 @@ class RefDropRun(Run):
         banks = {each: self._readers[each].look(asked) for each in active if each in self._readers}
         for each in active:
             if each.recorded is not None:
-                banks[each] = each.recorded.look(asked.sigma, asked.conds, self._conditionings, each.share_conditional)
+                banks[each] = each.recorded.look(asked.level, asked.conds, self._conditionings, each.share_conditional)
         return RefDropEvaluation(self, asked, active, banks)
 
     def _require_all_pictures(self, settings: RefDropSettings, asked: Asked) -> None:
@@ -182,6 +184,7 @@ class RefDropEvaluation(Evaluation):
 
     def _keys_values(self, settings: RefDropSettings, call: AttentionCall) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of each reference, on the call's device: (G, M, C), or (G, B, M, C) where samples differ."""
+        selection = self._run.selections[settings]
         if settings in self._banks:
             bank = self._banks[settings]
             pairs = bank.keys_values(call.layer, call.chunks, call.k)
@@ -190,15 +193,15 @@ class RefDropEvaluation(Evaluation):
                 pictures = len(call.k) // len(call.chunks)
                 return [(of_each_picture(k, pictures, tiles), of_each_picture(v, pictures, tiles)) for k, v in pairs]
             if settings.recorded is None or settings.reference_mask is None:
-                return pairs
+                return pairs  # a reference of its own is recorded as selected
             keys, values = (torch.stack(tensors, dim=1) for tensors in zip(*pairs, strict=True))
-            return select_tokens(settings.reference_mask, bank.grid(call.layer), keys, values)
+            return selection.of(bank.grid(call.layer), keys, values)
         chunks, references = len(call.chunks), settings.batch_references
         if self._run.frames == 1:
             keys, values = (t.unflatten(0, (chunks, -1))[:, :references] for t in (call.k, call.v))
-            return select_tokens(settings.reference_mask, call.grid, keys, values)
+            return selection.of(call.grid, keys, values)
         keys, values = (t.unflatten(1, (self._run.frames, -1))[:, :references] for t in (call.k, call.v))
-        pairs = select_tokens(settings.reference_mask, call.grid, keys, values)
+        pairs = selection.of(call.grid, keys, values)
         return [(keys.unflatten(0, (chunks, -1)), values.unflatten(0, (chunks, -1))) for keys, values in pairs]
 
 

@@ -312,16 +312,14 @@ def test_wrong_wiring_is_told() -> None:
         sample((tiled, *try_on(loader_model, image=picture(1, 256, 256))[1:]))
 
 
-def run_of(interval: int) -> LeffaRun:
-    return LeffaRun(
-        LeffaSettings(interval), SimpleNamespace(conds={}, model_patcher=model()), (1, 4, 8, 8), torch.zeros(1)
-    )
+def run_of(interval: int, schedule: Tensor) -> LeffaRun:
+    guider = SimpleNamespace(conds={}, model_patcher=model())
+    return LeffaRun(LeffaSettings(interval), guider, (1, 4, 8, 8), schedule)
 
 
 def test_reference_step_is_the_middle_of_its_group() -> None:
     schedule = torch.tensor([8.0, 4, 2, 1, 0.5, 0])
     for interval, want in ((2, [4, 4, 1, 1, 0.5]), (3, [4, 4, 4, 0.5, 0.5]), (0, [2] * 5), (1, [8, 4, 2, 1, 0.5])):
-        run = run_of(interval)
-        assert [run._reference_sigma(s[None], schedule).item() for s in schedule[:-1]] == want
-    between = run_of(2)._reference_sigma(torch.tensor([3.0]), schedule)
-    assert between.item() == 4
+        run = run_of(interval, schedule)
+        assert [run._reference_level(level) for level in schedule[:-1].tolist()] == want
+    assert run_of(2, schedule)._reference_level(3.0) == 4

@@ -13,7 +13,7 @@ from refattention.core.p3s.kernel import (
     biased_latent,
     injected,
     injection_weight,
-    nonzero_tokens,
+    is_nonzero,
     on_grid,
 )
 from torch import Tensor
@@ -89,12 +89,12 @@ def test_zeros_as_tokens_are_not_nothing() -> None:
 def test_zeros_can_be_left_out() -> None:
     z, f = tensors((B, N, WIDTH), (B, N, WIDTH))
     zero = torch.zeros_like(f)
-    nothing = zero[:, nonzero_tokens(zero)]
+    nothing = zero[:, is_nonzero(zero)]
     for got in injected(z, z, nothing, nothing, zero, epsilon=1.2, value_strength=0.2):
         assert torch.equal(got, z)
     f[:, ::2] = 0
     f[0, 1] = 0  # but not in the other sample, so it stays
-    assert nonzero_tokens(f).tolist() == list(range(1, N, 2))
+    assert is_nonzero(f).nonzero().flatten().tolist() == list(range(1, N, 2))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_only_the_mean_leaves_the_loss_as_it_is_on_a_finer_grid() -> None:
 
 def test_gradients() -> None:
     def projected(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
-        f = f[:, nonzero_tokens(f)]
+        f = f[:, is_nonzero(f)]
         return injected(z, z, f, f, on_grid(f, (1, 2), (1, 3)), epsilon=0.7, value_strength=0.2)
 
     latent, q, k, v, z, f, one, other = (
