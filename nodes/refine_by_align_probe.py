@@ -83,9 +83,9 @@ class AttentionProbe(io.ComfyNode):
         given = Pictures(picture, reference, _points(positive_coords, size), _spot(mask, size))
         encode = encoder(model, vae, "What vae makes of a picture")
         look = parse_look(model, timesteps, layers, seed, NODE)
-        size = common.size_of(model, working_size)
+        working_size = common.size_of(model, working_size)
         in_context = is_in_context(model, positive, NODE, back_end)
-        found = probe(model, positive, given, encode, size, look, NODE, in_context)
+        found = probe(model, positive, given, encode, working_size, look, NODE, in_context)
         return io.NodeOutput(*drawn(found, given), ui=_panel(given, found.grid, *mosaic(found)))
 
 

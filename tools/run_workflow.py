@@ -249,8 +249,8 @@ def main(command_line: Sequence[str]) -> int:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return STOPPED
     except (*MISTAKES, aiohttp.ClientError, OSError) as error:
-        is_file = isinstance(error, OSError) and error.filename
-        print(f"{error.filename}: {error.strerror}." if is_file else error, file=sys.stderr)
+        said = f"{error.filename}: {error.strerror}." if isinstance(error, OSError) and error.filename else error
+        print(said, file=sys.stderr)
         return USAGE
 
 
