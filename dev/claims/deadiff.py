@@ -18,6 +18,7 @@ from .reading import Reader
 from .rows import Findings, Row, above
 
 PAPER = "DEADiff"
+UNLEARNT = "the content branch has learnt nothing yet: its tokens are the same for every picture"
 NOT_TRAINED = "a second training, of all layers by reconstruction, was not made"
 
 
@@ -52,9 +53,9 @@ def run(host: WorldHost, count: int) -> Findings:
     chosen, reader = cases(count), Reader()
     files = [host.put_picture(f"style_{number}", case.reference) for number, case in enumerate(chosen)]
 
-    def painted(strength: float, **settings: Any) -> dict[str, NDArray[np.float64]]:
+    def measured(strength: float, **settings: Any) -> dict[str, NDArray[np.float64]]:
         pictures = np.concatenate(
-            [_painted(host, case, number, files[number], strength, settings) for number, case in enumerate(chosen)]
+            [painted(host, case, number, files[number], strength, settings) for number, case in enumerate(chosen)]
         )
         chances = reader.chances(pictures)
         of = {"style": ("style", "reference"), "species": ("species", "wanted"), "leak": ("species", "reference")}
@@ -63,7 +64,7 @@ def run(host: WorldHost, count: int) -> Findings:
             for name, (what, whose) in of.items()
         }
 
-    without, with_style, content = painted(0.0), painted(1.0), painted(1.0, mode="content")
+    without, with_style, content = measured(0.0), measured(1.0), measured(1.0, mode="content")
     return Findings(
         PAPER,
         [
@@ -84,7 +85,7 @@ def run(host: WorldHost, count: int) -> Findings:
             above(
                 PAPER, "the coarse layers are those of the content",
                 "chance of its species, mode content minus mode style",
-                content["leak"] - with_style["leak"],
+                content["leak"] - with_style["leak"], if_not=UNLEARNT,
             ),
             above(
                 PAPER, "the fine layers are those of the style", "chance of its style, mode style minus mode content",
@@ -95,7 +96,7 @@ def run(host: WorldHost, count: int) -> Findings:
     )  # fmt: skip
 
 
-def _painted(
+def painted(
     host: WorldHost, case: Case, seed: int, file: str, strength: float, settings: dict[str, Any]
 ) -> NDArray[np.float32]:
     graph = small(load_workflow("deadiff"), case.prompt, seed)

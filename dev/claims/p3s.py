@@ -33,24 +33,24 @@ def run(host: WorldHost, count: int) -> Findings:
     """Measures all rows on that many pairs."""
     chosen = cases(count)
     files = [host.put_picture(f"p3s_{number}", shown) for number, shown in enumerate(chosen)]
-    nearer = np.array(
-        [[_nearer(host, shown, files[n], n, strength) for strength in STRENGTHS] for n, shown in enumerate(chosen)]
+    found = np.array(
+        [[nearer(host, shown, files[n], n, strength) for strength in STRENGTHS] for n, shown in enumerate(chosen)]
     )
     rows = [
         above(
             PAPER, "without training: the subject that was pointed at is painted, not the other",
             "how much nearer the shirt's colour is to the one than to the other, strength 1 minus 0",
-            nearer[:, -1] - nearer[:, 0],
+            found[:, -1] - found[:, 0],
         ),
-        above(PAPER, "fidelity rises with the strength", "slope of the same", slopes(STRENGTHS, nearer)),
+        above(PAPER, "fidelity rises with the strength", "slope of the same", slopes(STRENGTHS, found)),
         Row(PAPER, "the trained adapter paints the subject, not the other", "", None, None, NEEDS),
         Row(PAPER, "RNGR, L_ac and the schedule (tables II to IV)", "", None, None, NEEDS),
     ]  # fmt: skip
-    curve = Curve("training-free", list(STRENGTHS), [estimate(values) for values in nearer.T])
+    curve = Curve("training-free", list(STRENGTHS), [estimate(values) for values in found.T])
     return Findings(PAPER, rows, [Plot("strength", "nearer to the subject", [curve])])
 
 
-def _nearer(host: WorldHost, shown: Record, file: str, seed: int, strength: float) -> float:
+def nearer(host: WorldHost, shown: Record, file: str, seed: int, strength: float) -> float:
     """Colour distance to the other's shirt minus that to the subject's."""
     wanted = replace(shown, figures=shown.figures[:1], scene="beach")
     named = replace(captions.EVERYTHING, shirt=0, body=0, eyes=0)

@@ -25,8 +25,8 @@ def run(host: WorldHost, count: int) -> Findings:
     """Measures all rows on that many pictures of two look-alikes."""
     shown = [record.look_alikes(np.random.default_rng(HELD_OUT + 2 * 10**6 + number)) for number in range(count)]
     files = [host.put_picture(f"alike_{number}", one) for number, one in enumerate(shown)]
-    both = [_masked(host, file, one, True) for file, one in zip(files, shown, strict=True)]
-    alone = [_masked(host, file, one, False) for file, one in zip(files, shown, strict=True)]
+    both = [masked(host, file, one, True) for file, one in zip(files, shown, strict=True)]
+    alone = [masked(host, file, one, False) for file, one in zip(files, shown, strict=True)]
     right, wrong, right_alone = (_overlaps(*pair) for pair in ((both, shown, 0), (both, shown, 1), (alone, shown, 0)))
     against, than_alone = (
         "IoU with the chosen one minus IoU with the other",
@@ -47,7 +47,7 @@ def _overlaps(masks: list[Mask], shown: list[Record], figure: int) -> NDArray[np
     return np.array([overlap(mask, truth.subject(one, figure)) for mask, one in zip(masks, shown, strict=True)])
 
 
-def _masked(host: WorldHost, file: str, shown: Record, has_negative: bool) -> Mask:
+def masked(host: WorldHost, file: str, shown: Record, has_negative: bool) -> Mask:
     graph = load_workflow("point_mask")
     inputs(graph, "LoadImage")["image"] = file
     points: dict[str, Any] = {"positive_coords": [inside(truth.shirt(shown, 0))], "negative_coords": []}

@@ -58,39 +58,44 @@ def run(host: WorldHost, count: int) -> Findings:
     """Measures all rows on that many pictures."""
     chosen = cases(count)
     for number, case in enumerate(chosen):
-        kept = np.where(truth.logo(case.whole), 0, 255).astype(np.uint8)
-        Image.fromarray(np.dstack([draw.picture(case.spoiled), kept])).save(
-            host.base / "input" / f"spoiled_{number}.png"
-        )
-        host.put_picture(f"whole_{number}", case.reference)
-    found = {
-        (step, layer): np.array([_found(host, case, number, step, layer) for number, case in enumerate(chosen)])
+        put_pictures(host, number, case)
+    by_place = {
+        (step, layer): np.array([found(host, case, number, step, layer) for number, case in enumerate(chosen)])
         for step, layer in [
             *((step, BEST[1]) for step in TIMESTEPS),
             *((BEST[0], layer) for layer in LAYERS if layer != BEST[1]),
         ]
     }
     repaired, alone = (
-        np.array([_error(host, case, n, strength) for n, case in enumerate(chosen)]) for strength in (0.6, 0.0)
+        np.array([error(host, case, n, strength) for n, case in enumerate(chosen)]) for strength in (0.6, 0.0)
     )
-    by_step = [found[step, BEST[1]] for step in TIMESTEPS]
+    by_step = [by_place[step, BEST[1]] for step in TIMESTEPS]
     ends = (by_step[0] + by_step[-1]) / 2
-    others = np.mean([found[BEST[0], layer] for layer in LAYERS if layer != BEST[1]], axis=0)
+    others = np.mean([by_place[BEST[0], layer] for layer in LAYERS if layer != BEST[1]], axis=0)
     curve = Curve(BEST[1], list(TIMESTEPS), [estimate(values) for values in by_step])
     of_map, of_repair = "IoU of the map with the logo in the reference", "colour error in the logo's square"
     rows = [
-        above(PAPER, "attention finds the matching part", f"{of_map}; holds above 0.2", found[BEST], 0.2),
+        above(PAPER, "attention finds the matching part", f"{of_map}; holds above 0.2", by_place[BEST], 0.2),
         above(
-            PAPER, "there is a best timestep", f"IoU at t = {BEST[0]} minus the mean of the ends", found[BEST] - ends
+            PAPER, "there is a best timestep", f"IoU at t = {BEST[0]} minus the mean of the ends", by_place[BEST] - ends
         ),
-        above(PAPER, "there is a best layer", f"IoU of {BEST[1]} minus the mean of the others", found[BEST] - others),
+        above(
+            PAPER, "there is a best layer", f"IoU of {BEST[1]} minus the mean of the others", by_place[BEST] - others
+        ),
         above(PAPER, "a reference repairs better than none", f"{of_repair}, strength 0 minus 0.6", alone - repaired),
         Row(PAPER, "the trained back end beats the training-free one", "", None, None, NOT_TRAINED),
     ]
     return Findings(PAPER, rows, [Plot("t", "IoU", [curve])])
 
 
-def _found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) -> float:
+def put_pictures(host: WorldHost, number: int, case: Case) -> None:
+    """The spoiled picture, masked at its logo, and the reference."""
+    kept = np.where(truth.logo(case.whole), 0, 255).astype(np.uint8)
+    Image.fromarray(np.dstack([draw.picture(case.spoiled), kept])).save(host.base / "input" / f"spoiled_{number}.png")
+    host.put_picture(f"whole_{number}", case.reference)
+
+
+def found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) -> float:
     """How much of the map lies on the logo."""
     graph = load_workflow("refine_two_steps")
     for unused in [name for name, node in graph.items() if node["class_type"] in ("RefineRegion", "SaveImage")]:
@@ -105,7 +110,7 @@ def _found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) 
     return overlap(shown > 0.5, truth.logo(case.reference))
 
 
-def _error(host: WorldHost, case: Case, number: int, strength: float) -> float:
+def error(host: WorldHost, case: Case, number: int, strength: float) -> float:
     """How far the repaired square is from the right one, in colours from 0 to 1."""
     graph = load_workflow("refine_by_align")
     _fill(graph, case, number)

@@ -84,13 +84,24 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
 
 
 def above(
-    paper: str, claim: str, metric: str, values: Sequence[float] | np.ndarray, limit: float = 0.0, note: str = ""
+    paper: str,
+    claim: str,
+    metric: str,
+    values: Sequence[float] | np.ndarray,
+    limit: float = 0.0,
+    note: str = "",
+    if_not: str = "",
 ) -> Row:
-    """A row that holds if the whole interval of the mean lies above a limit; of few cases nothing is said."""
+    """A row that holds if the whole interval of the mean lies above a limit; of few cases nothing is said.
+
+    Args:
+        note: is added to the row; if_not: only where it does not hold.
+    """
     found = estimate(values)
     if found.count < FEWEST:
         return Row(paper, claim, metric, found, None, f"too few cases, {FEWEST} are needed")
-    return Row(paper, claim, metric, found, found.low > limit, note)
+    holds = found.low > limit
+    return Row(paper, claim, metric, found, holds, note if holds else note or if_not)
 
 
 def slopes(at: Sequence[float], values: np.ndarray) -> np.ndarray:
