@@ -19,12 +19,17 @@ def contact_sheet(rows: Sequence[Row], cell: tuple[int, int] = (CELL, CELL)) -> 
     sheet = Image.new("RGB", size, "white")
     for number, row in enumerate(rows):
         for column, (label, path) in enumerate(row):
-            _paste(sheet, label, path, (GAP + column * (width + GAP), GAP + number * (height + LABEL + GAP)), cell)
+            _paste(sheet, label, path, corner(number, column, cell), cell)
     return sheet
 
 
-def _paste(sheet: Image.Image, label: str, path: Path, corner: tuple[int, int], cell: tuple[int, int]) -> None:
-    (left, top), (width, height) = corner, cell
+def corner(row: int, column: int, cell: tuple[int, int]) -> tuple[int, int]:
+    """Left and top of a picture's cell."""
+    return GAP + column * (cell[0] + GAP), GAP + row * (cell[1] + LABEL + GAP)
+
+
+def _paste(sheet: Image.Image, label: str, path: Path, at: tuple[int, int], cell: tuple[int, int]) -> None:
+    (left, top), (width, height) = at, cell
     with Image.open(path) as picture:
         fitted = ImageOps.contain(picture.convert("RGB"), cell, Image.Resampling.LANCZOS)
     sheet.paste(fitted, (left + (width - fitted.width) // 2, top + (height - fitted.height) // 2))
