@@ -63,8 +63,8 @@ def require_references(model: ModelPatcher, node: str) -> None:
     """
     if not takes_references(model):
         raise RuntimeError(
-            f"{node}: in-context needs an editing model, which sees reference latents beside the picture: {NAMES}. "
-            f"This is a {family(model)} model. Connect one of those, or set back_end to auto."
+            f"{node}: in-context needs an editing model, which sees reference latents beside the picture ({NAMES}), "
+            f"but this is a {family(model)} model. Connect one of those, or set back_end to auto."
         )
 
 

@@ -28,10 +28,10 @@ from torch import Tensor
 LIMITS = {"heun": 2e-3}
 LIMIT = 2e-4
 # All that the host takes for these.
-WHOLE_TOKENS = {"hunyuan", "mochi", "wan_vace", "cosmos", "kandinsky5", "kandinsky5_image"}
+WHOLE_TOKENS = {"hunyuan", "mochi", "cosmos", "kandinsky5", "kandinsky5_image"}
 TWO_FRAMES = {"cogvideo15"}  # are a token
 # Their references need a prompt of their own, or a size of the picture's, or more than a few pixels.
-NOT_DRAWN = {"pid", "scail", "hidream_o1"}
+NOT_DRAWN = {"pid", "scail", "hidream_o1", "wan_vace"}
 CASES = int(os.environ.get("REFATTENTION_FUZZ", "30"))
 
 

@@ -272,7 +272,7 @@ def test_auto_takes_what_is_an_editing_model(name: str) -> None:
 @pytest.mark.parametrize("name", ["sd15", "sd3", "chroma", "zimage"])
 def test_a_model_that_is_none_is_refused_by_name(name: str) -> None:
     kind = {"sd15": "SD15", "sd3": "SD3", "chroma": "Chroma", "zimage": "ZImage"}[name]
-    with pytest.raises(RuntimeError, match=rf"Node: in-context needs an editing model.*This is a {kind} model"):
+    with pytest.raises(RuntimeError, match=rf"Node: in-context needs an editing model.*this is a {kind} model"):
         back_end(tiny_model(name), AnyCodec(name).encode, tiny_prompt(name, 1), NODE, None, None, IN_CONTEXT)
 
 
