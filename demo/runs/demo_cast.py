@@ -15,7 +15,7 @@ STANDING, WAVING, CHEERING = (record.Pose(name, *record.ARMS[name]) for name in 
 CAT = record.Character("cat", "orange", record.Shirt("blue", "white", "stripes"))
 SAME_CAT = record.Character("cat", "orange", record.Shirt("red", "white", logo="star"))
 RABBIT = record.Character("rabbit", "white", record.Shirt("green", "yellow", logo="heart"), eyes="glasses")
-DOTS = record.Shirt("red", "yellow", "dots")
+ROBOT = record.Character("robot", "pink", record.Shirt("yellow", "red"))
 BEAR = record.Character("bear", "yellow", record.Shirt("purple", "white", logo="star"))
 
 

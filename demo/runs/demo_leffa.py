@@ -10,13 +10,13 @@ from pathlib import Path
 from PIL import Image
 from world_host import WorldHost, inputs
 
-from demo_cast import BEAR, CAT, DOTS, RABBIT, STANDING, WAVING, alone
+from demo_cast import BEAR, CAT, RABBIT, ROBOT, STANDING, WAVING, alone
 from demo_host import demo_module, load_workflow
 from demo_sheet import contact_sheet
 
 STEPS, CFG = 15, 1.5
-WEARERS = {"cat": alone(CAT, WAVING, "beach"), "bear": alone(BEAR, STANDING, "city")}
-GARMENTS = {"heart": RABBIT.shirt, "dots": DOTS}
+WEARERS = {"robot": alone(ROBOT, WAVING, "beach"), "bear": alone(BEAR, STANDING, "city")}
+GARMENTS = {"heart": RABBIT.shirt, "stripes": CAT.shirt}
 
 
 def run(host: WorldHost, folder: Path) -> Path:

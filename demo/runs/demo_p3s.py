@@ -11,7 +11,7 @@ from world_host import WorldHost, inputs, small
 
 from demo_cast import CAT, CHEERING, SAME_CAT, STANDING, WAVING, alone, together
 from demo_host import load_workflow, set_inputs
-from demo_point_mask import pointed
+from demo_point_mask import pointed, with_points
 from demo_sheet import contact_sheet
 
 # The demo's models are small, so they learn in few minutes, at a higher rate.
@@ -30,7 +30,7 @@ def run(host: WorldHost, folder: Path) -> Path:
     trained = {names[path.name.rsplit("_", 2)[0]]: path for path in host.images(host.run(workflow))}
     others = {"without": _without(workflow), "training-free": _training_free(workflow)}
     results = {label: host.images(host.run(each))[0] for label, each in others.items()} | trained
-    cells = [("picture", host.base / "input" / "two_cats.png")]
+    cells = [("points", with_points(host.base / "input" / "two_cats.png", folder / "p3s_points.png"))]
     for label, picture in results.items():
         target = folder / f"p3s_{label}.png"
         shutil.copyfile(picture, target)

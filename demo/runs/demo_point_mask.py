@@ -28,7 +28,7 @@ def run(host: WorldHost, folder: Path) -> Path:
     entry = host.run(workflow)
     titles = {workflow[name]["_meta"]["title"]: host.images({"outputs": {name: output}}) for name, output in
               entry["outputs"].items()}  # fmt: skip
-    cells = [("points", _with_points(host.base / "input" / "two_cats.png", folder / "point_mask_points.png"))]
+    cells = [("points", with_points(host.base / "input" / "two_cats.png", folder / "point_mask_points.png"))]
     cells += [(title.lower(), files[0]) for title, files in titles.items() if files]
     sheet = folder / "point_mask_contact_sheet.png"
     contact_sheet([cells]).save(sheet)
@@ -44,7 +44,7 @@ def pointed(workflow: dict[str, Any], picture: str) -> dict[str, Any]:
     return workflow
 
 
-def _with_points(picture: Path, target: Path) -> Path:
+def with_points(picture: Path, target: Path) -> Path:
     """Draws the points on the picture."""
     with Image.open(picture) as shown:
         canvas = shown.convert("RGB")
