@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "support")]
+sys.path += [str(HERE), str(HERE.parent / "tests" / "support")]
 
 import bootstrap
 

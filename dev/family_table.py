@@ -44,7 +44,7 @@ def page() -> str:
     names: dict[str, list[str]] = {}
     alone = {FAMILIES[tiny_name].host_class for tiny_name in PICTURES}
     for config in pictures():
-        if config.__name__ in alone:
+        if config.__name__ in alone or not config.__module__.startswith("comfy."):
             continue
         names.setdefault(key_of(architecture_of(config)), []).append(config.__name__)
     tiny = _tiny_names()
