@@ -26,11 +26,10 @@ bootstrap.prepare_host()
 
 import comfy.model_management
 import comfy.ops
-import comfy.supported_models
 import torch
 from comfy.model_patcher import CoreModelPatcher
 from leffa_models import without_weights
-from models import COMMON, CONFIGS
+from models import CLASSES, COMMON, CONFIGS, FLUX, WAN_LARGE, WAN_SMALL, network
 from refattention.core.leffa import layout
 from refattention.core.leffa.unet import LeffaUNet, ReferenceUNet
 from refattention.core.p3s.network import P3SNetwork
@@ -50,18 +49,6 @@ BEGIN, END = "<!-- written by bench/costs.py -->\n", "<!-- end -->\n"
 GIB = 2**30
 STEPS = 20
 VISION_WIDTH = 1024
-FLUX = {
-    "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768,
-    "context_in_dim": 4096, "hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 19,
-    "depth_single_blocks": 38, "axes_dim": [16, 56, 56], "theta": 10000, "qkv_bias": True, "guidance_embed": True,
-    "txt_ids_dims": [],
-}  # fmt: skip
-WAN = {
-    "image_model": "wan2.1", "model_type": "t2v", "freq_dim": 256, "text_dim": 4096, "text_len": 512, "in_dim": 16,
-    "out_dim": 16,
-}  # fmt: skip
-WAN_SMALL = {**WAN, "dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30}
-WAN_LARGE = {**WAN, "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,7 @@ class Case:
 def _unet(name: str, label: str, pixels: int, pooled: int = 0) -> Case:
     config = {**COMMON, **CONFIGS[name]}
     latent = (4, pixels // 8, pixels // 8)
-    return Case(label, f"{pixels} x {pixels}", name.upper(), config, latent, (77, config["context_dim"]), 2, pooled)
+    return Case(label, f"{pixels} x {pixels}", CLASSES[name], config, latent, (77, config["context_dim"]), 2, pooled)
 
 
 CASES = (
@@ -107,11 +94,9 @@ Evaluate = Callable[..., Tensor]
 
 def model_of(case: Case) -> CoreModelPatcher:
     """The model at full size, in half precision, without numbers."""
-    config = getattr(comfy.supported_models, case.host_class)(dict(case.config))
-    config.unet_config.update(case.config)
-    config.set_inference_dtype(torch.float16, None)
     meta = torch.device("meta")
-    return CoreModelPatcher(config.get_model({}, "", device=meta), load_device=meta, offload_device=meta)
+    model = network(case.host_class, case.config, torch.float16, meta)
+    return CoreModelPatcher(model, load_device=meta, offload_device=meta)
 
 
 def reference_of(case: Case) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import comfy.model_management as management
-import comfy.supported_models
 import leffa_models
 import models
 import torch
@@ -39,30 +38,8 @@ Rows = dict[str, dict[str, Any]]
 REPEATS = 3
 VISION = 257, 1024  # tokens of CLIP ViT-L/14 and their width
 LARGE = {
-    "flux": TinyFamily(
-        "Flux",
-        {
-            **FAMILIES["flux"].config,
-            **{"vec_in_dim": 768, "context_in_dim": 4096, "hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24},
-            **{"depth": 19, "depth_single_blocks": 38, "axes_dim": [16, 56, 56]},
-        },
-        (16, 128, 128),
-        cfg=1.0,
-        pooled=768,
-        text=4096,
-    ),
-    "wan": TinyFamily(
-        "WAN21_T2V",
-        {
-            **FAMILIES["wan21"].config,
-            **{"dim": 1536, "ffn_dim": 8960, "freq_dim": 256, "num_heads": 12, "num_layers": 30},
-            **{"text_dim": 4096, "text_len": 512},
-        },
-        (16, 21, 60, 104),
-        frames=21,
-        cfg=5.0,
-        text=4096,
-    ),
+    "flux": TinyFamily("Flux", models.FLUX, (16, 128, 128), cfg=1.0, pooled=768, text=4096),
+    "wan": TinyFamily("WAN21_T2V", models.WAN_SMALL, (16, 21, 60, 104), frames=21, cfg=5.0, text=4096),
 }
 UNETS = {"sd15": (4, 64, 64), "sdxl": (4, 128, 128)}  # 512 and 1024 pixels
 
@@ -111,21 +88,12 @@ def _that_fits(family: TinyFamily) -> tuple[TinyFamily, float]:
 
 
 def _network(family: TinyFamily, device: torch.device) -> Any:
-    config = getattr(comfy.supported_models, family.host_class)(dict(family.config))
-    config.unet_config.update(family.config)
-    config.set_inference_dtype(torch.bfloat16, None)
-    return config.get_model({}, "", device=device)
+    return models.network(family.host_class, family.config, torch.bfloat16, device)
 
 
 def _random_weights(family: TinyFamily) -> CoreModelPatcher:
     device = management.get_torch_device()
-    model = _network(family, device)
-    generator = torch.Generator(device).manual_seed(0)
-    with torch.no_grad():
-        for weight in model.diffusion_model.parameters():
-            fan_in = weight[0].numel() if weight.ndim > 1 else 0
-            weight.normal_(0, fan_in**-0.5, generator=generator) if fan_in else weight.fill_(0.1)
-    return CoreModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
+    return models.drawn(_network(family, device), device, vectors=0.1)
 
 
 def _patched(family: str, model: Any, size: tuple[int, ...]) -> Iterator[tuple[str, Any]]:

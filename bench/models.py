@@ -1,4 +1,4 @@
-"""Full-size U-Nets with random weights, and one step of the sampler on them."""
+"""Models of full size, with random weights or without any, and one step of the sampler on them."""
 
 from __future__ import annotations
 
@@ -46,19 +46,42 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 CLASSES = {"sd15": "SD15", "sdxl": "SDXL"}
+FLUX = {
+    "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768,
+    "context_in_dim": 4096, "hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 19,
+    "depth_single_blocks": 38, "axes_dim": [16, 56, 56], "theta": 10000, "qkv_bias": True, "guidance_embed": True,
+    "txt_ids_dims": [],
+}  # fmt: skip
+_WAN = {
+    "image_model": "wan2.1", "model_type": "t2v", "freq_dim": 256, "text_dim": 4096, "text_len": 512, "in_dim": 16,
+    "out_dim": 16,
+}  # fmt: skip
+WAN_SMALL = {**_WAN, "dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30}
+WAN_LARGE = {**_WAN, "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
 
 
 def random_model(family: str, dtype: torch.dtype) -> CoreModelPatcher:
     """The family's U-Net at full size; weights are seeded noise of the usual scale."""
-    config = getattr(comfy.supported_models, CLASSES[family])({**COMMON, **CONFIGS[family]})
-    config.set_inference_dtype(dtype, None)
     device = comfy.model_management.get_torch_device()
-    model = config.get_model({}, "", device=device)
+    return drawn(network(CLASSES[family], {**COMMON, **CONFIGS[family]}, dtype, device), device)
+
+
+def network(host_class: str, sizes: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
+    """A model of one of ComfyUI's classes; what its weights hold is left open."""
+    config = getattr(comfy.supported_models, host_class)(dict(sizes))
+    # Some classes put defaults of their own over what they were given.
+    config.unet_config.update(sizes)
+    config.set_inference_dtype(dtype, None)
+    return config.get_model({}, "", device=device)
+
+
+def drawn(model: Any, device: torch.device, vectors: float = 0.5) -> CoreModelPatcher:
+    """The model with seeded noise of the usual scale in its matrices, and one number in all vectors."""
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
-        for parameter in model.diffusion_model.parameters():
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 0
-            parameter.normal_(0, fan_in**-0.5, generator=generator) if fan_in else parameter.fill_(0.5)
+        for weight in model.diffusion_model.parameters():
+            fan_in = weight[0].numel() if weight.ndim > 1 else 0
+            weight.normal_(0, fan_in**-0.5, generator=generator) if fan_in else weight.fill_(vectors)
     return CoreModelPatcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from families import FAMILIES, TinyFamily, random_model, random_prompt
-from models import evaluation
+from models import FLUX, WAN_SMALL, evaluation
 from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.cache import ReferenceCache
@@ -16,19 +16,17 @@ from refattention.core.refdrop.wrappers import apply_refdrop
 from steps import compared
 
 BOUND = 1.15
-FLUX = {"vec_in_dim": 768, "context_in_dim": 4096, "hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24}
-WAN = {"dim": 1536, "ffn_dim": 8960, "freq_dim": 256, "num_heads": 12, "text_dim": 4096, "text_len": 512}
 # family -> as the released model, but for the number of blocks; the size of the latent
 WIDE: dict[str, TinyFamily] = {
     "flux": replace(  # 512 x 512 pixels, 1024 image tokens
         FAMILIES["flux"],
-        config={**FAMILIES["flux"].config, **FLUX, "axes_dim": [16, 56, 56]},
+        config={**FLUX, "depth": 2, "depth_single_blocks": 2},
         size=(16, 64, 64),
         pooled=768,
         text=4096,
     ),
     "wan": replace(  # 256 x 256 pixels, 5 frames of 256 tokens
-        FAMILIES["wan21"], config={**FAMILIES["wan21"].config, **WAN}, size=(16, 5, 32, 32), text=4096
+        FAMILIES["wan21"], config={**WAN_SMALL, "num_layers": 2}, size=(16, 5, 32, 32), text=4096
     ),
 }
 
