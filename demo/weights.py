@@ -42,10 +42,10 @@ def write_checkpoints(folder: Path) -> None:
         write(folder / family.file_name, partial(state_dict, name))
 
 
-def write(target: Path, make: Callable[[], dict[str, Tensor]]) -> None:
+def write(target: Path, make: Callable[[], dict[str, Tensor]], about: str = ABOUT) -> None:
     """Writes a checkpoint in half precision, unless there is a file of that name."""
     if not target.exists():
-        _write(target, {key: _half(tensor) for key, tensor in make().items()})
+        _write(target, {key: _half(tensor) for key, tensor in make().items()}, about)
 
 
 def write_vision_encoder(folder: Path) -> None:
@@ -60,34 +60,32 @@ def write_deadiff(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / deadiff.FILE_NAME
     if not target.exists():
-        prefix = "model.diffusion_model."
-        tensors = {key: _half(tensor) for key, tensor in state_dict("sd15").items() if key.startswith(prefix)}
-        _write(target, deadiff.state_dict({key.removeprefix(prefix): tensor for key, tensor in tensors.items()}))
+        _write(target, deadiff.state_dict({key: _half(tensor) for key, tensor in _sd15_unet().items()}))
 
 
 def write_controlnet(folder: Path) -> None:
     """Writes the stand-in for a ControlNet, which belongs to the SD1.5 checkpoint; one that is there already stays."""
     folder.mkdir(parents=True, exist_ok=True)
+    write(folder / controlnet.FILE_NAME, lambda: controlnet.state_dict(_sd15_unet(), families.SD15.unet))
+
+
+def _sd15_unet() -> dict[str, Tensor]:
+    """The U-Net of the SD1.5 checkpoint, under its own names."""
     prefix = "model.diffusion_model."
-
-    def make() -> dict[str, Tensor]:
-        model = state_dict("sd15")
-        own = {key.removeprefix(prefix): tensor for key, tensor in model.items() if key.startswith(prefix)}
-        return controlnet.state_dict(own, families.SD15.unet)
-
-    write(folder / controlnet.FILE_NAME, make)
+    whole = state_dict("sd15")
+    return {key.removeprefix(prefix): tensor for key, tensor in whole.items() if key.startswith(prefix)}
 
 
 def _half(tensor: Tensor) -> Tensor:
     return tensor.half().contiguous() if tensor.is_floating_point() else tensor
 
 
-def _write(target: Path, tensors: dict[str, Tensor]) -> None:
+def _write(target: Path, tensors: dict[str, Tensor], about: str = ABOUT) -> None:
     """Under another name first: a checkpoint is there completely or not at all."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         unfinished = Path(folder) / target.name
         if target.suffix in (".pth", ".ckpt"):
             torch.save(tensors, unfinished)
         else:
-            save_file(tensors, unfinished, metadata={"format": "pt", "about": ABOUT})
+            save_file(tensors, unfinished, metadata={"format": "pt", "about": about})
         os.replace(unfinished, target)

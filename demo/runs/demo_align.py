@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 from world_host import WorldHost, draw, inputs
 
 from demo_cast import RABBIT, STANDING, WAVING, alone
@@ -31,30 +31,34 @@ def run(host: WorldHost, folder: Path) -> Path:
     started = time.monotonic()
     _put_garbled(host)
     reference = host.put_picture(REFERENCE, alone(RABBIT, WAVING, "beach"))
-    cells = [("with artifact", host.base / "input" / SPOILED), ("reference", host.base / "input" / reference)]
-    for strength, shown in (
-        (STRENGTH, {"8": "where it looks"}),
-        (0.0, {"7": "without reference"}),
-        (STRENGTH, {"7": "repaired"}),
+    cells = [("with artifact", host.input(SPOILED)), ("reference", host.input(reference))]
+    outputs = {strength: host.run(_workflow(reference, strength))["outputs"] for strength in (STRENGTH, 0.0)}
+    for label, strength, node in (
+        ("where it looks", STRENGTH, "8"),
+        ("without reference", 0.0, "7"),
+        ("repaired", STRENGTH, "7"),
     ):
-        outputs = host.run(_workflow(reference, strength))["outputs"]
-        for node, label in shown.items():
-            target = folder / f"align_{label.replace(' ', '_')}.png"
-            shutil.copyfile(host.images({"outputs": {node: outputs[node]}})[0], target)
-            cells.append((label, target))
+        target = folder / f"align_{label.replace(' ', '_')}.png"
+        shutil.copyfile(host.images({"outputs": {node: outputs[strength][node]}})[0], target)
+        cells.append((label, target))
     print(f"demo: Refine by Align done in {time.monotonic() - started:.1f} s", flush=True)
     sheet = folder / "align_contact_sheet.png"
     contact_sheet([cells]).save(sheet)
     return sheet
 
 
-def _workflow(reference: str, strength: float) -> dict[str, object]:
-    workflow = load_workflow("refine_by_align")
-    inputs(workflow, "LoadImage", "Picture with the artifact, masked")["image"] = SPOILED
-    inputs(workflow, "LoadImage", "Reference without it")["image"] = reference
-    inputs(workflow, "CLIPTextEncode", "What the area shows")["text"] = PROMPT
-    inputs(workflow, "CLIPTextEncode", "What it does not show")["text"] = ""
+def _workflow(reference: str, strength: float) -> dict[str, Any]:
+    workflow = repairing(load_workflow("refine_by_align"), SPOILED, reference, PROMPT)
     inputs(workflow, "RefineByAlign").update(SETTINGS, strength=strength)
+    return workflow
+
+
+def repairing(workflow: dict[str, Any], spoiled: str, reference: str, prompt: str) -> dict[str, Any]:
+    """A template of Refine by Align with pictures and a prompt of the world."""
+    inputs(workflow, "LoadImage", "Picture with the artifact, masked")["image"] = spoiled
+    inputs(workflow, "LoadImage", "Reference without it")["image"] = reference
+    inputs(workflow, "CLIPTextEncode", "What the area shows")["text"] = prompt
+    inputs(workflow, "CLIPTextEncode", "What it does not show")["text"] = ""
     return workflow
 
 
@@ -71,4 +75,4 @@ def _put_garbled(host: WorldHost) -> None:
     whole = draw.picture(shown)
     twisted = cv2.remap(whole, from_x.astype(np.float32), from_y.astype(np.float32), cv2.INTER_LINEAR)
     garbled = np.where(face[..., None], twisted, whole)
-    Image.fromarray(np.dstack([garbled, np.where(face, 0, 255).astype(np.uint8)])).save(host.base / "input" / SPOILED)
+    host.put(SPOILED.removesuffix(".png"), garbled, hole=face)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def run(host: WorldHost, folder: Path) -> Path:
     references = {
         style: host.put_picture(f"style_{style}", alone(RABBIT, STANDING, "beach", style)) for style in STYLES
     }
-    above = [("reference: " + style, host.base / "input" / file) for style, file in references.items()]
+    above = [("reference: " + style, host.input(file)) for style, file in references.items()]
     below = [
         ("its style", _generate(host, file, 1.0, folder / f"deadiff_{style}.png")) for style, file in references.items()
     ]
@@ -38,5 +37,4 @@ def _generate(host: WorldHost, reference: str, strength: float, target: Path) ->
     workflow = small(load_workflow("deadiff"), prompt=PROMPT, seed=8)
     inputs(workflow, "LoadImage")["image"] = reference
     inputs(workflow, "DEADiffStyle").update(strength=strength, strict=strength > 0)
-    shutil.copyfile(host.images(host.run(workflow))[0], target)
-    return target
+    return host.paint(workflow, target)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-from world_host import WorldHost, inputs
+from world_host import WorldHost, draw, inputs
 
 from demo_cast import BEAR, CAT, RABBIT, ROBOT, STANDING, WAVING, alone
 from demo_host import demo_module, load_workflow
 from demo_sheet import contact_sheet
 
+if TYPE_CHECKING:
+    from refattention_demo.world.record import Record
+
 STEPS, CFG = 15, 1.5
+# The template's pictures by their titles
+TITLES = {
+    "person": "Person",
+    "garment": "Garment",
+    "densepose": "DensePose of the person",
+    "parsing": "Human parsing of the person",
+}
 WEARERS = {"robot": alone(ROBOT, WAVING, "beach"), "bear": alone(BEAR, STANDING, "city")}
 GARMENTS = {"heart": RABBIT.shirt, "stripes": CAT.shirt}
 
@@ -22,12 +31,12 @@ GARMENTS = {"heart": RABBIT.shirt, "stripes": CAT.shirt}
 def run(host: WorldHost, folder: Path) -> Path:
     """Runs the try-on workflow and returns the path of its sheet."""
     started = time.monotonic()
-    put_pictures(host.base / "input")
-    garments = [(name, host.base / "input" / f"garment_{name}.png") for name in GARMENTS]
+    put_pictures(host)
+    garments = [(name, host.input(f"garment_{name}.png")) for name in GARMENTS]
     rows = []
     for person in WEARERS:
         worn = [(f"{person}, {name}", _dress(host, person, name, folder)) for name in GARMENTS]
-        rows.append([(person, host.base / "input" / f"person_{person}.png"), *chain(*zip(garments, worn, strict=True))])
+        rows.append([(person, host.input(f"person_{person}.png")), *chain(*zip(garments, worn, strict=True))])
     sheet = folder / "leffa_contact_sheet.png"
     contact_sheet(rows).save(sheet)
     print(
@@ -36,37 +45,33 @@ def run(host: WorldHost, folder: Path) -> Path:
     return sheet
 
 
-def put_pictures(folder: Path) -> None:
+def put_pictures(host: WorldHost) -> None:
     """Persons with their maps, and garments laid flat."""
-    draw, worn = demo_module("world.draw"), demo_module("world.worn")
     for name, shown in WEARERS.items():
-        for role, pixels in worn.maps(shown).items():
-            Image.fromarray(pixels).save(folder / f"{role}_{name}.png")
+        put_person(host, name, shown)
     for name, shirt in GARMENTS.items():
-        Image.fromarray(draw.flat_garment(shirt)).save(folder / f"garment_{name}.png")
+        host.put(f"garment_{name}", draw.flat_garment(shirt))
+
+
+def put_person(host: WorldHost, name: str, shown: Record) -> None:
+    """A person with its maps, as ROLE_NAME."""
+    for role, pixels in demo_module("world.worn").maps(shown).items():
+        host.put(f"{role}_{name}", pixels)
+
+
+def dressing(workflow: dict[str, Any], person: str, garment: str, seed: int) -> dict[str, Any]:
+    """A template of try-on with pictures that were put."""
+    for role, title in TITLES.items():
+        inputs(workflow, "LoadImage", title)["image"] = f"{role}_{garment if role == 'garment' else person}.png"
+    # The world's body maps are of the kind that names places on the body, too; the node makes the one that is needed.
+    try_on = inputs(workflow, "LeffaTryOn")
+    given = {"densepose": try_on["densepose"], "format": "as the model needs", "kind": "auto", "model": try_on["model"]}
+    workflow["body map"] = {"class_type": "LeffaBodyMap", "inputs": given, "_meta": {"title": "Body map"}}
+    try_on["densepose"] = ["body map", 0]
+    inputs(workflow, "KSampler").update(seed=seed, steps=STEPS, cfg=CFG)
+    return workflow
 
 
 def _dress(host: WorldHost, person: str, garment: str, folder: Path) -> Path:
-    workflow = load_workflow("leffa_tryon")
-    files = {
-        "Person": f"person_{person}",
-        "Garment": f"garment_{garment}",
-        "DensePose of the person": f"densepose_{person}",
-    }
-    files["Human parsing of the person"] = f"parsing_{person}"
-    for title, name in files.items():
-        inputs(workflow, "LoadImage", title)["image"] = f"{name}.png"
-    # The world's body maps are of the kind that names places on the body, too; the node makes the one that is needed.
-    given = inputs(workflow, "LeffaTryOn")["densepose"]
-    mapped = {
-        "densepose": given,
-        "format": "as the model needs",
-        "kind": "auto",
-        "model": inputs(workflow, "LeffaTryOn")["model"],
-    }
-    workflow["body map"] = {"class_type": "LeffaBodyMap", "inputs": mapped}
-    inputs(workflow, "LeffaTryOn")["densepose"] = ["body map", 0]
-    inputs(workflow, "KSampler").update(steps=STEPS, cfg=CFG, seed=7)
-    target = folder / f"leffa_{person}_{garment}.png"
-    shutil.copyfile(host.images(host.run(workflow))[0], target)
-    return target
+    workflow = dressing(load_workflow("leffa_tryon"), person, garment, seed=7)
+    return host.paint(workflow, folder / f"leffa_{person}_{garment}.png")

@@ -11,7 +11,7 @@ from world_host import WorldHost, inputs, small
 
 from demo_cast import CAT, CHEERING, SAME_CAT, STANDING, WAVING, alone, together
 from demo_host import load_workflow, set_inputs
-from demo_point_mask import pointed, with_points
+from demo_point_mask import POINTS, pointed, with_points
 from demo_sheet import contact_sheet
 
 # The demo's models are small, so they learn in few minutes, at a higher rate.
@@ -25,12 +25,13 @@ def run(host: WorldHost, folder: Path) -> Path:
     """Trains and samples, and returns the path of the sheet."""
     started = time.monotonic()
     views = [host.put_picture(f"view_{n}", alone(CAT, *view)) for n, view in enumerate(VIEWS)]
-    workflow = _workflow(host.put_picture("two_cats", together(CAT, SAME_CAT)), views)
+    pair = host.put_picture("two_cats", together(CAT, SAME_CAT))
+    workflow = _workflow(pair, views)
     names = {"p3s_loss": "loss", "p3s_train": "trained"}
     trained = {names[path.name.rsplit("_", 2)[0]]: path for path in host.images(host.run(workflow))}
     others = {"without": _without(workflow), "training-free": _training_free(workflow)}
     results = {label: host.images(host.run(each))[0] for label, each in others.items()} | trained
-    cells = [("points", with_points(host.base / "input" / "two_cats.png", folder / "p3s_points.png"))]
+    cells = [("points", with_points(host.input(pair), folder / "p3s_points.png"))]
     for label, picture in results.items():
         target = folder / f"p3s_{label}.png"
         shutil.copyfile(picture, target)
@@ -43,7 +44,8 @@ def run(host: WorldHost, folder: Path) -> Path:
 
 def _workflow(picture: str, views: list[str]) -> dict[str, Any]:
     """The template of training, on more pictures of the subject than the one that the subject is chosen in."""
-    workflow = pointed(small(load_workflow("p3s_train"), prompt=PROMPT, seed=7), picture)
+    workflow = small(load_workflow("p3s_train"), prompt=PROMPT, seed=7)
+    workflow = pointed(workflow, picture, *POINTS.values(), radius=2)
     train = inputs(workflow, "P3STrain")
     train.update(TRAINING, class_word="cat", prompt="a {identifier} {class_word}, flat cartoon", preview_every=0)
     del train["masks"]

@@ -14,9 +14,11 @@ from demo_cast import CAT, SAME_CAT, together
 from demo_host import load_workflow
 from demo_sheet import contact_sheet
 
+Point = tuple[int, int]
+SHOWN = "Mask of the subject", "Similarity", "The look-alike removed"  # titles of nodes
 RADIUS = 4
 # On the two shirts
-POINTS = {"positive_coords": (33, 92), "negative_coords": (95, 92)}
+POINTS: dict[str, Point] = {"positive_coords": (33, 92), "negative_coords": (95, 92)}
 # Okabe and Ito's blue and vermillion, which the colour-blind tell apart.
 COLOURS = {"positive_coords": "#0072B2", "negative_coords": "#D55E00"}
 
@@ -24,23 +26,27 @@ COLOURS = {"positive_coords": "#0072B2", "negative_coords": "#D55E00"}
 def run(host: WorldHost, folder: Path) -> Path:
     """Runs the workflow and returns the path of a sheet with the points, the heat map and what came of them."""
     started = time.monotonic()
-    workflow = pointed(load_workflow("point_mask"), host.put_picture("two_cats", together(CAT, SAME_CAT)))
-    entry = host.run(workflow)
-    titles = {workflow[name]["_meta"]["title"]: host.images({"outputs": {name: output}}) for name, output in
-              entry["outputs"].items()}  # fmt: skip
-    cells = [("points", with_points(host.base / "input" / "two_cats.png", folder / "point_mask_points.png"))]
-    cells += [(title.lower(), files[0]) for title, files in titles.items() if files]
+    picture = host.put_picture("two_cats", together(CAT, SAME_CAT))
+    workflow = pointed(load_workflow("point_mask"), picture, *POINTS.values(), radius=2)
+    outputs = host.run(workflow)["outputs"]
+    ids = {node["_meta"]["title"]: name for name, node in workflow.items()}
+    cells = [("points", with_points(host.input(picture), folder / "point_mask_points.png"))]
+    cells += [(title.lower(), host.images({"outputs": {ids[title]: outputs[ids[title]]}})[0]) for title in SHOWN]
     sheet = folder / "point_mask_contact_sheet.png"
     contact_sheet([cells]).save(sheet)
     print(f"demo: PointMask done in {time.monotonic() - started:.1f} s", flush=True)
     return sheet
 
 
-def pointed(workflow: dict[str, Any], picture: str) -> dict[str, Any]:
-    """The workflow with a picture of two look-alikes, and a point on each."""
+def pointed(
+    workflow: dict[str, Any], picture: str, positive: Point, negative: Point | None, **settings: Any
+) -> dict[str, Any]:
+    """The workflow with a picture of two look-alikes, and a point on the one and perhaps on the other."""
     inputs(workflow, "LoadImage")["image"] = picture
-    points = {name: json.dumps([{"x": x, "y": y}]) for name, (x, y) in POINTS.items()}
-    inputs(workflow, "PointMask").update(points, feather=0, radius=2)
+    for name, point in zip(POINTS, (positive, negative), strict=True):
+        said = [] if point is None else [dict(zip("xy", point, strict=True))]
+        inputs(workflow, "PointMask")[name] = json.dumps(said)
+    inputs(workflow, "PointMask").update(feather=0, **settings)
     return workflow
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def run(host: WorldHost, folder: Path) -> Path:
     """Runs all strengths with one seed for each prompt and returns the contact sheet's path."""
     started = time.monotonic()
     reference = host.put_picture("refdrop_reference", alone(CAT))
-    shown = ("reference", host.base / "input" / reference)
+    shown = ("reference", host.input(reference))
     rows = [
         [shown, *((f"{name}, c = {c:g}", _generate(host, reference, name, c, folder)) for c in STRENGTHS)]
         for name in PROMPTS
@@ -42,6 +41,4 @@ def _generate(host: WorldHost, reference: str, name: str, strength: float, folde
     inputs(workflow, "LoadImage")["image"] = reference
     inputs(workflow, "CLIPTextEncode", "Prompt of the reference")["text"] = REFERENCE
     inputs(workflow, "RefDropApply")["strength"] = strength
-    target = folder / f"refdrop_{name}_{strength:+.1f}.png"
-    shutil.copyfile(host.images(host.run(workflow))[0], target)
-    return target
+    return host.paint(workflow, folder / f"refdrop_{name}_{strength:+.1f}.png")

@@ -16,7 +16,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "dev"))
 
-from world_host import GUIDANCE, MEGAPIXELS, STEPS, WorldHost, draw
+from world_host import SMALL, WorldHost, draw
 
 import demo_sheet
 from demo_cast import BEAR, CAT, RABBIT, STANDING, alone
@@ -84,15 +84,6 @@ THUMBNAILS = {
         {"Style of the left half": STYLES[0], "Style of the right half": STYLES[1]}, BEAR_PROMPT
     ),
 }
-SMALL: dict[str, dict[str, Any]] = {
-    "EmptyLatentImage": {"width": draw.SIZE, "height": draw.SIZE},
-    "ImageScaleToTotalPixels": {"megapixels": MEGAPIXELS},
-    "KSampler": {"steps": STEPS, "cfg": GUIDANCE},
-    "RefDropRecord": {"steps": STEPS, "cfg": GUIDANCE},
-    "SamplerCustom": {"cfg": GUIDANCE},
-}
-
-
 # Template -> the demo's sheet, and rows and columns of its cells
 CUT: dict[str, tuple[str, list[tuple[int, int]]]] = {
     "p3s": ("p3s", [(0, 0), (0, 2)]),
@@ -135,7 +126,7 @@ def taken(host: WorldHost, name: str, how: Thumbnail) -> list[Image.Image]:
             inputs.update(width=inputs["width"] * draw.SIZE // 512, height=draw.SIZE)
         if kind == "LoadImage":
             inputs["image"] = host.put_picture(f"{name}_{len(loaded)}", how.shown[title])
-            loaded.append(host.base / "input" / inputs["image"])
+            loaded.append(host.input(inputs["image"]))
     return [Image.open(path).convert("RGB") for path in loaded + sorted(host.images(host.run(workflow)))]
 
 

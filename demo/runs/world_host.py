@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,14 @@ draw, models = demo_module("world.draw"), demo_module("world.models")
 # ImageScaleToTotalPixels counts in 1024 x 1024
 MEGAPIXELS = draw.SIZE**2 / 1024**2
 STEPS, GUIDANCE = 12, 4.0
+# What every template is run with, by the class of its nodes
+SMALL: dict[str, dict[str, Any]] = {
+    "EmptyLatentImage": {"width": draw.SIZE, "height": draw.SIZE},
+    "ImageScaleToTotalPixels": {"megapixels": MEGAPIXELS},
+    "KSampler": {"steps": STEPS, "cfg": GUIDANCE},
+    "RefDropRecord": {"steps": STEPS, "cfg": GUIDANCE},
+    "SamplerCustom": {"cfg": GUIDANCE},
+}
 
 
 class WorldHost(HeadlessHost):
@@ -41,8 +50,23 @@ class WorldHost(HeadlessHost):
 
     def put_picture(self, name: str, record: Record) -> str:
         """Draws a picture into the input folder and returns the name that LoadImage knows it by."""
-        Image.fromarray(draw.picture(record)).save(self.base / "input" / f"{name}.png")
+        return self.put(name, draw.picture(record))
+
+    def put(self, name: str, pixels: NDArray[np.uint8], hole: NDArray[np.bool_] | None = None) -> str:
+        """The same for pixels (H, W, 3), or a map (H, W); `hole` becomes LoadImage's mask."""
+        if hole is not None:
+            pixels = np.dstack([pixels, np.where(hole, 0, 255).astype(np.uint8)])
+        Image.fromarray(pixels).save(self.base / "input" / f"{name}.png")
         return f"{name}.png"
+
+    def input(self, file: str) -> Path:
+        """Where a picture lies that was put."""
+        return self.base / "input" / file
+
+    def paint(self, workflow: Mapping[str, Any], target: Path) -> Path:
+        """Runs a workflow and copies the picture that it saves."""
+        shutil.copyfile(self.images(self.run(workflow))[0], target)
+        return target
 
     def pictures(self, workflow: Mapping[str, Any], node: str) -> NDArray[np.float32]:
         """Runs a workflow; (B, H, W, 3) in [0, 1] of what the node of that id shows or saves."""
@@ -70,11 +94,9 @@ def small(workflow: dict[str, Any], prompt: str, seed: int) -> dict[str, Any]:
     """A template's workflow at the world's size, with a prompt that the trained text encoder can read."""
     inputs(workflow, "CLIPTextEncode", "Positive prompt")["text"] = prompt
     inputs(workflow, "CLIPTextEncode", "Negative prompt")["text"] = ""
-    inputs(workflow, "EmptyLatentImage").update(width=draw.SIZE, height=draw.SIZE)
-    inputs(workflow, "KSampler").update(seed=seed, steps=STEPS, cfg=GUIDANCE)
+    inputs(workflow, "KSampler")["seed"] = seed
     for node in workflow.values():
-        if node["class_type"] == "ImageScaleToTotalPixels":
-            node["inputs"]["megapixels"] = MEGAPIXELS
+        node["inputs"].update(SMALL.get(node["class_type"], {}))
     return workflow
 
 

@@ -10,6 +10,7 @@ from .. import deadiff, vision, weights
 from ..families import SD15
 from . import expand
 
+ABOUT = "Trained on drawings of ComfyUI-RefAttention's world. Not the model known by this file name."
 FOLDER = Path(__file__).with_name("weights")
 # The compact files; what is not trained yet is not there.
 BASE, VISION, LEFFA, DEADIFF, CLASSIFIER = (
@@ -34,4 +35,4 @@ def write(models: Path, compact: Path = FOLDER) -> None:
     for name, (target, expanded) in parts.items():
         if (compact / name).exists():
             (models / target).parent.mkdir(parents=True, exist_ok=True)
-            weights.write(models / target, lambda: expanded(load_file(compact / name)))  # noqa: B023 - called at once
+            weights.write(models / target, lambda: expanded(load_file(compact / name)), ABOUT)  # noqa: B023 - at once

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from refattention_demo.world import draw, record, truth, worn
+from refattention_demo.world import draw, record, truth
 from refattention_demo.world.record import Record
 from world.config import HELD_OUT, result
-from world_host import WorldHost, inputs, node_id
+from world_host import WorldHost, inputs
 
 from demo_host import load_workflow
+from demo_leffa import dressing, put_person
 
 from .reading import Reader
 from .rows import Findings, Row, above
 
 PAPER = "Leffa"
-STEPS, GUIDANCE = 15, 1.5
 TOO_SHORT = (
     "300 steps are too few to tell the two models apart; their errors differ by less than 1 % of the garment's width"
 )
@@ -84,23 +84,24 @@ def run(host: WorldHost, count: int) -> Findings:
 
 
 def put_pictures(host: WorldHost, number: int, case: Case) -> None:
-    pictures = worn.maps(case.person) | {"garment": draw.flat_garment(case.dressed.figures[0].character.shirt)}
-    for role, pixels in pictures.items():
-        Image.fromarray(pixels).save(host.base / "input" / f"tryon_{role}_{number}.png")
+    """The person with its maps, the garment, and a picture whose colours say where on a garment they are."""
+    put_person(host, f"tryon_{number}", case.person)
+    host.put(f"garment_tryon_{number}", draw.flat_garment(case.dressed.figures[0].character.shirt))
     ramp = (np.arange(draw.SIZE, dtype=np.float32) + 0.5) / draw.SIZE * 255
-    # Red is x, green is y: where a place of the garment goes can be read from its colour.
-    places = np.stack([*np.meshgrid(ramp, ramp), np.zeros((draw.SIZE, draw.SIZE))], -1).round().astype(np.uint8)
-    Image.fromarray(places).save(host.base / "input" / "places.png")
+    # Red is x, green is y.
+    places = np.stack([*np.meshgrid(ramp, ramp), np.zeros((draw.SIZE, draw.SIZE))], -1)
+    host.put("places", places.round().astype(np.uint8))
 
 
 def _all_measured(host: WorldHost, chosen: list[Case], reader: Reader, model: str) -> Measured:
-    """Flow's error, the shirt's error, chances of colours and logo, (cases,) each."""
+    """The same of all, (cases,) each."""
     found = [measured(host, case, number, reader, model) for number, case in enumerate(chosen)]
     return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
 def measured(host: WorldHost, case: Case, number: int, reader: Reader, model: str) -> dict[str, float]:
-    graph = dressing(number, model)
+    """Flow's error, the shirt's error, chances of colours and logo."""
+    graph = flowing(number, model)
     entry = host.run(graph)["outputs"]
 
     def picture(title: str) -> NDArray[np.float32]:
@@ -123,18 +124,10 @@ def measured(host: WorldHost, case: Case, number: int, reader: Reader, model: st
     }
 
 
-def dressing(number: int, model: str) -> dict[str, Any]:
+def flowing(number: int, model: str) -> dict[str, Any]:
     """The template that shows where attention looks, with this case's pictures."""
-    graph = load_workflow("leffa_flow")
+    graph = dressing(load_workflow("leffa_flow"), f"tryon_{number}", f"tryon_{number}", seed=number)
     inputs(graph, "LeffaLoader")["model_name"] = model
-    roles = {"Person": "person", "Garment": "garment", "DensePose of the person": "densepose"}
-    for title, role in (roles | {"Human parsing of the person": "parsing"}).items():
-        inputs(graph, "LoadImage", title)["image"] = f"tryon_{role}_{number}.png"
-    loader, person = node_id(graph, "LeffaLoader"), inputs(graph, "LeffaTryOn")
-    given = {"densepose": person["densepose"], "format": "as the model needs", "kind": "auto", "model": [loader, 0]}
-    graph["body map"] = {"class_type": "LeffaBodyMap", "inputs": given, "_meta": {"title": "Body map"}}
     graph["places"] = {"class_type": "LoadImage", "inputs": {"image": "places.png"}, "_meta": {"title": "Places"}}
-    person["densepose"] = ["body map", 0]
     inputs(graph, "LeffaFlow").update(reference_image=["places", 0], temperature=1.0)
-    inputs(graph, "KSampler").update(seed=number, steps=STEPS, cfg=GUIDANCE)
     return graph

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +12,7 @@ from world.config import HELD_OUT
 from world_host import WorldHost, inputs, node_id, small
 
 from demo_host import load_workflow
+from demo_point_mask import pointed
 
 from .point_mask import PAPER, inside
 from .reading import SHIRT_BOX, colour
@@ -55,10 +55,8 @@ def nearer(host: WorldHost, shown: Record, file: str, seed: int, strength: float
     wanted = replace(shown, figures=shown.figures[:1], scene="beach")
     named = replace(captions.EVERYTHING, shirt=0, body=0, eyes=0)
     graph = small(load_workflow("p3s"), captions.caption(wanted, np.random.default_rng(0), named), seed)
-    inputs(graph, "LoadImage")["image"] = file
-    points = (("positive_coords", 0), ("negative_coords", 1))
-    said = {name: json.dumps([inside(truth.shirt(shown, figure))]) for name, figure in points}
-    inputs(graph, "PointMask").update(said, feather=0, radius=2)
+    points = (inside(truth.shirt(shown, figure)) for figure in range(2))
+    graph = pointed(graph, file, *points, radius=2)
     inputs(graph, "P3SInject")["strength"] = strength
     painted = colour(host.pictures(graph, node_id(graph, "SaveImage"))[0], SHIRT_BOX)
     subject, other = (_shirt_colour(shown, figure) for figure in range(2))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from refattention_demo.world import record, truth
 from refattention_demo.world.record import Record
 from world.config import HELD_OUT
-from world_host import WorldHost, inputs, node_id
+from world_host import WorldHost, node_id
 
 from demo_host import load_workflow
+from demo_point_mask import pointed
 
 from .rows import Findings, above
 
@@ -48,20 +46,17 @@ def _overlaps(masks: list[Mask], shown: list[Record], figure: int) -> NDArray[np
 
 
 def masked(host: WorldHost, file: str, shown: Record, has_negative: bool) -> Mask:
-    graph = load_workflow("point_mask")
-    inputs(graph, "LoadImage")["image"] = file
-    points: dict[str, Any] = {"positive_coords": [inside(truth.shirt(shown, 0))], "negative_coords": []}
-    if has_negative:
-        points["negative_coords"] = [inside(truth.shirt(shown, 1))]
-    inputs(graph, "PointMask").update({name: json.dumps(value) for name, value in points.items()}, feather=0)
+    """What the template makes of a point on the first figure's shirt, and perhaps one on the other's."""
+    negative = inside(truth.shirt(shown, 1)) if has_negative else None
+    graph = pointed(load_workflow("point_mask"), file, inside(truth.shirt(shown, 0)), negative)
     return host.pictures(graph, node_id(graph, "MaskPreview"))[0, ..., 0] > 0.5
 
 
-def inside(mask: Mask) -> dict[str, int]:
-    """The pixel of a mask nearest to its middle."""
+def inside(mask: Mask) -> tuple[int, int]:
+    """x and y of the pixel of a mask nearest to its middle."""
     places = np.argwhere(mask)
     row, column = places[np.abs(places - places.mean(0)).sum(1).argmin()]
-    return {"x": int(column), "y": int(row)}
+    return int(column), int(row)
 
 
 def overlap(first: Mask, second: Mask) -> float:

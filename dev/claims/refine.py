@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from PIL import Image
 from refattention_demo.world import captions, draw, record, truth
 from refattention_demo.world.record import Record
 from world.config import HELD_OUT
 from world_host import WorldHost, inputs, node_id
 
+from demo_align import repairing
 from demo_host import load_workflow
 
 from .point_mask import overlap
@@ -90,17 +91,15 @@ def run(host: WorldHost, count: int) -> Findings:
 
 def put_pictures(host: WorldHost, number: int, case: Case) -> None:
     """The spoiled picture, masked at its logo, and the reference."""
-    kept = np.where(truth.logo(case.whole), 0, 255).astype(np.uint8)
-    Image.fromarray(np.dstack([draw.picture(case.spoiled), kept])).save(host.base / "input" / f"spoiled_{number}.png")
+    host.put(f"spoiled_{number}", draw.picture(case.spoiled), hole=truth.logo(case.whole))
     host.put_picture(f"whole_{number}", case.reference)
 
 
 def found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) -> float:
     """How much of the map lies on the logo."""
-    graph = load_workflow("refine_two_steps")
+    graph = _filled("refine_two_steps", case, number)
     for unused in [name for name, node in graph.items() if node["class_type"] in ("RefineRegion", "SaveImage")]:
         del graph[unused]
-    _fill(graph, case, number)
     inputs(graph, "RefineAlign").update(
         timesteps=str(timestep), layers=layer, working_size=draw.SIZE, context=3.0, minimum_contrast=0.0
     )
@@ -112,8 +111,7 @@ def found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) -
 
 def error(host: WorldHost, case: Case, number: int, strength: float) -> float:
     """How far the repaired square is from the right one, in colours from 0 to 1."""
-    graph = load_workflow("refine_by_align")
-    _fill(graph, case, number)
+    graph = _filled("refine_by_align", case, number)
     inputs(graph, "RefineByAlign").update(
         timesteps=str(BEST[0]), layers=BEST[1], working_size=draw.SIZE, context=3.0, minimum_contrast=0.0,
         strength=strength, steps=STEPS, cfg=GUIDANCE, denoise=1.0, feather=0, margin=0.6, seed=number,
@@ -123,8 +121,5 @@ def error(host: WorldHost, case: Case, number: int, strength: float) -> float:
     return float(np.abs(painted - right)[truth.logo(case.whole)].mean())
 
 
-def _fill(graph: dict[str, object], case: Case, number: int) -> None:
-    inputs(graph, "LoadImage", "Picture with the artifact, masked")["image"] = f"spoiled_{number}.png"
-    inputs(graph, "LoadImage", "Reference without it")["image"] = f"whole_{number}.png"
-    inputs(graph, "CLIPTextEncode", "What the area shows")["text"] = case.prompt
-    inputs(graph, "CLIPTextEncode", "What it does not show")["text"] = ""
+def _filled(name: str, case: Case, number: int) -> dict[str, Any]:
+    return repairing(load_workflow(name), f"spoiled_{number}.png", f"whole_{number}.png", case.prompt)
