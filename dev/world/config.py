@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = Path(os.environ.get("REFATTENTION_WORLD_STATE", ROOT / ".world"))
@@ -78,21 +79,26 @@ class Adapter:
     """One training.
 
     Attributes:
-        method: of `tools/train.py`; its data set has the same name.
+        method: of `tools/train.py`; its data set and its settings have the same name.
         start: another adapter that it goes on from.
+        changes: of the settings.
     """
 
     method: str
     start: str = ""
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
+_ON = {
+    **{"train.steps": 300, "train.learning_rate": 4e-4, "train.schedule": "cosine", "train.warmup": 20},
+    **{"save.every": 300, "validate.every": 300},
+}
 ADAPTERS = {
     "leffa": Adapter("leffa"),
     # from there the same number of steps, without and with the loss on attention
-    "leffa_plain": Adapter("leffa", "leffa"),
-    "leffa_flow": Adapter("leffa", "leffa"),
+    "leffa_plain": Adapter("leffa", "leffa", _ON),
+    "leffa_flow": Adapter("leffa", "leffa", {**_ON, "method.leffa": True}),
     "deadiff": Adapter("deadiff"),
-    "refine": Adapter("refine"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The world's pictures as folders for `tools/train.py`: people in shirts, pairs of pictures, shirts in two views."""
+"""The world's pictures as folders for `tools/train.py`: people in shirts, and pairs of pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
-from refattention_demo.world import captions, draw, record, truth, worn
+from refattention_demo.world import captions, draw, record, worn
 from refattention_demo.world.record import Record
 
 from .config import STATE
@@ -64,23 +64,6 @@ def pair(folder: Path, name: str, rng: Generator) -> Line:
     return line | {"prompt": captions.caption(target, rng, unsaid)}
 
 
-def two_views(folder: Path, name: str, rng: Generator) -> Line:
-    """A shirt in two pictures, and where each of its pixels is in the other one."""
-    first = replace(with_shirt(record.random_record(rng), rng), style="flat")
-    second = record.another_view(first, rng)
-    line = {
-        role: _saved(folder / f"{name}_{role}.png", pixels)
-        for role, pixels in {
-            "image": draw.picture(first),
-            "mask": truth.shirt(first).astype(np.uint8) * 255,
-            "reference": draw.picture(second),
-            "reference_mask": truth.shirt(second).astype(np.uint8) * 255,
-        }.items()
-    }
-    np.save(folder / f"{name}_correspondence.npy", truth.flow(first, second).astype(np.float32))
-    return line | {"correspondence": f"{name}_correspondence.npy"}
-
-
 def with_shirt(shown: Record, rng: Generator) -> Record:
     """The same picture with a shirt that has a logo more often than not."""
     body = shown.figures[0].character.body
@@ -96,4 +79,4 @@ def _saved(path: Path, pixels: Pixels) -> str:
     return path.name
 
 
-MAKERS: dict[str, Callable[[Path, str, Generator], Line]] = {"leffa": person, "deadiff": pair, "refine": two_views}
+MAKERS: dict[str, Callable[[Path, str, Generator], Line]] = {"leffa": person, "deadiff": pair}

@@ -2,13 +2,14 @@
 
     python -m world.train_adapters [NAME ...]       # all of `ADAPTERS` in their order, or some
 
-Each has its settings in `settings/NAME.toml`; data, base model and results lie in the state folder. Adapters of which
-one does not go on from another can be trained side by side, a core each: call this once for each.
+Each has its settings in `settings/`, with changes in `config.py`; data, base model and results lie in the state folder.
+Adapters of which one does not go on from another can be trained side by side, a core each: call this once for each.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -21,8 +22,7 @@ from . import data_sets, deadiff_start, export
 from .config import ADAPTER_STATE, ADAPTERS, ROOT, result
 from .train import MEMORY
 
-SETTINGS = Path(__file__).with_name("settings")
-BASE, VISION = ADAPTER_STATE / "base.safetensors", ADAPTER_STATE / "vision.safetensors"
+BASE, DEADIFF_START = (ADAPTER_STATE / f"{name}.safetensors" for name in ("base", "deadiff_start"))
 COUNT = 3000
 
 
@@ -30,21 +30,19 @@ def main() -> None:
     """Trains the adapters named on the command line, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(ADAPTERS), metavar="NAME", choices=[*ADAPTERS, []])
+    names = parser.parse_args().names
     write_models()
-    for name in parser.parse_args().names:
+    for name in names:
         train(name)
 
 
 def write_models() -> None:
-    """Base model, vision encoder and what DEADiff starts from, as files that ComfyUI loads; newer ones replace them."""
+    """The base model and what DEADiff starts from, as files that ComfyUI loads; those that are there stay."""
     ADAPTER_STATE.mkdir(parents=True, exist_ok=True)
-    for path, tensors in (
-        (BASE, lambda: expand.checkpoint(export.compact())),
-        (VISION, lambda: expand.vision(export.vision())),
-    ):
-        if not path.exists():
-            save_file({name: tensor.contiguous() for name, tensor in tensors().items()}, path)
-    deadiff_start.write(ADAPTER_STATE / "deadiff_start.safetensors", BASE)
+    if not BASE.exists():
+        tensors = expand.checkpoint(export.compact())
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, BASE)
+    deadiff_start.write(DEADIFF_START, BASE)
 
 
 def train(name: str) -> None:
@@ -55,26 +53,20 @@ def train(name: str) -> None:
     """
     adapter = ADAPTERS[name]
     changes = {
-        "output": ADAPTER_STATE / name,
-        "data.root": data_sets.write(adapter.method, COUNT),
-        "models.checkpoint": BASE,
+        "output": str(ADAPTER_STATE / name),
+        "data.root": str(data_sets.write(adapter.method, COUNT)),
+        "models.checkpoint": str(BASE),
         "models.extensions": [str(ROOT / "demo" / "known.py")],
+        **adapter.changes,
     }
     if adapter.start:
-        changes["models.start"] = result(adapter.start)
+        changes["models.start"] = str(result(adapter.start))
     if adapter.method == "deadiff":
-        changes["models.start"] = ADAPTER_STATE / "deadiff_start.safetensors"
-    if adapter.method == "refine":
-        changes["models.clip_vision"] = VISION
-    command: list[str | Path] = [
-        sys.executable,
-        ROOT / "tools" / "train.py",
-        adapter.method,
-        SETTINGS / f"{name}.toml",
-        "--cpu",
-    ]
+        changes["models.start"] = str(DEADIFF_START)
+    settings = Path(__file__).with_name("settings") / f"{adapter.method}.toml"
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), adapter.method, str(settings), "--cpu"]
     for key, value in changes.items():
-        command += ["--set", f"{key}={value if isinstance(value, list) else repr(str(value))}"]
+        command += ["--set", f"{key}={json.dumps(value)}"]  # which is TOML, too
     if (ADAPTER_STATE / name / "run.json").exists():
         command.append("--resume")
     with (ADAPTER_STATE / f"{name}.log").open("ab") as log:
