@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,14 @@ def test_every_folder_has_a_law() -> None:
     assert {f"core/{path.name}" for path in (ROOT / "core").iterdir() if (path / "__init__.py").exists()} <= set(
         ALLOWED
     )
+
+
+def test_no_two_modules_have_one_name() -> None:
+    """Tests, tools and benchmarks put these folders on the path, in whatever order: the first would hide the second."""
+    folders = [ROOT / each for each in ("tools", "dev", "demo/runs", "bench", "tests", "tests/support")]
+    names = Counter(path.stem for folder in folders for path in folder.glob("*.py"))
+    names.update(path.parent.name for folder in folders for path in folder.glob("*/__init__.py"))
+    assert not [name for name, count in names.items() if count > 1]
 
 
 @pytest.mark.parametrize(

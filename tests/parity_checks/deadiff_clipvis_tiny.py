@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import deadiff
+import deadiff_support as deadiff
 import torch
 from refattention.core.deadiff.preprocess import encoder_input
 from safetensors.torch import load_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import deadiff
+import deadiff_support as deadiff
 import torch
 from torch import Tensor
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import deadiff
+import deadiff_support as deadiff
 from torch import Tensor
 
 if TYPE_CHECKING:

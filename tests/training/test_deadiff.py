@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import deadiff as support
+import deadiff_support as support
 import pytest
 import torch
 from refattention.core.deadiff.loaded import CONTENT, STYLE, load

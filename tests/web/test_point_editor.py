@@ -233,8 +233,10 @@ def test_text_written_elsewhere_is_taken_over(scene: Scene) -> None:
     ],
 )
 def test_text_that_is_no_plain_list_is_never_touched(scene: Scene, text: str, words: str, count: int) -> None:
+    place = scene.editor.stage.bounding_box()
     scene.frontend.set_widget(scene.node, POSITIVE, text)
     scene.editor.wait_status(words)
+    assert scene.editor.stage.bounding_box() == place, "words of several lines moved the picture"
     scene.editor.click(*EYES[0])
     scene.editor.wait_status("cannot be changed here")
     if count:

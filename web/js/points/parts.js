@@ -70,11 +70,13 @@ const MARKUP = `
   Tab selects the next point, Delete removes it, P and N choose the sign of the next point, Control Z undoes,
   plus, minus and zero zoom.
 </p>
-<div class="foot">
-  <span class="status" role="status" aria-live="polite"></span>
-  <span class="where" aria-hidden="true"></span>
-</div>
-<div class="note"></div>`;
+<div class="words">
+  <div class="foot">
+    <span class="status" role="status" aria-live="polite"></span>
+    <span class="where" aria-hidden="true"></span>
+  </div>
+  <div class="note"></div>
+</div>`;
 
 /** @param {HTMLElement} host gets a shadow root, so that styles of other packs do not reach the editor */
 export function buildParts(host) {

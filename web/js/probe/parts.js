@@ -22,11 +22,13 @@ ${styles("../points/editor.css")}${styles("./probe.css")}
   Arrow keys move the probe by one cell, with Shift by four. Enter chooses its place as the spot, Escape goes back to the
   chosen spot.
 </p>
-<div class="foot">
-  <span class="status" role="status" aria-live="polite"></span>
-  <span class="where" aria-hidden="true"></span>
-</div>
-<div class="note"></div>`;
+<div class="words">
+  <div class="foot">
+    <span class="status" role="status" aria-live="polite"></span>
+    <span class="where" aria-hidden="true"></span>
+  </div>
+  <div class="note"></div>
+</div>`;
 
 /** @param {HTMLElement} host gets a shadow root, so that styles of other packs do not reach the panel */
 export function buildParts(host) {
