@@ -24,7 +24,7 @@ TITLES = {
     "refdrop.story.sd15": "RefDrop, a story of ten pictures with the cache",
     "refdrop.public.step.256": "RefDrop, a recorded reference against `sd-refdrop-comfyui`, 256 x 256",
     "refdrop.public.step.512": "the same, 512 x 512",
-    "refdrop.public.cache.256": "its memory in float16 against theirs, 256 x 256",
+    "refdrop.public.cache.256": "its memory in float16 against theirs in float32 (in float32: 1.00), 256 x 256",
     "refdrop.public.cache.512": "the same, 512 x 512",
     "refdrop.flux.block.cached": "RefDrop, blocks as wide as Flux's, reference from the cache",
     "refdrop.flux.block.passed": "the same, reference passed",

@@ -86,6 +86,9 @@ def compare(path: Path) -> Iterator[Comparison]:
 
 def main(arguments: list[str]) -> int:
     """Checks the one file named on the command line."""
+    if arguments in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
     if len(arguments) != 1:
         print(__doc__.splitlines()[0], file=sys.stderr)
         return 2
