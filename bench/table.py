@@ -49,7 +49,7 @@ TITLES = {
     "align.time_vs_step": "Refine by Align, alignment, 512 x 512",
     "align.memory_vs_step": "the same, memory",
     "import.seconds": "the pack's share of ComfyUI's start",
-    "scale.overhead": "Ray cluster, a row's cost beside one host alone",
+    "scale.overhead": "Ray cluster, a row's extra cost over one host alone",
     "scale.workers.2": "the same, two workers, rows of 10 s",
     "scale.virtual.256": "the same, 256 virtual workers",
     "scale.virtual.1000": "the same, 1,000 virtual workers",

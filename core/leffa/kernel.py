@@ -123,9 +123,9 @@ def leffa_loss(
         a single number: the mean over the samples that count, 0 if there is none.
 
     Note:
-        The paper leaves open how borders are treated and pixels normalised. Here corners meet corners, coordinates
+        How the paper treats borders and normalises pixels was not read. Here corners meet corners, coordinates
         beyond the border take the border's pixel, and each layer's error is a mean, so that the loss does not depend
-        on the size of mask and picture.
+        on the size of mask and picture. With a sum over pixels in its place, `weight` would be larger by their number.
     """
     counts = timesteps < MAX_TIMESTEP
     if not counts.any():

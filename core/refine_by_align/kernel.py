@@ -135,8 +135,8 @@ def completion_loss(predicted: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
         scalar, the mean over samples of the mean over the masked numbers of each.
 
     Note:
-        The paper's page does not say where the loss is taken. Outside of the mask the sampler keeps the picture, so
-        nothing is learnt for it.
+        The project page, all that was read, does not say where the loss is taken. Outside of the mask the sampler
+        keeps the picture, so nothing is learnt for it.
     """
     error = (predicted - noise).square().mean(1, keepdim=True) * mask
     return (error.flatten(1).sum(1) / mask.flatten(1).sum(1)).mean()

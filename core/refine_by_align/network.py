@@ -19,8 +19,8 @@ class PatchTokens(nn.Module):
         **placed: dtype and device.
 
     Note:
-        The paper's page leaves the network open. Tokens are not mixed, so that attention to a token is attention to its
-        place.
+        The paper's project page, which is all that was read, leaves the network open. Tokens are not mixed, so that
+        attention to a token is attention to its place.
     """
 
     def __init__(self, vision_width: int, context_width: int, operations: Any, **placed: Any) -> None:

@@ -61,7 +61,7 @@ class Settings:
         largest_margin: around the part in refinement mode, as a share of its longer side.
 
     Note:
-        The paper's page gives none of these.
+        The paper's project page, which is all that was read, gives none of these.
     """
 
     alignment_share: float = 0.5

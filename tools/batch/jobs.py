@@ -137,7 +137,7 @@ class Plan:
             return None
         if not any(folder in path.resolve().parents for folder in self._allowed):
             raise TableError(
-                f"Column {column!r}: {value} lies outside of {self._folder}, and only files inside are sent to the "
+                f"Column {column!r}: {value} lies outside {self._folder}, and only files inside are sent to the "
                 f"host. Allow its folder with --upload-from {path.resolve().parent}."
             )
         return place, column, path

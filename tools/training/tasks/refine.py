@@ -48,7 +48,7 @@ MARGIN = 0.1  # around the whole object, as a share of its longer side
 
 @dataclass(frozen=True)
 class Options:
-    """`[method]`; the paper's page gives none of these.
+    """`[method]`; the paper's project page, which is all that was read, gives none of these.
 
     Attributes:
         alignment_share: part of the samples in alignment mode.
