@@ -69,3 +69,8 @@ def test_unknown_kind_and_missing_file(tmp_path: Path) -> None:
     weights = parity(GOLDEN / "deadiff_unet_tiny_A.weights.1of2.safetensors")
     assert weights.returncode == 2 and "holds only weights" in weights.stderr
     assert parity().returncode == 2
+
+
+def test_help() -> None:
+    said = parity("--help")
+    assert said.returncode == 0 and "FILE" in said.stdout

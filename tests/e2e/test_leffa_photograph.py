@@ -33,10 +33,15 @@ def test_with_nodes_of_other_packs(host: HeadlessHost) -> None:
     assert picture.shape == (128, 96, 3) and picture.std() > 5
 
 
-def test_the_same_for_part_numbers(host: HeadlessHost) -> None:
+@pytest.mark.parametrize(("body_map", "rule"), [("Parula", "viton_hd"), ("part numbers", "dress_code")])
+def test_as_published(host: HeadlessHost, body_map: str, rule: str) -> None:
+    """The official mask and edge with the kind of map of either file, and nothing else to change."""
     workflow = small("leffa_from_photograph")
-    other = set_inputs(workflow, "LeffaLoader", body_map="part numbers")
-    assert (run(host, other) != run(host, workflow)).any()
+    other = set_inputs(workflow, "LeffaLoader", body_map=body_map)
+    official = set_inputs(set_inputs(other, "LeffaMask", rule=rule), "LeffaRepaint", edge="official")
+    pictures = [run(host, each) for each in (workflow, other, official)]
+    assert (pictures[0] != pictures[1]).any() == (body_map != "Parula")
+    assert (pictures[1] != pictures[2]).any()
 
 
 def test_without_the_map_between(host: HeadlessHost) -> None:

@@ -65,6 +65,14 @@ def test_links_are_consistent(name: str) -> None:
     assert template["last_node_id"] == max(nodes)
 
 
+def test_notes_can_be_read() -> None:
+    """Nodes 2.0 writes `code` in blue, which the brown of a note swallows; addresses are links."""
+    notes = [node for path in TEMPLATES.values() for node in read(path)["nodes"] if node["type"] == "MarkdownNote"]
+    assert len(notes) == len(TEMPLATES)
+    for text in (note["widgets_values"][0] for note in notes):
+        assert "`" not in text and text.count("huggingface.co") == 2 * text.count("](https://huggingface.co"), text
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "workflows" / "api" / "families").glob("*.json")), ids=lambda p: p.stem)
 def test_workflows_of_other_families_fit_the_hosts_nodes(host: HeadlessHost, path: Path) -> None:
     """Models of these families are not at hand to run them: nodes, inputs, choices and types of links are checked."""
