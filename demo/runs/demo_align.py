@@ -9,13 +9,15 @@ from typing import Any
 
 import cv2
 import numpy as np
-from world_host import WorldHost, draw, inputs
+from PIL import Image, ImageDraw
+from world_host import WorldHost, draw, inputs, node_id
 
 from demo_cast import RABBIT, STANDING, WAVING, alone
 from demo_host import demo_module, load_workflow
 from demo_sheet import contact_sheet
 
 SPOILED, REFERENCE = "spoiled_face.png", "face_reference"
+LOOKS, MATCH = "where it looks, match", "match"  # a label; the id of a node
 # Named is only what it is; how it looks is for the reference to tell.
 PROMPT = "a rabbit, flat cartoon"
 SETTINGS = {
@@ -34,13 +36,14 @@ def run(host: WorldHost, folder: Path) -> Path:
     cells = [("with artifact", host.input(SPOILED)), ("reference", host.input(reference))]
     outputs = {strength: host.run(_workflow(reference, strength))["outputs"] for strength in (STRENGTH, 0.0)}
     for label, strength, node in (
-        ("where it looks", STRENGTH, "8"),
+        (LOOKS, STRENGTH, "8"),
         ("without reference", 0.0, "7"),
         ("repaired", STRENGTH, "7"),
     ):
-        target = folder / f"align_{label.replace(' ', '_')}.png"
+        target = folder / f"align_{label.split(',')[0].replace(' ', '_')}.png"
         shutil.copyfile(host.images({"outputs": {node: outputs[strength][node]}})[0], target)
         cells.append((label, target))
+    _draw_match(dict(cells)[LOOKS], host.images({"outputs": {MATCH: outputs[STRENGTH][MATCH]}})[0])
     print(f"demo: Refine by Align done in {time.monotonic() - started:.1f} s", flush=True)
     sheet = folder / "align_contact_sheet.png"
     contact_sheet([cells]).save(sheet)
@@ -50,7 +53,18 @@ def run(host: WorldHost, folder: Path) -> Path:
 def _workflow(reference: str, strength: float) -> dict[str, Any]:
     workflow = repairing(load_workflow("refine_by_align"), SPOILED, reference, PROMPT)
     inputs(workflow, "RefineByAlign").update(SETTINGS, strength=strength)
+    found = [node_id(workflow, "RefineByAlign"), 3]
+    workflow[MATCH] = {"class_type": "MaskPreview", "inputs": {"mask": found}, "_meta": {"title": "The place found"}}
     return workflow
+
+
+def _draw_match(heat_map: Path, mask: Path) -> None:
+    """A frame around the place that was found, on the heat map."""
+    with Image.open(mask) as found, Image.open(heat_map) as shown:
+        canvas, box = shown.convert("RGB"), found.convert("L").getbbox()
+    if box:
+        ImageDraw.Draw(canvas).rectangle(box, outline="white", width=2)
+    canvas.save(heat_map)
 
 
 def repairing(workflow: dict[str, Any], spoiled: str, reference: str, prompt: str) -> dict[str, Any]:

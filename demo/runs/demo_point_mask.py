@@ -16,7 +16,7 @@ from demo_sheet import contact_sheet
 
 Point = tuple[int, int]
 SHOWN = "Mask of the subject", "Similarity", "The look-alike removed"  # titles of nodes
-RADIUS = 4
+RADIUS, ENLARGED = 10, 2  # of the marks, in pixels of the enlarged picture
 # On the two shirts
 POINTS: dict[str, Point] = {"positive_coords": (33, 92), "negative_coords": (95, 92)}
 # Okabe and Ito's blue and vermillion, which the colour-blind tell apart.
@@ -51,11 +51,17 @@ def pointed(
 
 
 def with_points(picture: Path, target: Path) -> Path:
-    """Draws the points on the picture."""
+    """Draws the points on the picture as the editor does: a round plus on the subject, a square minus to leave out."""
     with Image.open(picture) as shown:
-        canvas = shown.convert("RGB")
+        size = ENLARGED * shown.width, ENLARGED * shown.height
+        canvas = shown.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(canvas)
     for name, point in POINTS.items():
-        draw.circle(point, RADIUS, COLOURS[name], "white", 1)
+        x, y = (ENLARGED * value for value in point)
+        shape = draw.ellipse if name == "positive_coords" else draw.rectangle
+        shape((x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS), COLOURS[name], "white", 2)
+        draw.line((x - RADIUS / 2, y, x + RADIUS / 2, y), "white", 3)
+        if name == "positive_coords":
+            draw.line((x, y - RADIUS / 2, x, y + RADIUS / 2), "white", 3)
     canvas.save(target)
     return target

@@ -87,8 +87,8 @@ THUMBNAILS = {
 # Template -> the demo's sheet, and rows and columns of its cells
 CUT: dict[str, tuple[str, list[tuple[int, int]]]] = {
     "p3s": ("p3s", [(0, 0), (0, 2)]),
-    "p3s_train": ("p3s", [(0, 0), (0, 3), (0, 4)]),
-    "p3s_trained": ("p3s", [(0, 0), (0, 4)]),
+    "p3s_train": ("p3s", [(0, 0), (0, 1), (0, 3)]),
+    "p3s_trained": ("p3s", [(0, 0), (0, 3)]),
     "point_mask": ("point_mask", [(0, 0), (0, 2), (0, 1)]),
     "leffa_tryon": ("leffa", [(0, 0), (0, 1), (0, 2)]),
     "refine_by_align": ("align", [(0, 0), (0, 1), (0, 4)]),
