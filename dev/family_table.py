@@ -20,7 +20,8 @@ YES, NO = "✓", "no"
 
 INTRODUCTION = """# Families
 
-Which models the training-free methods work on. The second column has the names that messages use, which are ComfyUI's.
+Which models the training-free methods work on. A *family* is all models of one architecture, fine-tunes included.
+The second column has the names that messages use, which are ComfyUI's.
 A *no* is refused by name in one sentence. Each family was tried on a small random model of ComfyUI's own class,
 against attention written out; trained models of most were not. Strengths, layers and timesteps that the help pages
 advise are the papers', found on U-Nets.

@@ -43,13 +43,13 @@ PROBED = 64  # records whose maps are read before the first step: what is wrong 
 
 @dataclass(frozen=True)
 class Options:
-    """`[method]`; what the paper says is the default.
+    """`[method]`; weight and temperature are the paper's.
 
     Attributes:
         task: try_on, or pose_transfer, where all of the picture is painted.
         leffa: adds L_leffa, for the last phase.
         weight, temperature: its lambda and tau.
-        condition_drop: part of the samples without a reference, which guidance compares with.
+        condition_drop: fraction of the samples without a reference, which guidance compares with.
     """
 
     task: str = TRY_ON

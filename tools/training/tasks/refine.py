@@ -51,8 +51,8 @@ class Options:
     """`[method]`; the paper's project page, which is all that was read, gives none of these.
 
     Attributes:
-        alignment_share: part of the samples in alignment mode.
-        condition_drop: part of the samples with tokens of zeros, which guidance compares with.
+        alignment_share: fraction of the samples in alignment mode.
+        condition_drop: fraction of the samples with tokens of zeros, which guidance compares with.
         largest_margin: around the part in refinement mode, as a share of its longer side.
         flip: mirrors half of the references that are cut from the picture itself.
     """
