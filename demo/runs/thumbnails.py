@@ -1,7 +1,8 @@
 """Draws the thumbnails of templates anew: `python demo/runs/thumbnails.py`, after `make demo`.
 
-A thumbnail is what goes in and what comes out, side by side, on the trained world: cut from a sheet of the demo, or
-from a run of the template. Templates of models that the demo lacks stay as they are.
+A thumbnail is what goes in and what comes out, side by side, on the trained world: cut from a sheet of the demo, or from a run of the template. Templates of models that the demo lacks show what their method does on those it has, or
+stay as they are.
+
 """
 
 from __future__ import annotations
@@ -93,6 +94,9 @@ CUT: dict[str, tuple[str, list[tuple[int, int]]]] = {
     "leffa_tryon": ("leffa", [(0, 0), (0, 1), (0, 2)]),
     "refine_by_align": ("align", [(0, 0), (0, 1), (0, 4)]),
     "refine_two_steps": ("align", [(0, 0), (0, 1), (0, 2), (0, 4)]),
+    "refdrop_flux": ("refdrop", [(0, 0), (0, 3)]),
+    "refine_flux_kontext": ("align", [(0, 0), (0, 1), (0, 4)]),
+    "refine_qwen_image_edit": ("align", [(0, 0), (0, 1), (0, 4)]),
 }
 
 
