@@ -16,7 +16,7 @@ from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, Options
 from ..patches.blocks import Block, Layer, name_of, select_layers
 from ..patches.families.attentions import Attentions
-from ..patches.families.table import attentions_of, layout_of
+from ..patches.families.table import layout_of, picture_attentions
 from ..patches.passes import IS_REFERENCE_PASS, ours
 from ..patches.reference_pass import PICTURE_KEYS, ReferenceRecorded, until_recorded
 from ..patches.single_evaluation import evaluate_once, other_seed
@@ -78,18 +78,6 @@ def parse_look(
     available = layers_of(picture_attentions(model, node))
     chosen = select_layers(layers.strip(" ,") or usual_layers(available), available, family(model))
     return Look(chosen, tuple(map(int, parts)), seed)
-
-
-def picture_attentions(model: ModelPatcher, node: str) -> Attentions:
-    """The self-attentions of a model of pictures.
-
-    Raises:
-        RuntimeError: a model of videos, or one whose attentions are not known; names the family.
-    """
-    attentions = attentions_of(model, node)
-    if attentions.is_video:
-        raise RuntimeError(f"{node} works on pictures, but {family(model)} makes videos. Connect a model of pictures.")
-    return attentions
 
 
 def cell_and_unit(model: ModelPatcher) -> tuple[int, int]:
