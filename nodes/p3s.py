@@ -24,7 +24,7 @@ NEGATIVES = [AS_TRAINED, SAME, EMPTY, NONE]
 
 
 class P3SInject(io.ComfyNode):
-    """Injects the selected subject of a picture into every self-attention of a U-Net."""
+    """Injects the selected subject of a picture into every self-attention of a model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -149,7 +149,9 @@ def _adapter(
 def _main_inputs() -> list[io.Input]:
     return [
         io.Model.Input(
-            "model", tooltip="SD1.5, SD2 or SDXL model to patch. The connected model itself is not changed."
+            "model",
+            tooltip="Model of pictures to patch: SD1.5 to Flux 2, Qwen-Image, Z-Image; with an adapter SD1.5, SD2 or "
+            "SDXL. The connected model itself is not changed.",
         ),
         io.Float.Input(
             "strength",

@@ -208,19 +208,28 @@ def attentions_of(model: ModelPatcher, node: str) -> Attentions:
     )
 
 
-def picture_attentions(model: ModelPatcher, node: str) -> Attentions:
-    """The self-attentions of a model of pictures, for methods that read a reference with the prompt of a picture.
+def readable_attentions(model: ModelPatcher, node: str) -> Attentions:
+    """The self-attentions of a model, for methods that read a reference with the prompt of what is painted.
 
     Raises:
-        RuntimeError: a model of videos, one that cannot do so, or one whose attentions are not known; names the family.
+        RuntimeError: its family is not in the table, or cannot be read so; names the family, and why.
     """
-    attentions = attentions_of(model, node)
-    if attentions.is_video:
-        raise RuntimeError(f"{node} works on pictures, but {family(model)} makes videos. Connect a model of pictures.")
-    layout = layout_of(model.model.diffusion_model)
+    layout = layout_of(getattr(model.model, "diffusion_model", None))
     if layout is not None and layout.unreadable:
         raise RuntimeError(
             f"{node} cannot read a reference with the prompt of a {family(model)} model: {layout.unreadable}. Connect "
-            "a model of pictures that the node's help page lists."
+            "a model that the node's help page lists."
         )
+    return attentions_of(model, node)
+
+
+def picture_attentions(model: ModelPatcher, node: str) -> Attentions:
+    """The same of a model of pictures.
+
+    Raises:
+        RuntimeError: also for a model of videos.
+    """
+    attentions = readable_attentions(model, node)
+    if attentions.is_video:
+        raise RuntimeError(f"{node} works on pictures, but {family(model)} makes videos. Connect a model of pictures.")
     return attentions
