@@ -13,7 +13,7 @@ import torch
 from families import VIDEO, tiny_latent, tiny_model, tiny_prompt
 from naive_families import NaiveFamilyRefDrop
 from refattention.core.patches.families.table import attentions_of
-from refattention.core.patches.single_evaluation import evaluate_once, other_seed
+from refattention.core.patches.single_evaluation import evaluate_once, noise_level, other_seed
 from refattention.core.refine_by_align.kernel import groups_of_points
 from refattention.core.refine_by_align.observe import Look, layers_of, of_whole_picture
 from refattention.core.refine_by_align.probe import Pictures, probe, token_frames
@@ -90,6 +90,15 @@ def test_which_latent_a_picture_is_in(pictures: int, latents: int, want: list[in
     attentions = attentions_of(tiny_model("wan21"), NODE)
     assert token_frames(attentions, torch.zeros(1, 16, latents, 4, 4), pictures) == want
     assert token_frames(attentions_of(tiny_model("svd"), NODE), torch.zeros(5, 4, 4, 4), 5) == [0, 1, 2, 3, 4]
+
+
+def test_noise_levels_of_schedules_without_timesteps() -> None:
+    """Of Cosmos the share of noise, s / (1 + s); of SVD a place on the logarithmic schedule."""
+    cosmos, svd = (tiny_model(name).get_model_object("model_sampling") for name in ("cosmos", "svd"))
+    level = noise_level(cosmos, 261)
+    assert level.shape == (1,) and level.item() / (1 + level.item()) == pytest.approx(0.261, abs=1e-5)
+    low, high = math.log(svd.sigma_min), math.log(svd.sigma_max)
+    assert noise_level(svd, 261).log().item() == pytest.approx(low + (high - low) * 261 / 999, abs=1e-4)
 
 
 class VideoCodec:
