@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ Which models the training-free methods work on. A *family* is all models of one 
 The second column has the names that messages use, which are ComfyUI's.
 A *no* is refused by name in one sentence. Each family was tried on a small random model of ComfyUI's own class,
 against attention written out; trained models of most were not. Strengths, layers and timesteps that the help pages
-advise are the papers', found on U-Nets.
+advise are the papers', found on U-Nets. A model of videos takes the probe's pictures as frames.
 
 *Made by `dev/family_table.py` from the code.*
 """
@@ -100,9 +101,9 @@ def _methods() -> dict[str, Callable[[Any, Any, Any], object]]:
     whole = {"start_percent": 0.0, "end_percent": 1.0, "reference_seed": 0}
 
     @torch.inference_mode()
-    def look(model: Any, latent: Any, prompt: Any) -> None:
+    def look(model: Any, latent: Any, prompt: Any, takes_videos: bool = False) -> None:
         seen: list[Any] = []
-        how = parse_look(model, "261", "", 0, "Node")
+        how = parse_look(model, "261", "", 0, "Node", takes_videos=takes_videos)
         observe(model, prompt, latent, latent, how, lambda *found: seen.append(found), "Node")
         if len(seen) < len(how.layers):
             raise RuntimeError("Some layers were not seen.")
@@ -113,7 +114,7 @@ def _methods() -> dict[str, Callable[[Any, Any, Any], object]]:
     return {
         "RefDrop": lambda model, latent, prompt: attentions_of(model, "Node"),
         "Refine by Align": look,
-        "Attention Probe": look,
+        "Attention Probe": partial(look, takes_videos=True),
         "P3S Inject without an adapter": p3s,
     }
 

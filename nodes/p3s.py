@@ -12,6 +12,7 @@ from ..core.p3s.adapter import TrainedAdapter, for_model
 from ..core.p3s.kernel import SCHEDULES
 from ..core.p3s.settings import EMPTY, LEARNED, NODE, NONE, SAME, Adapter, P3SSettings, Schedule
 from ..core.p3s.wrappers import apply_p3s
+from ..core.patches.families.table import picture_attentions
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
 from ..core.pictures import gate
@@ -23,7 +24,7 @@ NEGATIVES = [AS_TRAINED, SAME, EMPTY, NONE]
 
 
 class P3SInject(io.ComfyNode):
-    """Injects the selected subject of a picture into every self-attention of a U-Net."""
+    """Injects the selected subject of a picture into every self-attention of a model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -76,7 +77,10 @@ class P3SInject(io.ComfyNode):
         noise_bias: float = 0.0,
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
-        require_image_unet(model, NODE)
+        if adapter is None:
+            picture_attentions(model, NODE)
+        else:
+            require_image_unet(model, f"{NODE} with an adapter")
         if reference_image is not None:
             reference_image = gate.picture(reference_image, "reference_image")
         samples = _samples(model, reference_image, vae, reference_latent)
@@ -145,7 +149,9 @@ def _adapter(
 def _main_inputs() -> list[io.Input]:
     return [
         io.Model.Input(
-            "model", tooltip="SD1.5, SD2 or SDXL model to patch. The connected model itself is not changed."
+            "model",
+            tooltip="Model of pictures to patch: SD1.5 to Flux 2, Qwen-Image, Z-Image; with an adapter SD1.5, SD2 or "
+            "SDXL. The connected model itself is not changed.",
         ),
         io.Float.Input(
             "strength",

@@ -21,12 +21,14 @@ from .shared import encoder, number_input, sampler_inputs, seed_input, step_inpu
 ONE_BY_ONE, TOGETHER = "one by one", "together"
 
 
-def model_inputs(prompt: str = "Prompt that describes what the masked area should show.") -> list[io.Input]:
-    """`model`, `vae`, `positive`, with what the prompt is for."""
+def model_inputs(
+    prompt: str = "Prompt that describes what the masked area should show.", of: str = "pictures"
+) -> list[io.Input]:
+    """`model`, `vae`, `positive`, with what the prompt is for, and what the model is of."""
     return [
         io.Model.Input(
             "model",
-            tooltip="Model of pictures, SD1.5 to Flux 2, Qwen-Image, Z-Image. The connected one itself is not changed.",
+            tooltip=f"Model of {of}, SD1.5 to Flux 2, Qwen-Image, Z-Image. The connected one itself is not changed.",
         ),
         io.Vae.Input("vae", tooltip="VAE of the model, which encodes picture and reference."),
         io.Conditioning.Input("positive", tooltip=prompt),

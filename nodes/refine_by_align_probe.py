@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.patches.families.table import readable_attentions
 from ..core.pictures import gate
 from ..core.pictures.grid import binary_mask
 from ..core.point_mask import coordinates
@@ -43,7 +44,8 @@ class AttentionProbe(io.ComfyNode):
             inputs=_inputs(),
             outputs=[
                 io.Image.Output(
-                    display_name="heat_map", tooltip="Where the spot looks, over the reference; mean of the layers."
+                    display_name="heat_map",
+                    tooltip="Where the spot looks, over the reference or each of its frames; mean of the layers.",
                 ),
                 io.Mask.Output(display_name="heat", tooltip="The same without the picture, white = most looked at."),
                 io.Image.Output(
@@ -76,17 +78,28 @@ class AttentionProbe(io.ComfyNode):
         seed: int,
         mask: Tensor | None = None,
         back_end: str = AUTO,
+        frame: int = 0,
+        reference_frame: int = 0,
     ) -> io.NodeOutput:
         """Returns the heat map, the heat and the sheet, and gives the panel its maps."""
-        picture, reference = gate.one_picture(image, "image"), gate.one_picture(reference_image, "reference_image")
+        look = parse_look(model, timesteps, layers, seed, NODE, takes_videos=True)
+        accept = gate.picture if readable_attentions(model, NODE).is_video else gate.one_picture
+        picture, reference = accept(image, "image"), accept(reference_image, "reference_image")
+        _require_frame(frame, "frame", picture, "image")
+        _require_frame(reference_frame, "reference_frame", reference, "reference_image")
         size = picture.shape[1], picture.shape[2]
-        given = Pictures(picture, reference, _points(positive_coords, size), _spot(mask, size))
+        spot = _points(positive_coords, size), _spot(mask, size)
+        given = Pictures(picture, reference, *spot, frame, reference_frame)
         encode = encoder(model, vae, "What vae makes of a picture")
-        look = parse_look(model, timesteps, layers, seed, NODE)
         working_size = common.size_of(model, working_size)
         in_context = is_in_context(model, positive, NODE, back_end)
         found = probe(model, positive, given, encode, working_size, look, NODE, in_context)
         return io.NodeOutput(*drawn(found, given), ui=_panel(given, found.grid, *mosaic(found)))
+
+
+def _require_frame(number: int, name: str, pictures: Tensor, of: str) -> None:
+    if number >= len(pictures):
+        raise ValueError(f"{name} is {number}, but {of} has {len(pictures)} pictures, counted from 0. Set a lower one.")
 
 
 def _points(text: str, size: tuple[int, int]) -> coordinates.Points:
@@ -110,7 +123,8 @@ def _spot(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
 
 def _panel(given: Pictures, grid: tuple[int, int], maps: Tensor, most: float) -> dict[str, Any]:
     """What the panel shows; `most` is the attention at the brightest pixel of the maps."""
-    files = {"picture": given.picture[0], "reference": given.reference[0], "maps": maps}
+    shown = given.picture[given.frame], given.reference[given.reference_frame]
+    files = {"picture": shown[0], "reference": shown[1], "maps": maps}
     if given.spot is not None:
         files["mask"] = given.spot
     message: dict[str, Any] = {name: temporary(each, f"{NODE}_{name}") for name, each in files.items()}
@@ -124,9 +138,17 @@ def _panel(given: Pictures, grid: tuple[int, int], maps: Tensor, most: float) ->
 
 def _inputs() -> list[io.Input]:
     return [
-        *common.model_inputs("Prompt with which the model sees both pictures."),
-        io.Image.Input("image", tooltip="Picture from whose places the model looks, of any size."),
-        io.Image.Input("reference_image", tooltip="Picture that it looks at, of any size; may be the same."),
+        *common.model_inputs("Prompt with which the model sees both pictures.", of="pictures or videos"),
+        io.Image.Input(
+            "image",
+            tooltip="Picture from whose places the model looks, of any size. For a model of videos: the frames of a "
+            "video.",
+        ),
+        io.Image.Input(
+            "reference_image",
+            tooltip="Picture that it looks at, of any size; may be the same. For a model of videos: one picture or the "
+            "frames of a video.",
+        ),
         io.String.Input(
             POINTS,
             default="[]",
@@ -143,4 +165,14 @@ def _inputs() -> list[io.Input]:
         common.working_size_input("Longer side, in pixels, at which the model sees both pictures."),
         seed_input("Seed of the noise under which attention is read."),
         common.back_end_input(),
+        _frame_input("frame", "Model of videos: which picture of image the spot is in, counted from 0."),
+        _frame_input(
+            "reference_frame",
+            "Model of videos: which picture of reference_image the panel and the sheet show, counted from 0. heat_map "
+            "and heat have all of them.",
+        ),
     ]
+
+
+def _frame_input(name: str, tooltip: str) -> io.Input:
+    return io.Int.Input(name, default=0, min=0, max=9999, optional=True, advanced=True, tooltip=tooltip)

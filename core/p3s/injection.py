@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.masks import covered_tokens
-from ..patches.attention import AttentionCall, Chunk
+from ..patches.attention import AttentionCall, Chunk, TokenSequence, rows_of_chunks
 from ..patches.bank import KeyValueBank, of_each_picture
 from ..patches.blocks import Block
 from .kernel import injected, on_grid
@@ -122,40 +122,34 @@ class Injection:
             halves.setdefault(acting, []).append(number)
         if len(halves) == 1:
             ((parts, chunks),) = halves.items()
-            return self._in_regions(call, chunks, call.q, call.k, call.v, parts)
-        q, k, v = (each.unflatten(0, (len(call.chunks), -1)) for each in (call.q, call.k, call.v))
-        out = torch.empty_like(q)
+            return self._in_regions(_rows(call, chunks), parts)
+        out = torch.empty_like(call.q).unflatten(0, (len(call.chunks), -1))
         for parts, chunks in halves.items():
-            # One after the other: indices would have to be brought to the device.
-            q_own, k_own, v_own = (torch.cat([each[number] for number in chunks]) for each in (q, k, v))
-            found = self._in_regions(call, chunks, q_own, k_own, v_own, parts)
+            found = self._in_regions(_rows(call, chunks), parts)
             for number, own in zip(chunks, found.chunk(len(chunks)), strict=True):
                 out[number] = own
         return out.flatten(0, 1)
 
-    def _in_regions(
-        self, call: AttentionCall, chunks: list[int], q: Tensor, k: Tensor, v: Tensor, parts: tuple[Part, ...]
-    ) -> Tensor:
+    def _in_regions(self, rows: _Rows, parts: tuple[Part, ...]) -> Tensor:
         """The attention of some chunks, place by place: all queries of a place have the same subjects."""
-        out = torch.empty_like(q)
-        if (parts, call.grid) not in self._places:
-            self._places[parts, call.grid] = _by_place(parts, call.grid, q.device)
-        for acting, tokens in self._places[parts, call.grid]:
-            keys, values = self._keys_values(call, chunks, k, v, acting)
+        out, grid = torch.empty_like(rows.q), rows.call.grid
+        if (parts, grid) not in self._places:
+            self._places[parts, grid] = _by_place(parts, grid, rows.q.device)
+        for acting, tokens in self._places[parts, grid]:
+            keys, values = self._keys_values(rows, acting)
             if tokens is None:
-                return call.attend(q, keys, values)
-            out[:, tokens] = call.attend(q[:, tokens], keys, values)
+                return rows.attend(None, keys, values)
+            out[:, tokens] = rows.attend(tokens, keys, values)
         return out
 
     @staticmethod
-    def _keys_values(
-        call: AttentionCall, chunks: list[int], k: Tensor, v: Tensor, parts: Sequence[Part]
-    ) -> tuple[Tensor, Tensor]:
+    def _keys_values(rows: _Rows, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
         """K' and V'."""
-        keys, values = (each.unflatten(0, (len(chunks), -1)) for each in (k, v))
+        call, device = rows.call, rows.k.device
+        keys, values = (each.unflatten(0, (len(rows.chunks), -1)) for each in (rows.k, rows.v))
         for part in parts:
-            f_keys, f_values, grid = part.hidden.keys_values(call, chunks)
-            subject, used = part.subject.tokens(grid, k.device), part.hidden.used(call)
+            f_keys, f_values, grid = part.hidden.keys_values(call, rows.chunks)
+            subject, used = part.subject.tokens(grid, device), part.hidden.used(call)
             in_place = f_values
             if subject is not None:
                 in_place = torch.zeros_like(f_values).index_copy(2, subject, f_values[:, :, subject])
@@ -164,7 +158,7 @@ class Injection:
             if used is not None:
                 f_keys, f_values = f_keys[:, :, used], f_values[:, :, used]
             in_place = on_grid(in_place, grid, call.grid)
-            region = part.region.tokens(call.grid, k.device)
+            region = part.region.tokens(call.grid, device)
             if region is not None:
                 in_place = torch.zeros_like(in_place).index_copy(2, region, in_place[:, :, region])
             if f_keys.shape[1] > 1:
@@ -172,6 +166,41 @@ class Injection:
                 f_keys, f_values, in_place = (of_each_picture(t, pictures) for t in (f_keys, f_values, in_place))
             keys, values = injected(keys, values, f_keys, f_values, in_place, part.epsilon, part.value_strength)
         return keys.flatten(0, 1), values.flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What some chunks have of an attention.
+
+    Attributes:
+        call: the attention.
+        chunks: their numbers in it.
+        q, k, v: (g * B, N, C), of the picture.
+        sequence: all tokens, where the picture's are only a part of them.
+    """
+
+    call: AttentionCall
+    chunks: list[int]
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    sequence: TokenSequence | None
+
+    def attend(self, tokens: Tensor | None, keys: Tensor, values: Tensor) -> Tensor:
+        """The attention of some of the picture's tokens, or all, to K' and V', and to what else the model shows them."""
+        q = self.q if tokens is None else self.q[:, tokens]
+        if self.sequence is None:
+            return self.call.attend(q, keys, values)
+        return self.sequence.attend_to_more(q, tokens, keys, values)
+
+
+def _rows(call: AttentionCall, chunks: list[int]) -> _Rows:
+    sequence = None if call.sequence is None else call.sequence()
+    count = len(call.chunks)
+    if len(chunks) == count:
+        return _Rows(call, chunks, call.q, call.k, call.v, sequence)
+    q, k, v = (rows_of_chunks(each, chunks, count) for each in (call.q, call.k, call.v))
+    return _Rows(call, chunks, q, k, v, None if sequence is None else sequence.of_chunks(chunks, count))
 
 
 def _by_place(parts: tuple[Part, ...], grid: tuple[int, int], device: torch.device) -> list[Place]:

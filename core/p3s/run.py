@@ -12,15 +12,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..kernels.masks import to_grid
-from ..patches.attention import Options, route_self_attention
+from ..patches.attention import Options
 from ..patches.binding import Evaluation, Run
 from ..patches.blocks import Block
 from ..patches.conditionings import Conditionings
+from ..patches.families.table import picture_attentions
 from ..patches.families.unet import UNetAttentions
-from ..patches.passes import Asked
+from ..patches.passes import OURS, Asked, evaluation_key
 from ..patches.reference_pass import Recording, ReferencePass
 from ..patches.region import require_all_pictures, require_whole_picture
 from ..patches.schedule import NoiseRange, on_cpu
+from ..patches.unet import family
 from .features import FeaturesOf
 from .injection import Hidden, Injection, Part, ReadByModel, Tokens
 from .network import P3SNetwork
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider
 
-Given = tuple[Tensor, Tensor, Tensor | None, Options]  # timesteps, context, y and options of a forward pass
 TIME_DIGITS = 6  # how finely a noise level is placed on the schedule
 
 
@@ -50,7 +51,7 @@ class P3SRun(Run):
         model = guider.model_patcher
         self._sampling = on_cpu(model.get_model_object("model_sampling"))
         self.base: BaseModel = model.model
-        self.attentions = UNetAttentions(model.model.diffusion_model)
+        self.attentions = picture_attentions(model, NODE)
         self.subjects = [SubjectRun(settings, guider, self._sampling) for settings in asked]
         self._held = sum(each.reference.held(self.attentions, self.blocks, guider) for each in self.subjects)
         self.latent_size = tuple(noise_shape[-2:])
@@ -146,14 +147,16 @@ class SubjectRun:
         return self.settings.strength * network.weight(torch.full((1,), time, device=asked.sigma.device)).item()
 
     def bias(self, model: BaseModel, size: tuple[int, ...]) -> Tensor:
-        """(1, c, h, w) that is added to noise of a size: the reference's latent where the subject is, else zeros."""
+        """(1, c, ..., h, w) that is added to noise of a size: the reference's latent where the subject is, else zeros."""
         settings = self.settings
         latent = model.process_latent_in(settings.reference.samples.float())
         if settings.subject_mask is not None:
-            latent = latent * to_grid(settings.subject_mask.float(), tuple(latent.shape[-2:])).unsqueeze(1)
-        latent = F.interpolate(latent, size=size, mode="bilinear", antialias=True)
+            latent = latent * to_grid(settings.subject_mask.float(), tuple(latent.shape[-2:]))[0]
+        planes = latent.flatten(1, -3)  # of the one frame, where the model's latents have frames
+        planes = F.interpolate(planes, size=size, mode="bilinear", antialias=True)
+        latent = planes.view(*latent.shape[:-2], *size)
         if settings.mask is not None:
-            latent = latent * to_grid(settings.mask.float(), (size[0], size[1])).unsqueeze(1)
+            latent = latent * to_grid(settings.mask.float(), (size[0], size[1]))[0]
         return settings.noise_bias * latent
 
 
@@ -181,17 +184,18 @@ class ActiveSubject:
             self.subject.reference.run(asked, self._recording, conds)
 
     def hidden(
-        self, run: P3SRun, network: P3SNetwork | None, unet: UNetModel, x: Tensor, given: Given
+        self, run: P3SRun, network: P3SNetwork | None, unet: UNetModel, x: Tensor, given: Sequence[Any]
     ) -> tuple[Hidden, FeaturesOf]:
         """The subject's hidden states for a forward pass of x, and of an adapter all that it reads for it.
 
         Args:
             network: of its adapter; None where the model itself has read the reference.
+            given: timesteps, context, y, control and options of a U-Net's forward pass; only an adapter needs them.
         """
         if network is None:
             assert self._recording is not None
             return ReadByModel(self._recording.bank), {}
-        timesteps, context, y, options = given
+        timesteps, context, y, _, options = given
         halves = options["cond_or_uncond"]
         # The pictures of a half have timestep and text in common, unless each has a prompt of its own.
         rows = 1 if run.prompts_each > 1 else len(x) // len(halves)
@@ -237,22 +241,38 @@ class P3SEvaluation(Evaluation):
         self.blocks = run.blocks
 
     def forward(self, executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The U-Net's forward pass; a part of the picture is refused where there is a mask over the whole of it."""
-        timesteps, context, y, control, options = args
-        given = timesteps, context, y, options
+        """One forward pass; a part of the picture is refused where there is a mask over the whole of it."""
+        *inputs, options = args
+        self._require_alone(options)
         if any(each.subject.settings.mask is not None for each in self._active):
             require_whole_picture(x, self._asked, self._run.latent_size, NODE)
         networks = [network for _, network in self._run.with_networks(self._asked.patcher(options))]
         parts = []
         for each in self._active:
-            hidden, features = each.hidden(self._run, networks[each.number], executor.class_obj, x, given)
+            hidden, features = each.hidden(self._run, networks[each.number], executor.class_obj, x, args)
             parts.append(each.part(hidden))
             if features:
                 options = each.with_cross(options, features)
         injection = Injection(parts)
-        out = executor(x, timesteps, context, y, control, route_self_attention(options, injection.inject), **kwargs)
+        out = executor(x, *inputs, self._run.attentions.route(x, kwargs, options, injection.inject), **kwargs)
         self.acted |= injection.acted
         return out
+
+    def _require_alone(self, options: Options) -> None:
+        """Checks that no other method of the pack routes the attentions of a transformer.
+
+        In a U-Net one finds the other's keys among the picture's; where text shares the attention, it cannot tell.
+
+        Raises:
+            RuntimeError: there is one.
+        """
+        others = [key for key, each in options.items() if key.startswith(OURS) and isinstance(each, Evaluation)]
+        if isinstance(self._run.attentions, UNetAttentions) or others == [evaluation_key(KEY)]:
+            return
+        raise RuntimeError(
+            f"{NODE} and another node of this pack, RefDrop Apply or Record, both change the attention of this "
+            f"{family(self._asked.model.current_patcher)} model, which works on U-Nets only. Remove one of them."
+        )
 
 
 def time_of(sampling: Any, sigma: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
 from ..patches.binding import Binding
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 # Inside the wrappers in which other methods route their attentions: so they find the subject among the keys, whatever
 # the order of the nodes.
-BINDING = Binding(KEY, NODE, P3SRun, place=WrappersMP.DIFFUSION_MODEL)
+ON_UNET = Binding(KEY, NODE, P3SRun, place=WrappersMP.DIFFUSION_MODEL)
+# The forward pass of a transformer does not always take the options last.
+ON_TRANSFORMER = Binding(KEY, NODE, P3SRun)
 
 
 def apply_p3s(model: ModelPatcher, settings: P3SSettings) -> ModelPatcher:
@@ -29,7 +32,8 @@ def apply_p3s(model: ModelPatcher, settings: P3SSettings) -> ModelPatcher:
     check_settings(settings)
     if settings.is_off:
         return model.clone()
-    asked = (*(BINDING.carried(model) or ()), settings)
-    patched = BINDING.attached(model, asked)
+    binding = ON_UNET if isinstance(model.model.diffusion_model, UNetModel) else ON_TRANSFORMER
+    asked = (*(binding.carried(model) or ()), settings)
+    patched = binding.attached(model, asked)
     patched.set_additional_models(KEY, [each.adapter.network for each in asked if each.adapter is not None])
     return patched

@@ -9,8 +9,8 @@ room for only one of them in a block.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -24,15 +24,24 @@ Chunk = tuple[int, object]  # index into the list of conditionings, uuid of the 
 Override = Callable[..., Tensor]  # an optimized_attention_override
 
 
+class AttendMasked(Protocol):
+    """`Attend` that may be given a mask."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, N, C), (B, L, C) twice, and a mask in ComfyUI's form -> (B, N, C)."""
+
+
 @dataclass(frozen=True, eq=False)
 class TokenSequence:
     """All tokens of an attention that the picture's are a part of: text, then picture, then references.
 
     Attributes:
         k, v: (G * B, L, C).
-        mask: as the model gives it to ComfyUI's attention; None is none.
-        picture: where its tokens are.
+        mask: as the model gives it to ComfyUI's attention, (..., 1 or queries, L); None is none.
+        picture: where its keys are.
         references: how many tokens each reference latent has; they come last, in their order.
+        queries: where the picture's are among the queries, which may lack the text.
+        attend: as in an `AttentionCall`, with a mask.
     """
 
     k: Tensor
@@ -40,6 +49,42 @@ class TokenSequence:
     mask: Tensor | None
     picture: slice
     references: tuple[int, ...]
+    queries: slice
+    attend: AttendMasked
+
+    def of_chunks(self, numbers: Sequence[int], count: int) -> TokenSequence:
+        """What some of the `count` chunks have of it."""
+        mask = self.mask
+        if mask is not None and mask.ndim > 2 and len(mask) > 1:
+            mask = rows_of_chunks(mask, numbers, count)
+        k, v = (rows_of_chunks(each, numbers, count) for each in (self.k, self.v))
+        return replace(self, k=k, v=v, mask=mask)
+
+    def attend_to_more(self, q: Tensor, tokens: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
+        """The attention of the picture's queries, with other keys and values for its tokens and more behind all.
+
+        Args:
+            q: (G * B, n, C).
+            tokens: which of the N tokens of the picture they are; None is all.
+            k, v: (G * B, N + M, C), of the picture and of M more tokens, which no mask hides.
+
+        Returns:
+            (G * B, n, C).
+        """
+        first, last = self.picture.start, self.picture.stop
+        own = last - first
+        keys, values = (
+            torch.cat([all_tokens[:, :first], new[:, :own], all_tokens[:, last:], new[:, own:]], dim=1)
+            for all_tokens, new in ((self.k, k), (self.v, v))
+        )
+        mask = self.mask
+        if mask is not None:
+            if mask.shape[-2] > 1:
+                mask = mask[..., self.queries, :]
+                mask = mask if tokens is None else mask[..., tokens, :]
+            seen = mask.new_full((*mask.shape[:-1], k.shape[1] - own), float(mask.dtype == torch.bool))
+            mask = torch.cat([mask, seen], dim=-1)
+        return self.attend(q, keys, values, mask)
 
 
 @dataclass(frozen=True)
@@ -174,6 +219,12 @@ def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     # Whoever compiles has imported this; it takes a second and is not needed otherwise.
     return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
+
+
+def rows_of_chunks(t: Tensor, numbers: Sequence[int], count: int) -> Tensor:
+    """The rows (g * B, ...) of some of the `count` chunks of (G * B, ...)."""
+    chunks = t.unflatten(0, (count, -1))
+    return torch.cat([chunks[number] for number in numbers])  # indices would have to be brought to the device
 
 
 def chunks_of(options: Options) -> tuple[Chunk, ...]:

@@ -47,9 +47,15 @@ def evaluate_once(model: ModelPatcher, positive: list[Any], samples: Tensor, tim
 def noise_level(sampling: Any, timestep: int) -> Tensor:
     """The (1,) sigma of a timestep, 0 to 999: in a flow model the share of noise in thousandths, as the model is told.
 
+    A schedule without timesteps (EDM: SVD, Playground) is cut into as many steps, as ComfyUI lists them.
+
     Note:
         The shift that such a model's schedule has is about which levels a sampler visits; the level itself is meant.
     """
     if isinstance(sampling, comfy.model_sampling.CONST):
         return torch.tensor([timestep / 1000])
+    if isinstance(sampling, comfy.model_sampling.ModelSamplingCosmosRFlow):
+        return sampling.sigma(torch.tensor([timestep / 1000])).reshape(1).cpu()
+    if isinstance(sampling, comfy.model_sampling.ModelSamplingContinuousEDM):
+        return sampling.sigmas[timestep : timestep + 1].cpu()
     return sampling.sigma(torch.tensor([float(timestep)]))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..patches.attention import Options
 from ..patches.blocks import SKIP_FIRST_OUTPUT, select
+from ..patches.families.table import picture_attentions
 from ..patches.reference_pass import Reference
 from ..patches.single_evaluation import other_seed
 from ..patches.unet import family, require_image_unet
@@ -28,7 +29,7 @@ from .in_context import (
     with_references,
 )
 from .kernel import group_of_mask
-from .observe import Look, Maps, attention_maps, of_whole_picture, picture_attentions
+from .observe import Look, Maps, attention_maps, of_whole_picture
 from .reader import PatchReader
 from .tokens import token_maps
 

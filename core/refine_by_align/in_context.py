@@ -20,12 +20,12 @@ from ..kernels.attention import AttentionLayer
 from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, opaque
 from ..patches.blocks import Layer
-from ..patches.families.table import layout_of
+from ..patches.families.table import layout_of, picture_attentions
 from ..patches.passes import COMPILED
 from ..patches.single_evaluation import evaluate_once
 from ..patches.unet import family
 from .kernel import attention_to_reference, score_bias
-from .observe import Groups, Look, Maps, layers_of, of_whole_picture, picture_attentions, reading, watched
+from .observe import Groups, Look, Maps, layers_of, of_whole_picture, reading, watched
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -182,7 +182,7 @@ def _maps_of(call: AttentionCall, groups: Tensor, grids: Sequence[Grid], node: s
             f"of reference latents. Remove what takes them away or changes them, or connect an editing model: {NAMES}."
         )
     length = sequence.k.shape[1]
-    bias = score_bias(sequence.mask, sequence.picture)
+    bias = score_bias(sequence.mask, sequence.queries)
     layer = AttentionLayer(call.q, sequence.k, call.heads, call.grid, (1, length), bias)
     attention = attention_to_reference(layer, groups).cpu() * length
     own = attention[:, length - sum(counts) :].split(list(counts), dim=1)  # of each reference, in their order

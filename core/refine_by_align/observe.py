@@ -16,7 +16,7 @@ from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, Options
 from ..patches.blocks import Block, Layer, name_of, select_layers
 from ..patches.families.attentions import Attentions
-from ..patches.families.table import attentions_of, layout_of
+from ..patches.families.table import layout_of, picture_attentions, readable_attentions
 from ..patches.passes import IS_REFERENCE_PASS, ours
 from ..patches.reference_pass import PICTURE_KEYS, ReferenceRecorded, until_recorded
 from ..patches.single_evaluation import evaluate_once, other_seed
@@ -57,15 +57,22 @@ class Look:
 
 
 def parse_look(
-    model: ModelPatcher, timesteps: str, layers: str, seed: int, node: str, calibrated: Mapping[str, str] | None = None
+    model: ModelPatcher,
+    timesteps: str,
+    layers: str,
+    seed: int,
+    node: str,
+    calibrated: Mapping[str, str] | None = None,
+    takes_videos: bool = False,
 ) -> Look:
     """How to look, from text: `261` or `181, 261`, and `output.4, output.5.0` or nothing for the usual layers.
 
     Args:
         calibrated: what `auto` stands for; without it, or what it does not tell, the usual.
+        takes_videos: whether the model may be one of videos.
 
     Raises:
-        RuntimeError: not a model of pictures whose attentions are known.
+        RuntimeError: not such a model whose attentions are known.
         ValueError: text that names no timesteps, or layers that the model does not have.
     """
     known = {**USUAL, **(calibrated or {})}
@@ -75,21 +82,9 @@ def parse_look(
     parts = [part.strip() for part in timesteps.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() and int(part) <= 999 for part in parts):
         raise ValueError(f"timesteps is '{timesteps}', but needs whole numbers from 0 to 999, such as 261 or 181, 261.")
-    available = layers_of(picture_attentions(model, node))
+    available = layers_of((readable_attentions if takes_videos else picture_attentions)(model, node))
     chosen = select_layers(layers.strip(" ,") or usual_layers(available), available, family(model))
     return Look(chosen, tuple(map(int, parts)), seed)
-
-
-def picture_attentions(model: ModelPatcher, node: str) -> Attentions:
-    """The self-attentions of a model of pictures.
-
-    Raises:
-        RuntimeError: a model of videos, or one whose attentions are not known; names the family.
-    """
-    attentions = attentions_of(model, node)
-    if attentions.is_video:
-        raise RuntimeError(f"{node} works on pictures, but {family(model)} makes videos. Connect a model of pictures.")
-    return attentions
 
 
 def cell_and_unit(model: ModelPatcher) -> tuple[int, int]:
@@ -123,35 +118,46 @@ def observe(
     """Passes reference and picture through the model once per timestep and shows the queries beside the keys.
 
     Both passes end at the last layer that is to be read. Only the keys of the reference are kept, for one timestep.
+    Frames of a video count as one tall picture: its grid is (frames * h, w), one above the other.
 
     Args:
-        model: of pictures; stays as it is.
+        model: stays as it is.
         positive: prompt of both pictures; its first entry is used.
-        samples: (1, C, h, w) latent of the picture.
-        reference: (1, C, h', w') latent of the reference, of any size.
+        samples: latent of the picture, (1, C, h, w), (1, C, F, h, w), or (F, C, h, w) where frames lie in the batch.
+        reference: the same of the reference, of any size.
         see: is called with the timestep, the layer, and its queries and keys on the model's device.
         node: for messages.
 
     Raises:
-        RuntimeError: not a model of pictures whose attentions are known, or another patch changes the number of tokens.
+        RuntimeError: a model whose attentions are not known, or another patch changes the number of tokens.
     """
-    attentions = picture_attentions(model, node)
+    attentions = readable_attentions(model, node)
     wanted = [place for place in layers_of(attentions) if place in look.layers]
-    prompt = [[positive[0][0], of_whole_picture(positive)]]
+    carried = of_whole_picture(positive)
+    prompt = [[positive[0][0], {key: each for key, each in carried.items() if key not in attentions.of_picture}]]
     keys: dict[Layer, tuple[Tensor, tuple[int, int]]] = {}
 
     def record(call: AttentionCall) -> None:
-        keys[call.layer] = call.k, call.grid
+        keys[call.layer] = _in_one(call.k), _tall_grid(call)
 
     for timestep in look.timesteps:
 
         def compare(call: AttentionCall, timestep: int = timestep) -> None:
             k, grid = keys.pop(call.layer)
-            see(timestep, call.layer, AttentionLayer(call.q, k, call.heads, call.grid, grid))
+            see(timestep, call.layer, AttentionLayer(_in_one(call.q), k, call.heads, _tall_grid(call), grid))
 
         for latent, seed, act in ((reference, other_seed(look.seed), record), (samples, look.seed, compare)):
             comfy.model_management.throw_exception_if_processing_interrupted()
             evaluate_once(watched(model, reading(attentions, wanted, act, node)), prompt, latent, timestep, seed)
+
+
+def _in_one(tokens: Tensor) -> Tensor:
+    """(1, F * N, C) of (F, N, C), frames that lie in the batch."""
+    return tokens.flatten(0, 1).unsqueeze(0)
+
+
+def _tall_grid(call: AttentionCall) -> tuple[int, int]:
+    return len(call.q) * call.frames * call.grid[0], call.grid[1]
 
 
 def attention_maps(
@@ -223,7 +229,7 @@ def reading(attentions: Attentions, wanted: list[Layer], act: Callable[[Attentio
     def handle(call: AttentionCall) -> Tensor:
         if call.layer in wanted:
             for each in (call.q, call.k):
-                require_whole(call.block, call.grid, each.shape[1], node)
+                require_whole(call.block, (call.frames * call.grid[0], call.grid[1]), each.shape[1], node)
             act(call)
         if call.layer == wanted[-1]:
             raise ReferenceRecorded

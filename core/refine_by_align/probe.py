@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from ..kernels.attention import AttentionLayer
 from ..kernels.maps import rescale
 from ..patches.blocks import Layer, layer_name
+from ..patches.families.attentions import Attentions
+from ..patches.families.table import readable_attentions
 from .in_context import observe_in_context
 from .kernel import group_of_mask, groups_of_points, mean_map
 from .observe import Groups, Look, cell_and_unit, map_of, observe
@@ -33,16 +35,22 @@ class Probe:
     """What a probe saw.
 
     Attributes:
-        layers: (timestep, layer's name) -> (h', w'), the map of the spot; 1 is what even attention gives.
-        spot: (h', w'), mean of them on the finest grid.
-        places: (P, h, w), the maps of all cells of the picture's grid, row by row, mean over the layers.
+        layers: (timestep, layer's name) -> (T', h', w'), the map of the spot over each frame of tokens of the
+            reference; 1 is what even attention gives.
+        spot: (T', h', w'), mean of them on the finest grid.
+        places: (P, h, w), the maps of all cells of the picture's grid, row by row, mean over the layers, over the
+            frame of the reference that is shown.
         grid: (rows, columns) of that grid.
+        frames: for each picture of the reference, which frame of tokens it is in.
+        shown: the frame of tokens of the reference that is shown.
     """
 
     layers: dict[tuple[int, str], Tensor]
     spot: Tensor
     places: Tensor
     grid: Size
+    frames: list[int]
+    shown: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +58,18 @@ class Pictures:
     """What is probed.
 
     Attributes:
-        picture, reference: (1, H, W, 3), each of a size of its own.
+        picture, reference: (F, H, W, 3), each of a size of its own; for a model of pictures F = 1.
         points: (x, y) in pixels of the picture, the spot; at least one.
         spot: (H, W), not all zero; takes the place of the points.
+        frame, reference_frame: which of the F is looked from, and which of the reference's is shown.
     """
 
     picture: Tensor
     reference: Tensor
     points: list[tuple[int, int]]
     spot: Tensor | None
+    frame: int = 0
+    reference_frame: int = 0
 
 
 def probe(
@@ -75,24 +86,33 @@ def probe(
 
     Args:
         model, positive, look, node: as for `observe`.
-        encode: (1, H, W, 3) -> (1, C, h, w).
+        encode: (F, H, W, 3) -> their latents, as `observe` takes them.
         working_size: longer side at which the model sees both, in pixels.
         in_context: whether the reference is in the sequence of an editing model, see `observe_in_context`.
     """
     size, reference_size = ((each.shape[1], each.shape[2]) for each in (given.picture, given.reference))
-    _, unit = cell_and_unit(model)
+    attentions, (_, unit) = readable_attentions(model, node), cell_and_unit(model)
     latents = [encode(scaled(each, working_size, unit)) for each in (given.picture, given.reference)]
     grid, reference_grid = grid_of(size), grid_of(reference_size)
     centres, spot = cell_centres(grid, size), spot_of(given.points, given.spot, size)
+    at, frames = (
+        token_frames(attentions, latent, len(each))
+        for latent, each in zip(latents, (given.picture, given.reference), strict=True)
+    )
+    shown = frames[given.reference_frame]
     layers: dict[tuple[int, str], Tensor] = {}
     places = torch.zeros(len(centres), *reference_grid)
 
-    def groups(grid: Size) -> Tensor:
-        return torch.cat([spot(grid), groups_of_points(centres, size, grid)])
+    def groups(tall: Size) -> Tensor:
+        grid = tall[0] // (at[-1] + 1), tall[1]
+        own = torch.cat([spot(grid), groups_of_points(centres, size, grid)])
+        before = at[given.frame] * own.shape[1]
+        return F.pad(own, (before, math.prod(tall) - own.shape[1] - before))
 
-    def see(timestep: int, place: Layer, maps: Tensor) -> None:
+    def see(timestep: int, place: Layer, tall: Tensor) -> None:
+        maps = tall.unflatten(1, (frames[-1] + 1, -1))
         layers[timestep, layer_name(place)] = maps[0]
-        places.add_(F.interpolate(maps[None, 1:], reference_grid, mode="bilinear", antialias=True)[0])
+        places.add_(F.interpolate(maps[None, 1:, shown], reference_grid, mode="bilinear", antialias=True)[0])
 
     def see_layer(timestep: int, place: Layer, layer: AttentionLayer) -> None:
         see(timestep, place, map_of(layer, groups(layer.grid)))
@@ -104,8 +124,22 @@ def probe(
         observe_in_context(model, positive, latents[0], latents[1:], look, groups, see_maps, node)
     else:
         observe(model, positive, latents[0], latents[1], look, see_layer, node)
-    mean = mean_map([each.unsqueeze(0) for each in layers.values()])[0]
-    return Probe(layers, mean, places / len(layers), grid)
+    return Probe(layers, mean_map(list(layers.values())), places / len(layers), grid, frames, shown)
+
+
+def token_frames(attentions: Attentions, latent: Tensor, pictures: int) -> list[int]:
+    """Which frame of tokens each picture of a video is in.
+
+    VAEs of videos give the first picture a latent of its own, and one to so many of the following.
+
+    Args:
+        latent: (1, C, F, h, w), or (F, C, h, w) where frames lie in the batch.
+        pictures: how many it was made of.
+    """
+    latents = latent.shape[2] if latent.ndim == 5 else len(latent)
+    tokens = attentions.frames(latent.shape) if latent.ndim == 5 else latents
+    last = max(pictures - 1, 1)
+    return [-(-number * (latents - 1) // last) * tokens // latents for number in range(pictures)]
 
 
 def grid_of(size: Size) -> Size:
@@ -135,8 +169,8 @@ def spot_of(points: list[tuple[int, int]], mask: Tensor | None, size: Size) -> G
 
 
 def heat(attention: Tensor, size: Size) -> Tensor:
-    """A map (h, w) over a picture (H, W), stretched to [0, 1] on a logarithmic scale; a flat one is 0."""
-    return F.interpolate(rescale(attention.log1p())[None, None], size, mode="bilinear", antialias=True)[0, 0]
+    """Maps (F, h, w) over pictures (H, W), stretched together to [0, 1] on a logarithmic scale; flat ones are 0."""
+    return F.interpolate(rescale(attention.log1p()).unsqueeze(0), size, mode="bilinear", antialias=True)[0]
 
 
 def mosaic(found: Probe) -> tuple[Tensor, float]:
@@ -148,7 +182,7 @@ def mosaic(found: Probe) -> tuple[Tensor, float]:
     """
     rows, columns = found.grid
     height, width = found.places.shape[1:]
-    spot = F.interpolate(found.spot[None, None], (height, width), mode="bilinear", antialias=True)[0]
+    spot = F.interpolate(found.spot[None, None, found.shown], (height, width), mode="bilinear", antialias=True)[0]
     last = torch.cat([spot, torch.zeros(columns - 1, height, width)])
     tiles = torch.cat([found.places, last])
     most = tiles.max().item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import oracle
@@ -22,15 +23,17 @@ _MODELS: dict[str, ModelPatcher] = {}
 
 
 def editing_model(name: str) -> ModelPatcher:
-    """A clone of a tiny model; Flux 2 lays references out as ComfyUI finds it in its files."""
+    """A clone of a tiny model."""
     if name not in _MODELS:
-        family = FAMILIES[name]
-        own = {"default_ref_method": "index"} if name == "flux2" else {}
-        config = {**family.config, **own}
-        _MODELS[name] = random_model(
-            TinyFamily(family.host_class, config, family.size, pooled=family.pooled, cfg=family.cfg)
-        )
+        _MODELS[name] = random_model(editing_family(name))
     return _MODELS[name].clone()
+
+
+def editing_family(name: str) -> TinyFamily:
+    """Of an editing model; Flux 2 lays references out as ComfyUI finds it in its files."""
+    family = FAMILIES[name]
+    own = {"default_ref_method": "index"} if name == "flux2" else {}
+    return replace(family, config={**family.config, **own})
 
 
 def prompt(name: str, seed: int, method: str | None = None, latents: tuple[Tensor, ...] = ()) -> list[Any]:

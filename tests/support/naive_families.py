@@ -80,6 +80,7 @@ class NaiveFamilyRefDrop:
         process = executor.class_obj.process_latent_in
         out = []
         for half in range(chunks):
+            self.half = options["cond_or_uncond"][half]
             part = slice(half * rows, (half + 1) * rows)
 
             def forward(x: Tensor, concat: Any, part: slice = part) -> Tensor:
@@ -110,6 +111,7 @@ class NaiveFamilyRefDrop:
                 alone = {**options, "cond_or_uncond": [0], "uuids": [None]}
                 return executor(x, t[part][:1].expand(len(x)), concat, repeat(text), None, alone, **inputs)
 
+            self.level = sampling, t[part][:1]
             self.kept: list[list[tuple[Tensor, Tensor]]] = []
             for latent, noise in self.references:
                 self.recording: list[tuple[Tensor, Tensor]] | None = []
@@ -148,6 +150,7 @@ class NaiveFamilyRefDrop:
             self.recording.append((own[1][0], own[2][0]))
             return out
         number, self.calls = self.calls, self.calls + 1
+        self.sequence = k, v, args[1] if len(args) > 1 else kwargs.get("mask"), image
         change = [self._change(row, own, number, grid, heads) for row in range(len(q))]
         change = torch.stack(change).to(out)
         out = out.clone()

@@ -101,12 +101,17 @@ class TinyFamily:
     left_out: tuple[str, ...] = ()
 
 
-def random_model(family: TinyFamily, dtype: torch.dtype = torch.float32) -> ModelPatcher:
-    """A model of the host's class with seeded noise for weights, which computes in a precision on any device."""
+def random_model(family: TinyFamily, dtype: torch.dtype = torch.float32, operations: Any = None) -> ModelPatcher:
+    """A model of the host's class with seeded noise for weights, which computes in a precision on any device.
+
+    Args:
+        operations: layers in place of the host's, as loaders of quantised files bring them.
+    """
     config = getattr(comfy.supported_models, family.host_class)(dict(family.config))
     config.unet_config.update(family.config)  # the class may have put the sizes of the real model there
     config.sampling_settings = {**config.sampling_settings, **family.sampling}
     config.set_inference_dtype(dtype, None)
+    config.custom_operations = operations
     device = comfy.model_management.get_torch_device()
     model = config.get_model({}, "", device=device)
     for name in family.left_out:

@@ -110,7 +110,9 @@ LAYOUTS: dict[str, Layout] = {
         "Krea 2", {"single": "blocks"}, patch=lambda module: (1, module.patch, module.patch)
     ),
     "pixeldit.model.PixDiT_T2I": Layout("PixelDiT", _PIXELS, named=Named.BY_ORDER),
-    "pixeldit.pid.PidNet": Layout("PiD", _PIXELS, named=Named.BY_ORDER),
+    "pixeldit.pid.PidNet": Layout(
+        "PiD", _PIXELS, named=Named.BY_ORDER, unreadable="it enlarges the picture in its prompt, which is another's"
+    ),
     "cascade.stage_c.StageC": Layout(
         "Stable Cascade",
         {"input": "down_blocks", "output": "up_blocks"},
@@ -198,9 +200,36 @@ def attentions_of(model: ModelPatcher, node: str) -> Attentions:
     layout = layout_of(module)
     if layout is not None:
         # HunyuanImage and Kandinsky's picture model have the classes of video models.
-        return TransformerAttentions(module, layout, model.model.latent_format.latent_dimensions == 3)
+        return TransformerAttentions(module, layout, model.model.latent_format.latent_dimensions == 3, node)
     why = REASONS.get(key_of(type(module)), "it is of a kind that this node does not know")
     raise RuntimeError(
         f"{node} cannot patch the attention of a {family(model)} model: {why}. Connect a model of a family that the "
         "node's help page lists."
     )
+
+
+def readable_attentions(model: ModelPatcher, node: str) -> Attentions:
+    """The self-attentions of a model, for methods that read a reference with the prompt of what is painted.
+
+    Raises:
+        RuntimeError: its family is not in the table, or cannot be read so; names the family, and why.
+    """
+    layout = layout_of(getattr(model.model, "diffusion_model", None))
+    if layout is not None and layout.unreadable:
+        raise RuntimeError(
+            f"{node} cannot read a reference with the prompt of a {family(model)} model: {layout.unreadable}. Connect "
+            "a model that the node's help page lists."
+        )
+    return attentions_of(model, node)
+
+
+def picture_attentions(model: ModelPatcher, node: str) -> Attentions:
+    """The same of a model of pictures.
+
+    Raises:
+        RuntimeError: also for a model of videos.
+    """
+    attentions = readable_attentions(model, node)
+    if attentions.is_video:
+        raise RuntimeError(f"{node} works on pictures, but {family(model)} makes videos. Connect a model of pictures.")
+    return attentions

@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...kernels.attention import Attend
-from ..attention import AttentionCall, Handler, Options, TokenSequence, chunks_of, opaque
+from ..attention import AttendMasked, AttentionCall, Handler, Options, TokenSequence, chunks_of, opaque
 from ..blocks import Block, Layer
 
 Inputs = Mapping[str, Any]  # what a forward pass is given by name
@@ -53,6 +52,7 @@ class Layout:
         before: how many attentions run before the first block, for counting.
         refused: inputs that bring tokens which cannot be told from the picture's.
         of_picture: entries of a prompt that must be as large as the picture.
+        unreadable: why no picture can be read with another's prompt; empty where it can.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Layout:
     before: Callable[[Any, Inputs], int] = lambda module, inputs: 0
     refused: Sequence[str] = ()
     of_picture: frozenset[str] = frozenset()
+    unreadable: str = ""
 
 
 class TransformerAttentions:
@@ -77,9 +78,10 @@ class TransformerAttentions:
         module: the diffusion model.
         layout: of its family.
         has_frames: whether its latents are (B, C, F, H, W).
+        node: for messages.
     """
 
-    def __init__(self, module: nn.Module, layout: Layout, has_frames: bool) -> None:
+    def __init__(self, module: nn.Module, layout: Layout, has_frames: bool, node: str) -> None:
         self.is_video = layout.is_video and has_frames
         modules = {
             (kind, number): block
@@ -91,6 +93,7 @@ class TransformerAttentions:
         self.of_picture = layout.of_picture
         self._module = module
         self._layout = layout
+        self._node = node
 
     def frames(self, latents: Sequence[int]) -> int:
         """How many frames of tokens one sample of latents (B, C, F, H, W) has; 1 for pictures."""
@@ -105,7 +108,7 @@ class TransformerAttentions:
         for name in self._layout.refused:
             if inputs.get(name, options.get(name)) is not None:
                 raise RuntimeError(
-                    f"RefDrop: the prompt or sampler brings pictures or frames of its own ({name}), whose tokens "
+                    f"{self._node}: the prompt or sampler brings pictures or frames of its own ({name}), whose tokens "
                     "cannot be told from those that are painted. Remove the node that adds them."
                 )
         grid = self._grid(x.shape)
@@ -147,7 +150,7 @@ class TransformerAttentions:
             yield from ((block, depth) for depth in range(attentions))
             yield from [None] * self._layout.others
         raise RuntimeError(
-            "RefDrop: the model computed more attentions in one pass than its blocks have, so they cannot be told "
+            f"{self._node}: the model computed more attentions in one pass than its blocks have, so they cannot be told "
             "apart. Remove what was put into the model: another patch, an adapter."
         )
 
@@ -210,7 +213,8 @@ class _Routed:
             every = slice(None)
             references = tuple(kwargs["transformer_options"].get("reference_image_num_tokens", ()))
             k_all, v_all = (_tokens(_for_each_head(t, heads, heads_first), every, heads_first) for t in (k, v))
-            return TokenSequence(k_all, v_all, mask, keys, references)
+            attend = self._attend(func, heads, plain)
+            return TokenSequence(k_all, v_all, mask, keys, references, image, attend)
 
         out = self._handler(
             AttentionCall(
@@ -235,8 +239,12 @@ class _Routed:
     def _attention(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         return func(*args, **kwargs) if self._previous is None else self._previous(func, *args, **kwargs)
 
-    def _attend(self, func: Callable[..., Tensor], heads: int, kwargs: dict[str, Any]) -> Attend:
-        return lambda q, k, v: self._attention(func, q, k, v, heads, **kwargs)
+    def _attend(self, func: Callable[..., Tensor], heads: int, kwargs: dict[str, Any]) -> AttendMasked:
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+            masked = {} if mask is None else {"mask": mask}
+            return self._attention(func, q, k, v, heads, **kwargs, **masked)
+
+        return attend
 
     def _layer(self, options: Options) -> Layer | None:
         """Block and number of a self-attention inside it; None for any other attention."""
