@@ -28,7 +28,7 @@ class Origin:
     """Weights and LoRAs of a model, named in a way that is the same in every process.
 
     Attributes:
-        base: fingerprint of its weights without LoRAs.
+        base: fingerprint of its weights without LoRAs, for `is_of`, which allows for other precisions.
         patches: digest of the LoRAs and other patches of weights, with their strengths; "" if there are none.
     """
 

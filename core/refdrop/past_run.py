@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..models.base import is_of
 from ..models.origin import NotTellable, Origin
 from ..patches.attention import Chunk
 from ..patches.bank import KeyValueBank
@@ -125,15 +126,22 @@ class PastRun(list[Tensor]):
         weights = weights_of(model)
         if weights == self._fits:
             return
-        found = origin_of(model)
-        if found is None or found != self.origin:
-            is_lora = found is None or self.origin is None or found.base == self.origin.base
-            what = "other weights (a LoRA)" if is_lora else "another checkpoint"
+        if other := self._other(model):
             raise ValueError(
-                f"cache was recorded with {what} than the connected model has. Connect RefDropRecord and "
+                f"cache was recorded with {other} than the connected model has. Connect RefDropRecord and "
                 "RefDropApply to the same output, or load the model and LoRAs that a loaded file was recorded with."
             )
         self._fits = weights
+
+    def _other(self, model: ModelPatcher) -> str:
+        """What a model of the family has that the recording was not made with, if anything."""
+        found = origin_of(model)
+        if found is not None and self.origin is not None:
+            if not is_of(model, self.origin.base):
+                return "another checkpoint"
+            if found.patches == self.origin.patches:
+                return ""
+        return "other weights (a LoRA)"
 
     def _other_schedule(self, level: float) -> ValueError:
         range_ = f" from {max(self.levels):.4g} to {min(self.levels):.4g}" if self.levels else ""

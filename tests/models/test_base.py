@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from typing import Any
 
 import pytest
 import torch
-from comfy.model_patcher import ModelPatcher
 from refattention.core.models.base import PREFIX, fingerprint, is_of, unet_weights
-from sampling import model
+from sampling import held_in, model
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
-
-
-def held_in(patcher: Any, dtype: torch.dtype) -> Any:
-    """The model as ComfyUI loads its file in another precision."""
-    kept = (patcher.model.model_config, getattr(patcher.model, "current_patcher", None))
-    network = copy.deepcopy(patcher.model, {id(each): each for each in kept}).to(dtype)
-    return ModelPatcher(network, patcher.load_device, patcher.offload_device)
 
 
 def fine_tuned(patcher: Any, change: float, seed: int = 0) -> Any:

@@ -24,7 +24,7 @@ from refattention.core.refdrop.recorded_run import RecordedRun
 from refattention.core.refdrop.recorder import apply_recorder
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
-from sampling import distance, sample
+from sampling import distance, held_in, sample
 from torch import Tensor
 
 LAYER = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_k"
@@ -111,6 +111,17 @@ def test_the_same_lora_loaded_anew_is_taken(tmp_path: Path) -> None:
     loaded = load_run(saved(record("sd15", model), tmp_path))
     guided(model, loaded)
     guided(lora(), loaded)
+
+
+def test_another_precision_of_the_same_checkpoint_is_taken(tmp_path: Path) -> None:
+    """The picture differs by the rounding. In 8 bits, which CPUs do not compute in, whichever was recorded."""
+    plain, half = tiny_model("flux"), tiny_model("flux", torch.float16)
+    low = held_in(plain, torch.float8_e4m3fn)
+    loaded = load_run(saved(record("flux", plain), tmp_path))
+    want = run("flux", guided(half, record("flux", half)), 1)
+    assert distance(run("flux", guided(half, loaded), 1), want) < 1e-2 < distance(run("flux", half, 1), want)
+    guided(low, loaded)
+    RecordedRun(low, frozenset(), 1, 0, False).check(plain, frozenset())
 
 
 @pytest.mark.parametrize(

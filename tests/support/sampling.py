@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,14 @@ def _random_model(family: str) -> ModelPatcher:
 def model(family: str) -> ModelPatcher:
     """A fresh clone of the family's demo model with plain random weights: tame enough to compare numbers."""
     return _random_model(family).clone()
+
+
+def held_in(patcher: ModelPatcher, dtype: torch.dtype) -> ModelPatcher:
+    """The model as ComfyUI loads its file in another precision."""
+    kept = (patcher.model.model_config, getattr(patcher.model, "current_patcher", None))
+    network = copy.deepcopy(patcher.model, {id(each): each for each in kept})
+    network.diffusion_model.to(dtype)
+    return ModelPatcher(network, patcher.load_device, patcher.offload_device)
 
 
 def prompt(family: str, seed: int, tokens: int = 77) -> list[Any]:
