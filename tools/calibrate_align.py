@@ -160,6 +160,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if (arguments.adapter is None) != (arguments.clip_vision is None):
         parser.error("--adapter and --clip-vision belong together; give both, or neither")
+    if arguments.adapter and arguments.in_context:
+        parser.error("--in-context is a way without training, but --adapter names a trained one; give one of them")
     # Before the hours of work; only an ending is added, for calib.sd15 and calib.sdxl are two names.
     targets = [arguments.output.with_name(f"{arguments.output.name}{ending}") for ending in ENDINGS]
     for target in targets[: 3 if arguments.adapter else 2]:

@@ -1,6 +1,6 @@
 """Scores pictures that were made: try-on, style, subject, alignment. A table on the terminal, and JSON.
 
-    python tools/evaluate.py tryon LIST.jsonl [--lpips alexnet.pth] [--clip FOLDER] [--output scores.json]
+    python tools/evaluate.py tryon LIST.jsonl [--inception FILE] [--lpips FILE] [--clip FOLDER] [--output scores.json]
     python tools/evaluate.py style|subject LIST.jsonl --clip FOLDER [--dino FOLDER]
     python tools/evaluate.py alignment LIST.jsonl
     python tools/evaluate.py tryon --results FOLDER --columns truth=LoadImage.image
@@ -11,7 +11,8 @@ belong together; for alignment "result" and "truth" are masks. With --results, t
 run_workflow.py wrote, and --columns tells which of its inputs is which.
 
 Nothing is downloaded. --clip and --dino are folders of Hugging Face models (config and safetensors), --lpips the file
-of torchvision's AlexNet weights. Without them, the scores that need them are left out, and a line says so.
+of torchvision's AlexNet weights, --inception the network of FID and KID as TorchScript: inception-2015-12-05.pt, which
+NVIDIA offers with StyleGAN. Without them, the scores that need them are left out, and a line says so.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--clip", type=Path, help="folder of a CLIP")
     parser.add_argument("--dino", type=Path, help="folder of a DINOv2")
     parser.add_argument("--lpips", type=Path, help="torchvision's AlexNet weights")
+    parser.add_argument("--inception", type=Path, help="Inception as TorchScript, inception-2015-12-05.pt")
     parser.add_argument("--output", type=Path, help="JSON file for the scores")
     options = parser.parse_args(command_line)
     if (options.list is None) == (options.results is None):
@@ -73,13 +75,13 @@ def main(command_line: Sequence[str]) -> int:
             read_list(options.list) if options.list else read_results(options.results, options.columns, options.files)
         )
         require_complete(lines, options.kind)
-        networks = Networks(options.clip, options.dino, options.lpips)
+        networks = Networks(options.clip, options.dino, options.lpips, options.inception)
         score = {"tryon": try_on, "style": style, "subject": subject, "alignment": alignment}[options.kind]
         table = report(score(lines, networks), len(lines))
     except (EvaluationError, OSError) as error:
         print(error, file=sys.stderr)
         return USAGE
-    left_out = {"tryon": {"lpips": "LPIPS", "clip": "FID and KID"}, "subject": {"dino": "DINO"}}.get(options.kind, {})
+    left_out = {"tryon": {"lpips": "LPIPS", "inception": "FID and KID"}, "subject": {"dino": "DINO"}}.get(options.kind, {})
     for name, what in left_out.items():
         if getattr(options, name) is None:
             print(f"{what} left out: --{name} names no network.")

@@ -108,3 +108,13 @@ def test_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="No space left"):
         calibrate_align.save({}, {(100, "output.1.0"): [0.5]}, tmp_path / "a.json", tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trained_adapter_is_not_calibrated_in_context(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--adapter", "a.safetensors", "--clip-vision", "v.safetensors", "--in-context"]
+    monkeypatch.setattr("sys.argv", ["calibrate_align.py", "set", "model.safetensors", *given])
+    with pytest.raises(SystemExit):
+        calibrate_align.main()
+    assert "--in-context is a way without training, but --adapter names a trained one" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 import torch
 from bootstrap import HOST
 from scoring.networks import Clip
+from scoring.networks import load as read
 from training_support import blob, save_picture
 
 
@@ -57,6 +58,40 @@ def test_try_on(tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]) 
     assert "LPIPS left out" in capsys.readouterr().out
     found = scores(tmp_path, "tryon", listed(tmp_path, [lines[1], lines[1]]), "--clip", str(clip))
     assert found["FID (CLIP)"]["mean"] > 0 and found["FID (CLIP)"]["n"] == 1 and "KID (CLIP)" in found
+
+
+class StandIn(torch.nn.Module):
+    """Called as NVIDIA's Inception is: pictures in [0, 255] of any size, and whether features are wanted."""
+
+    def forward(self, img: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        cells = torch.nn.functional.interpolate(img, (2, 2), mode="area").flatten(1) / 255
+        return cells if return_features else cells.softmax(1)
+
+
+def test_fid_and_kid_by_a_file_of_inception(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.jit.script(StandIn()).save(str(tmp_path / "inception.pt"))
+    for number in range(8):
+        save_picture(tmp_path / f"{number}.png", blob(number, (24, 32)))
+    lines = [{"result": f"{number}.png", "truth": f"{number + 4}.png"} for number in range(4)]
+    given = ["tryon", listed(tmp_path, lines), "--inception", str(tmp_path / "inception.pt")]
+    found = scores(tmp_path, *given)
+    pictures = [read(tmp_path / f"{number}.png")[0] for number in range(8)]
+    cells = torch.stack([torch.nn.functional.adaptive_avg_pool2d(each.double(), 2).flatten() for each in pictures])
+    results, truths = cells[:4], cells[4:]
+    # |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)), whose last trace is the sum of the product's eigenvalues' roots.
+    one, other = results.T.cov(), truths.T.cov()
+    roots = torch.linalg.eigvals(one @ other).real.clamp(min=0).sqrt().sum()
+    want = (results.mean(0) - truths.mean(0)).square().sum() + one.trace() + other.trace() - 2 * roots
+    assert found["FID"]["mean"] == pytest.approx(want.item(), rel=2e-3)
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    within = [(kernel(each, each).sum() - kernel(each, each).trace()) / (4 * 3) for each in (results, truths)]
+    assert found["KID"]["mean"] == pytest.approx((sum(within) - 2 * kernel(results, truths).mean()).item(), rel=1e-3)
+    (tmp_path / "inception.pt").write_bytes(b"something else")
+    assert evaluate.main(given) == 2
+    assert "inception.pt is no TorchScript, as inception-2015-12-05.pt is" in capsys.readouterr().err
 
 
 def test_lpips_by_a_file_of_alexnet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,12 +54,6 @@ class Clip:
 
         return self._get(text, encode)
 
-    @property
-    def width(self) -> int:
-        """How many numbers a vector has."""
-        width: int = self._model.config.projection_dim
-        return width
-
     def _get(self, key: object, make: Callable[[], Any]) -> Any:
         if key not in self._known:
             self._known[key] = make()
@@ -87,6 +81,25 @@ class Dino:
         return self._known[path]
 
 
+class Inception:
+    """The Inception of published FID and KID, as TorchScript; it scales pictures itself."""
+
+    def __init__(self, path: Path) -> None:
+        import torch
+
+        try:
+            self._model = torch.jit.load(path, map_location="cpu").eval()
+        except RuntimeError as error:
+            raise EvaluationError(f"{path} is no TorchScript, as inception-2015-12-05.pt is.") from error
+
+    def __call__(self, path: Path) -> Any:
+        """The features of a picture before the last layer."""
+        import torch
+
+        with torch.no_grad():
+            return self._model((load(path) * 255).round(), return_features=True)[0]
+
+
 def _vector(output: Any) -> Any:
     """Newer versions of transformers hand the vector back inside an output."""
     return getattr(output, "pooler_output", output)[0]
@@ -95,10 +108,13 @@ def _vector(output: Any) -> Any:
 class Networks:
     """What scores need beside the pictures; each may be missing."""
 
-    def __init__(self, clip: Path | None, dino: Path | None, lpips: Path | None) -> None:
+    def __init__(
+        self, clip: Path | None, dino: Path | None, lpips: Path | None, inception: Path | None = None
+    ) -> None:
         self.clip = Clip(clip) if clip else None
         self.dino = Dino(dino) if dino else None
         self.lpips = _lpips(lpips) if lpips else None
+        self.inception = Inception(inception) if inception else None
 
     def require_clip(self) -> Clip:
         """The CLIP.

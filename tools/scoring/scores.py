@@ -13,7 +13,7 @@ Scores = dict[str, list[float]]
 
 
 def try_on(lines: Sequence[Line], networks: Networks) -> Scores:
-    """SSIM, PSNR and, with their networks, LPIPS, and FID and KID over the features of the named CLIP."""
+    """SSIM, PSNR and, with their networks, LPIPS, and FID and KID over the features of Inception and CLIP."""
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     scores: Scores = {"SSIM": [], "PSNR": [], **({"LPIPS": []} if networks.lpips else {})}
@@ -24,8 +24,10 @@ def try_on(lines: Sequence[Line], networks: Networks) -> Scores:
         scores["PSNR"].append(float(peak_signal_noise_ratio(result, truth, data_range=1.0)))
         if networks.lpips:
             scores["LPIPS"].append(float(networks.lpips(result * 2 - 1, truth * 2 - 1)))
+    if networks.inception:
+        scores |= _distances(lines, networks.inception, "")
     if networks.clip:
-        scores |= _distances(lines, networks.clip)
+        scores |= _distances(lines, networks.clip.picture, " (CLIP)")
     return scores
 
 
@@ -37,29 +39,34 @@ def similarity(result: Any, truth: Any) -> float:
     return float(value)
 
 
-def _distances(lines: Sequence[Line], clip: Clip) -> Scores:
-    """FID and KID between results and truths; two pictures are the least for either."""
+def _distances(lines: Sequence[Line], encode: Callable[[Path], Any], of: str) -> Scores:
+    """FID and KID between results and truths; two pictures are the least for either.
+
+    Args:
+        encode: gives a picture's vector.
+        of: what the scores' names end with.
+    """
     import torch
 
-    # Where the package of Inception is missing, which is not needed here, only their own modules offer them.
+    # Where torch-fidelity is missing, which is not needed here, only their own modules offer them.
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
     if len(lines) < 2:
         return {}
+    vectors = {name: torch.stack([encode(line[name]) for line in lines]) for name in ("truth", "result")}
 
     class Vectors(torch.nn.Identity):
-        """The metrics are given CLIP's vectors in place of pictures, so that no picture is encoded twice."""
+        """The metrics are given vectors in place of pictures, so that no picture is encoded twice."""
 
-        num_features = clip.width
+        num_features = vectors["truth"].shape[1]
 
     fid = FrechetInceptionDistance(Vectors(), normalize=True)
     kid = KernelInceptionDistance(Vectors(), normalize=True, subset_size=min(len(lines), 100))
-    for name in ("truth", "result"):
-        found = torch.stack([clip.picture(line[name]) for line in lines])
+    for name, found in vectors.items():
         for metric in (fid, kid):
             metric.update(found, real=name == "truth")
-    return {"FID (CLIP)": [float(fid.compute())], "KID (CLIP)": [float(kid.compute()[0])]}
+    return {f"FID{of}": [float(fid.compute())], f"KID{of}": [float(kid.compute()[0])]}
 
 
 def style(lines: Sequence[Line], networks: Networks) -> Scores:

@@ -210,6 +210,9 @@ class Task:
             self._kept |= {VAE + name: weight.cpu() for name, weight in stored.items()}
         self._config, self._sampling = family_of(model.model_config.unet_config)
         self.objective = TryOn(self._sampling, self._config, weights)
+        # What learns has its own weights by now; those that it started from would be gigabytes of nothing.
+        learnt = official(self.objective, self._config).keys()
+        self._kept = {name: weight for name, weight in self._kept.items() if name not in learnt}
         self._encode = Encoder(vae, model.latent_format)
 
     def _files(self, record: Record) -> dict[str, Path]:
