@@ -1,11 +1,14 @@
-"""The table of claims as `docs/CLAIMS.md`, with one plot for each paper."""
+"""The results of all groups of rows as a file, and the table of claims made of it, with plots for each paper."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import plots
-from .rows import Findings, Row
+from .rows import Findings, Plot, Row
 
 HEAD = """# What the papers claim, measured
 
@@ -14,34 +17,68 @@ models trained on a toy world of cartoon characters whose truth is known to the 
 directions, not the quality on real pictures. Intervals are 95 %, by resampling the cases; a claim holds if its whole
 interval lies on the claimed side. Rows that fail stay.
 """
+PROMPTS = 64
 
 
-def write(folder: Path, found: list[Findings], base: dict[str, float]) -> Path:
-    """Writes table and plots and returns the table's path."""
+@dataclass
+class Results:
+    """What was measured so far.
+
+    Attributes:
+        base: how often the base model shows what its prompt says, by attribute.
+        groups: name of a group of rows -> what it found.
+    """
+
+    base: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, Findings] = field(default_factory=dict)
+
+
+def read(folder: Path) -> Results:
+    """What `write` left in a folder; nothing where it left nothing."""
+    path = _results(folder)
+    if not path.exists():
+        return Results()
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return Results(found["base"], {name: Findings.from_json(each) for name, each in found["groups"].items()})
+
+
+def write(folder: Path, results: Results) -> Path:
+    """Writes results, table and plots and returns the table's path."""
     lines = [
         HEAD,
-        _state_of(base),
+        _state_of(results.base),
         "",
         "| Paper | Claim | Metric | n | Mean, 95 % | Holds |",
         "|---|---|---|---|---|---|",
     ]
-    lines += [_line(row) for findings in found for row in findings.rows]
-    for findings in found:
-        if findings.plots:
-            name = findings.paper.lower().replace(" ", "_")
-            plots.write(folder / "claims" / f"{name}.png", findings.plots)
-            lines += ["", f"![{findings.paper}](claims/{name}.png)"]
+    lines += [_line(row) for findings in results.groups.values() for row in findings.rows]
+    for paper, shown in _plots(results).items():
+        name = paper.lower().replace(" ", "_")
+        plots.write(folder / "claims" / f"{name}.png", shown)
+        lines += ["", f"![{paper}](claims/{name}.png)"]
     path = folder / "CLAIMS.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _results(folder).parent.mkdir(exist_ok=True)
+    _results(folder).write_text(json.dumps(asdict(results), indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def _results(folder: Path) -> Path:
+    return folder / "claims" / "results.json"
+
+
+def _plots(results: Results) -> dict[str, list[Plot]]:
+    """Those of each paper that has any."""
+    found: dict[str, list[Plot]] = {}
+    for findings in results.groups.values():
+        if findings.plots:
+            found.setdefault(findings.paper, []).extend(findings.plots)
+    return found
 
 
 def _state_of(base: dict[str, float]) -> str:
     said = ", ".join(f"{name} {100 * share:.0f} %" for name, share in base.items())
     return f"What the base model makes of a prompt, by the world's classifier over {PROMPTS} held-out prompts: {said}."
-
-
-PROMPTS = 64
 
 
 def _line(row: Row) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -70,9 +71,23 @@ class Findings:
     rows: list[Row]
     plots: list[Plot] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, object]:
-        """Plain values."""
-        return asdict(self)
+    @staticmethod
+    def from_json(found: dict[str, Any]) -> Findings:
+        """The inverse of `dataclasses.asdict`."""
+
+        def estimated(values: dict[str, Any] | None) -> Estimate | None:
+            return None if values is None else Estimate(**values)
+
+        rows = [Row(**{**row, "estimate": estimated(row["estimate"])}) for row in found["rows"]]
+        plots = [
+            Plot(
+                plot["across"],
+                plot["up"],
+                [Curve(each["label"], each["at"], [Estimate(**v) for v in each["values"]]) for each in plot["curves"]],
+            )
+            for plot in found["plots"]
+        ]
+        return Findings(found["paper"], rows, plots)
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
