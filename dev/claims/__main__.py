@@ -19,19 +19,38 @@ from world_host import WorldHost, inputs, node_id, small
 from demo_host import load_workflow
 from host import ROOT
 
-from . import deadiff, leffa, p3s, point_mask, refdrop, refine, report
+from . import (
+    deadiff,
+    leffa,
+    p3s,
+    p3s_ablations,
+    p3s_trained,
+    point_mask,
+    refdrop,
+    refdrop_further,
+    refine,
+    report,
+)
 from .rows import Findings
 
 BASE = "base"
 # In the table's order
 GROUPS = {
     "refdrop": refdrop.run,
+    "blending": refdrop_further.run_blending,
+    "rank_one": refdrop_further.run_rank_one,
+    "layout": refdrop_further.run_layout,
     "point_mask": point_mask.run,
+    "touching": point_mask.run_touching,
     "p3s": p3s.run,
+    "p3s_trained": p3s_trained.run,
+    "p3s_ablations": p3s_ablations.run,
     "deadiff": deadiff.run,
     "leffa": leffa.run,
     "refine": refine.run,
 }
+# A node that computes attention as a claim says it
+PACKS = {"RefAttention-Claims": Path(__file__).with_name("rank_one")}
 # A small model keeps one core busy, so that two hosts are done in half the time.
 HOSTS = 2
 KEPT = ("species", "scene", "style", "shirt", "body", "pattern", "logo", "pose")
@@ -76,7 +95,7 @@ def _share(names: Iterator[str], hosts: int, weights: Path, work: Callable[[Worl
     """Has some hosts work off the names."""
 
     def worker() -> None:
-        with WorldHost(weights) as host:
+        with WorldHost(weights, packs=PACKS) as host:
             for name in names:
                 work(host, name)
 
