@@ -60,8 +60,8 @@ gpu-check: setup ## on a graphics card, in ten minutes: is it right, how long, h
 world-train: setup ## train the demo world's models in the background of the machine; goes on where it was stopped
 	@cd dev && nice -n 19 ../$(BIN)/python -m world.train
 
-claims: setup ## measure what the papers claim on the trained world, results go to docs/CLAIMS.md
-	@cd dev && OMP_NUM_THREADS=1 ../$(BIN)/python -m claims
+claims: setup ## measure what the papers claim on the trained world into docs/CLAIMS.md; CLAIMS_ARGS="--only refdrop" keeps other rows
+	@cd dev && OMP_NUM_THREADS=1 ../$(BIN)/python -m claims $(CLAIMS_ARGS)
 
 serve: setup ## start ComfyUI with the pack and the demo models for a look in the browser
 	@$(BIN)/python dev/serve.py

@@ -36,10 +36,13 @@ class WorldHost(HeadlessHost):
 
     Args:
         weights: the folder of the compact files.
+        packs: further ones, as HeadlessHost takes them.
     """
 
-    def __init__(self, weights: Path = models.FOLDER, base: Path | None = None) -> None:
-        super().__init__({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base)
+    def __init__(
+        self, weights: Path = models.FOLDER, base: Path | None = None, packs: Mapping[str, Path] | None = None
+    ) -> None:
+        super().__init__({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo", **(packs or {})}, base)
         # In models as small as these a second thread mostly waits: with other programs about, for minutes.
         self.environment["OMP_NUM_THREADS"] = "1"
         models.write(self.base / "models", weights)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 RESAMPLINGS = 4000
 # Resampled intervals of fewer cases are too narrow.
@@ -70,17 +72,41 @@ class Findings:
     rows: list[Row]
     plots: list[Plot] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, object]:
-        """Plain values."""
-        return asdict(self)
+    @staticmethod
+    def from_json(found: dict[str, Any]) -> Findings:
+        """The inverse of `dataclasses.asdict`."""
+
+        def estimated(values: dict[str, Any] | None) -> Estimate | None:
+            return None if values is None else Estimate(**values)
+
+        rows = [Row(**{**row, "estimate": estimated(row["estimate"])}) for row in found["rows"]]
+        plots = [
+            Plot(
+                plot["across"],
+                plot["up"],
+                [Curve(each["label"], each["at"], [Estimate(**v) for v in each["values"]]) for each in plot["curves"]],
+            )
+            for plot in found["plots"]
+        ]
+        return Findings(found["paper"], rows, plots)
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
-    """The mean of independent values, its interval by resampling them."""
+    """The mean and its interval.
+
+    Args:
+        values: (N,), independent, which are resampled; or (clusters, N), where those of a cluster have something in
+            common: the interval is Student's over the clusters' means, as there are few of them.
+    """
     sample = np.asarray(values, float)
-    drawn = np.random.default_rng(0).integers(0, len(sample), (RESAMPLINGS, len(sample)))
-    low, high = np.percentile(sample[drawn].mean(1), (2.5, 97.5))
-    return Estimate(float(sample.mean()), float(low), float(high), len(sample))
+    if sample.ndim == 2:
+        means = sample.mean(1)
+        reach = stdtrit(len(means) - 1, 0.975) * means.std(ddof=1) / np.sqrt(len(means))
+        low, high = means.mean() - reach, means.mean() + reach
+    else:
+        drawn = np.random.default_rng(0).integers(0, len(sample), (RESAMPLINGS, len(sample)))
+        low, high = np.percentile(sample[drawn].mean(1), (2.5, 97.5))
+    return Estimate(float(sample.mean()), float(low), float(high), sample.size)
 
 
 def above(
@@ -104,7 +130,14 @@ def above(
     return Row(paper, claim, metric, found, holds, note if holds else note or if_not)
 
 
+def below(paper: str, claim: str, metric: str, values: Sequence[float] | np.ndarray, limit: float) -> Row:
+    """The same for a claim that holds below a limit."""
+    row = above(paper, claim, metric, values)
+    holds = None if row.holds is None or row.estimate is None else row.estimate.high < limit
+    return replace(row, holds=holds)
+
+
 def slopes(at: Sequence[float], values: np.ndarray) -> np.ndarray:
-    """(N, settings) -> (N,): how much each series rises for one unit of the setting."""
+    """(..., settings) -> (...): how much each series rises for one unit of the setting."""
     centred = np.asarray(at) - np.mean(at)
-    return (values * centred).sum(1) / np.square(centred).sum()
+    return (values * centred).sum(-1) / np.square(centred).sum()

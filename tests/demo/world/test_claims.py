@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from claims import plots, point_mask, refdrop, report, rows
+import torch
+from claims import p3s_trained, plots, point_mask, rank_one, refdrop, report, rows
+from claims.report import Results
 from claims.rows import Curve, Findings, Plot, Row
 from PIL import Image
+from refattention_demo.world import truth
 from world_host import inputs
 
 from demo_host import load_workflow
+from host import ROOT
 
 
 def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
@@ -29,11 +35,27 @@ def test_a_claim_holds_only_with_its_whole_interval() -> None:
     assert not rows.above("P", "c", "m", -noise - 2).holds
 
 
+def test_intervals_of_clusters_cover_the_mean_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    samples = rng.normal(size=(400, 6, 1)) + rng.normal(size=(400, 6, 4)) / 4
+    found = [rows.estimate(sample) for sample in samples]
+    assert 0.92 < np.mean([each.low <= 0 <= each.high for each in found]) < 0.98
+    assert found[0].count == 24 and found[0].mean == pytest.approx(samples[0].mean())
+
+
+def test_a_claim_below_a_limit_holds_only_with_its_whole_interval() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, 32)
+    assert rows.below("P", "c", "m", noise - 2, 0.0).holds
+    assert rows.below("P", "c", "m", noise - noise.mean() - 0.1, 0.0).holds is False
+    assert rows.below("P", "c", "m", [0.0, 0.0], 1.0).holds is None
+
+
 def test_slopes_are_those_of_a_fitted_line() -> None:
     rng = np.random.default_rng(0)
     at, values = [-0.3, 0.0, 0.2, 0.6], rng.normal(size=(5, 4))
     expected = [np.polyfit(at, series, 1)[0] for series in values]
     np.testing.assert_allclose(rows.slopes(at, values), expected)
+    np.testing.assert_allclose(rows.slopes(at, values[None]), [expected])
 
 
 def test_the_table_keeps_rows_that_fail_or_were_not_measured(tmp_path: Path) -> None:
@@ -43,13 +65,34 @@ def test_the_table_keeps_rows_that_fail_or_were_not_measured(tmp_path: Path) -> 
         rows.above("RefDrop", "few", "m", [1.0, 2.0]),
         Row("RefDrop", "open", "", None, None, "no model"),
     ]
-    path = report.write(tmp_path, [Findings("RefDrop", kept, [Plot("c", "identity", [curve])])], {"species": 0.9})
-    text = path.read_text(encoding="utf-8")
+    found = Findings("RefDrop", kept, [Plot("c", "identity", [curve])])
+    text = report.write(tmp_path, Results({"species": 0.9}, {"refdrop": found})).read_text(encoding="utf-8")
     assert "| RefDrop | fails | m | 32 | -1.5 [-1.5, -1.5] | no |" in text
     assert "not measured; too few cases" in text
     assert "not measured; no model" in text and "species 90 %" in text
     with Image.open(tmp_path / "claims" / "refdrop.png") as picture:
         assert picture.size == plots.PANEL and len(np.unique(np.asarray(picture))) > 3
+
+
+def test_groups_that_are_not_measured_again_stay_as_they_are(tmp_path: Path) -> None:
+    curve = Curve("own", [0.0, 0.4], [rows.estimate([0.1, 0.2]), rows.estimate([0.3, 0.5])])
+    kept = [rows.above("P3S", "points", "m", np.arange(32.0)), Row("P3S", "open", "", None, None, "no model")]
+    first = Results({"species": 0.9}, {name: Findings("P3S", kept, [Plot("t", name, [curve])]) for name in "ab"})
+    text = report.write(tmp_path, first).read_text(encoding="utf-8")
+    with Image.open(tmp_path / "claims" / "p3s.png") as picture:
+        assert picture.width == 2 * plots.PANEL[0], "the plots of a paper are in one picture"
+    again = report.read(tmp_path)
+    assert again == first
+    again.groups["b"] = Findings("P3S", [rows.above("P3S", "anew", "m", [1.0] * 32)])
+    changed = report.write(tmp_path, again).read_text(encoding="utf-8")
+    first_rows, changed_rows = ([line for line in found.splitlines() if "| P3S" in line] for found in (text, changed))
+    assert changed_rows[:2] == first_rows[:2] and len(changed_rows) == 3 and "anew" in changed_rows[2]
+
+
+def test_the_published_table_is_that_of_the_published_results(tmp_path: Path) -> None:
+    docs = ROOT / "docs"
+    path = report.write(tmp_path, report.read(docs))
+    assert path.read_text(encoding="utf-8") == (docs / "CLAIMS.md").read_text(encoding="utf-8")
 
 
 def test_a_case_asks_for_what_the_reference_does_not_show() -> None:
@@ -70,6 +113,64 @@ def test_the_templates_have_what_the_runs_set() -> None:
     assert graph.keys() == published.keys(), "it is the template itself that runs"
     with pytest.raises(KeyError, match="2 nodes"):
         inputs({**published, "x": published["9"]}, "RefDropApply")
+
+
+def test_concatenation_is_the_interpolation_that_the_claim_is_about() -> None:
+    heads, tokens, size = 2, 5, 3
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, count * tokens, heads * size)) for count in (1, 2, 2))
+    wanted = np.zeros_like(q)
+    for sample, head in np.ndindex(2, heads):
+        part = slice(head * size, (head + 1) * size)
+        scores = q[sample, :, part] @ k[sample, :, part].T / np.sqrt(size)
+        wanted[sample, :, part] = np.exp(scores) / np.exp(scores).sum(1, keepdims=True) @ v[sample, :, part]
+    lengths = []
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
+        lengths.append(k.shape[1])
+        q, k, v = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    found = rank_one.interpolated(attention, *map(torch.from_numpy, (q, k, v)), heads)
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-10)
+    assert lengths == [tokens, tokens], "it is put together from two attentions"
+
+
+def test_a_subject_is_learnt_from_pictures_with_its_look_alike() -> None:
+    for case in p3s_trained.cases(10):
+        who = case.wanted.figures[0].character
+        for view in case.views:
+            assert view.figures[0].character == who and view.figures[1].character.shirt.colour != who.shirt.colour
+        assert case.prompt.startswith(f"a sks {who.species}") and who.shirt.colour not in case.prompt.split()
+
+    class Host:
+        def put_picture(self, name: str, shown: object) -> str:
+            return f"{name}.png"
+
+        def pictures(self, graph: dict, node: str) -> dict:
+            return graph
+
+    graph = p3s_trained.Subject(Host(), 3, case).painted({"rngr": False}, strength=0.5)
+    train = inputs(graph, "P3STrain")
+    pointed = graph[train["images"][0]]["inputs"]
+    positive, negative = (json.loads(pointed[name]) for name in ("positive_coords", "negative_coords"))
+    assert train["rngr"] is False and train["masks"][0] == train["images"][0]
+    assert inputs(graph, "P3SInject")["strength"] == 0.5
+    for number, view in enumerate(case.views):
+        for figure, points in enumerate((positive, negative)):
+            ((point,),) = [points[number]]
+            assert truth.shirt(view, figure)[point["y"], point["x"]]
+
+
+def test_look_alikes_who_stand_side_by_side_touch_and_show_their_faces() -> None:
+    for apart in point_mask.look_alikes(8):
+        shown = point_mask.side_by_side(apart)
+        assert [each.character for each in shown.figures] == [each.character for each in apart.figures]
+        both = np.logical_or(*(truth.subject(shown, figure) for figure in range(2)))
+        assert cv2.connectedComponents(both.astype(np.uint8))[0] == 2, "the scene and one region"
+        for figure in range(2):
+            x, y = point_mask.inside(point_mask.face(shown, figure))
+            assert truth.subject(shown, figure)[y, x]
 
 
 def test_overlap_is_intersection_over_union() -> None:

@@ -1,0 +1,45 @@
+"""P3S's tables II and IV: the adapter is trained in other ways, too, for each of some subjects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from world_host import WorldHost
+
+from .p3s_trained import EDITABILITY, FIDELITY, Measures, measured, subjects
+from .point_mask import PAPER
+from .reading import Reader
+from .rows import Findings, Row, above
+
+
+def run(host: WorldHost, count: int) -> Findings:
+    """Measures all rows with five trainings of each subject."""
+    chosen, reader = subjects(host, count), Reader()
+    trainings: list[dict[str, Any]] = [{}, {"rngr": False}, {"where": "none"}, {"where": "all"}]
+    whole, without_encoder, without_loss, everywhere = (
+        measured(reader, chosen, training, {})[0] for training in trainings
+    )
+    (learned,) = measured(reader, chosen, {"learned_weight": True}, {"schedule": "learned"})
+    of = f"{len(chosen)} subjects"
+    both = f"{FIDELITY} and of what the prompt says, the schedule minus the learned weight; holds above -0.1; {of}"
+    balance = np.mean([whole[name] - learned[name] for name in ("fidelity", "editability")], axis=0)
+    return Findings(
+        PAPER,
+        [
+            *_traded("table II: the RNGR encoder", whole, without_encoder, "without it", of),
+            *_traded("tables II and IV: L_ac on the last layer", whole, without_loss, "without L_ac", of),
+            *_traded("table IV: L_ac on the last layer", whole, everywhere, "on all layers", of),
+            above(PAPER, "a learned weight is no better than the schedule", both, balance, -0.1),
+        ],
+    )
+
+
+def _traded(what: str, whole: Measures, other: Measures, named: str, of: str) -> list[Row]:
+    """The paper's whole method is more faithful to the subject and less to the prompt than one without a part."""
+    fidelity = whole["fidelity"] - other["fidelity"]
+    editability = other["editability"] - whole["editability"]
+    return [
+        above(PAPER, f"{what}: more fidelity", f"{FIDELITY}, with it minus {named}; {of}", fidelity),
+        above(PAPER, f"{what}: less editability", f"{EDITABILITY}, {named} minus with it; {of}", editability),
+    ]
