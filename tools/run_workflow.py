@@ -29,6 +29,7 @@ from batch.jobs import Plan
 from batch.ledger import Ledger, LedgerError
 from batch.overrides import Workflow
 from batch.run import Batch, Host, Limits
+from batch.signals import stop_like_ctrl_c
 from batch.table import Row, TableError, read_table
 from cluster import command
 from cluster.connection import ClusterError
@@ -180,11 +181,20 @@ async def _connected(address: str, ledger: Ledger, seconds: float, own: OwnHost 
 
         async def revive() -> None:
             if own:
-                own.revive()
+                await _started(own)
             await await_host(client, seconds)
 
         await revive()
         yield Host(client, revive, own.stop if own else None)
+
+
+async def _started(own: OwnHost) -> None:
+    """In a thread, so that the command can be stopped meanwhile."""
+    try:
+        await asyncio.to_thread(own.revive)
+    except asyncio.CancelledError:
+        own.stop()  # or the thread, and with it the command, would wait until the host answers
+        raise
 
 
 async def _node_descriptions(clients: Sequence[Client]) -> dict[str, Any]:
@@ -224,6 +234,7 @@ def _print_rows(plan: Plan, rows: Iterator[Row], ledger: Ledger) -> None:
 def main(command_line: Sequence[str]) -> int:
     """0 when all rows are done, 1 when some failed, 2 when nothing could be run, 130 when stopped by Ctrl-C."""
     options = arguments_of(command_line)
+    stop_like_ctrl_c()
     try:
         graph = read_workflow(options.workflow)
         for _ in rows_of(options.table):  # what is wrong with the table itself needs no host

@@ -33,6 +33,8 @@ class StubHost:
         routes: path -> handler that takes the place of the usual one.
         queued: the workflows that came, in order.
         uploads: names of the files that came.
+        hold: whether a workflow runs until it is cancelled, by the text of node 1.
+        lets_go: seconds until what is cancelled ends.
     """
 
     def __init__(self, outputs: Callable[[str], Any] = lambda text: image(f"{text or 'picture'}.png")) -> None:
@@ -42,6 +44,7 @@ class StubHost:
         self.uploads: list[str] = []
         self.cancelled: list[str] = []
         self.hold: Callable[[str], bool] = lambda text: False
+        self.lets_go = 0.0
         self.file = b"picture"
         self.socket_text = '{"type": "progress", "data": null}'
         self.info = INFO
@@ -92,10 +95,16 @@ class StubHost:
             prompt_id = path.rpartition("/")[2]
             known = {prompt_id: self._entries[prompt_id]} if prompt_id in self._entries else {}
             return web.json_response(known)
+        if path == "/history":
+            for prompt_id in (await request.json())["delete"]:
+                self._entries.pop(prompt_id, None)
+            return web.json_response({})
+        if path == "/interrupt":
+            self._interrupt((await request.json())["prompt_id"])
+            return web.json_response({})
         if path == "/queue":
             if request.method == "POST":
                 self.cancelled += (await request.json())["delete"]
-                self._running = [each for each in self._running if each not in self.cancelled]
                 return web.json_response({})
             return web.json_response({"queue_running": [[0, each] for each in self._running], "queue_pending": []})
         if path == "/upload/image":
@@ -108,6 +117,17 @@ class StubHost:
             return web.Response(body=self.file)
         answers: dict[str, Any] = {"/system_stats": STATS, "/object_info": self.info}
         return web.json_response(answers.get(path, {}))
+
+    def _interrupt(self, prompt_id: str) -> None:
+        """A host that takes its time: what runs goes on for `lets_go` seconds."""
+        if prompt_id in self._running:
+            self._loop.call_later(self.lets_go, self._end_interrupted, prompt_id)
+
+    def _end_interrupted(self, prompt_id: str) -> None:
+        self._running.remove(prompt_id)
+        message = ["execution_interrupted", {"node_id": "1", "node_type": "Source"}]
+        status = {"status_str": "error", "messages": [message]}
+        self._entries[prompt_id] = {"status": status, "outputs": {}}
 
     async def _socket(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import run_workflow
 from aiohttp import web
@@ -21,6 +23,8 @@ from batch.jobs import Job
 from batch.ledger import Ledger, Record
 from batch.table import Row
 from stub_host import INFO, PROMPT, StubHost, image
+
+from host import ROOT
 
 
 class Folder:
@@ -33,10 +37,13 @@ class Folder:
         (path / name).write_text(rows or "\n".join(lines), encoding="utf-8")
         self.table = path / name
 
-    def run(self, *hosts: StubHost, more: tuple[str, ...] = ("--retries", "0")) -> int:
+    def command(self, *hosts: StubHost) -> list[str]:
         addresses = [word for host in hosts for word in ("--host", host.url)]
         files = [str(self.path / "workflow.json"), "--table", str(self.table), "--output", str(self.results)]
-        return run_workflow.main([*files, *addresses, "--wait", "0", *more])
+        return [*files, *addresses, "--wait", "0"]
+
+    def run(self, *hosts: StubHost, more: tuple[str, ...] = ("--retries", "0")) -> int:
+        return run_workflow.main([*self.command(*hosts), *more])
 
     def records(self) -> list[dict[str, Any]]:
         lines = (self.results / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
@@ -242,7 +249,7 @@ def test_own_host_that_does_not_let_go_of_a_row_is_ended(tmp_path: Path, monkeyp
             async def deaf(request: web.Request) -> web.Response | None:
                 return web.json_response({}) if request.method == "POST" else None
 
-            stub.routes["/queue"] = deaf
+            stub.routes["/queue"] = stub.routes["/interrupt"] = deaf
             with Ledger(tmp_path / "results", {"workflow_sha256": "w"}) as ledger:
                 async with client.Client(stub.url, ledger.run) as each:
 
@@ -256,6 +263,53 @@ def test_own_host_that_does_not_let_go_of_a_row_is_ended(tmp_path: Path, monkeyp
                     return ledger.last["key-1"]
 
     assert asyncio.run(one_row())["error"] == "It took longer than 0.5 s." and ended == ["ended"]
+
+
+def started(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "tools" / "run_workflow.py"), *words]
+    # Deaf to Ctrl-C, as a shell makes what it runs in the background.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def wait_until(true: Callable[[], Any]) -> None:
+    limit = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("lets_go", [0.0, 3.0])
+def test_row_that_a_stopped_runner_cancelled_is_sent_again(
+    host: StubHost, tmp_path: Path, number: signal.Signals, lets_go: float
+) -> None:
+    """Whether the host is done with it or still works on it when the next runner comes."""
+    host.hold, host.lets_go = lambda text: True, lets_go
+    folder = Folder(tmp_path, "a")
+    runner = started(*folder.command(host), "--retries", "0")
+    wait_until(lambda: host.queued)
+    runner.send_signal(number)
+    assert runner.communicate(timeout=30)[1].endswith("Stopped. The same command goes on from here.\n")
+    assert runner.returncode == 130 and len(host.cancelled) == 1 and folder.records() == []
+    host.hold = lambda text: False
+    assert folder.run(host) == 0
+    (record,) = folder.records()
+    assert record["state"] == "done" and record["attempts"] == 1 and len(host.queued) == 2
+
+
+def test_own_host_that_is_starting_ends_with_the_command(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "a")
+    runner = started(*folder.command(), "--start", str(comfy(tmp_path / "comfy")))
+    wait_until((folder.results / ".host.json").exists)
+    time.sleep(0.2)
+    note = json.loads((folder.results / ".host.json").read_text())
+    runner.terminate()
+    assert "Stopped." in runner.communicate(timeout=30)[1] and runner.returncode == 130
+    assert not psutil.pid_exists(note["pid"]) and not (folder.results / ".host.json").exists()
 
 
 def test_rows_are_shared_among_hosts_and_go_on_without_one_that_is_gone(tmp_path: Path) -> None:

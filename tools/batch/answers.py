@@ -64,6 +64,13 @@ def failure(entry: Mapping[str, Any]) -> str | None:
         return None if status["status_str"] == "success" else describe_failure(status["messages"])
 
 
+def was_interrupted(entry: Mapping[str, Any]) -> bool:
+    """Whether a workflow that has ended was cancelled while it ran."""
+    with understood("a workflow that ended"):
+        messages = entry["status"].get("messages") or ()
+        return any(message[0] == "execution_interrupted" for message in messages)
+
+
 def files_of(entry: Mapping[str, Any]) -> list[dict[str, str]]:
     """All files a finished workflow named, wherever its nodes put them in their output.
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from batch import overrides
-from batch.answers import Unusable, failure, files_of, own_name, understood
+from batch.answers import Unusable, failure, files_of, own_name, understood, was_interrupted
 from batch.client import Client, FileChanged, Progress
 from batch.files import digest, is_file_name
 from batch.jobs import Job
@@ -58,9 +58,14 @@ async def _sent(client: Client, job: Job) -> overrides.Prompt:
 async def _ended(client: Client, prompt: overrides.Prompt, prompt_id: str, progress: Progress) -> dict[str, Any]:
     queued = await client.is_queued(prompt_id)
     entry = await client.entry(prompt_id)
-    if entry is None and not queued:
-        await client.queue(prompt, prompt_id)
-    return entry or await client.wait(prompt_id, progress)
+    if entry or queued:
+        left = entry or await client.wait(prompt_id, progress)
+        if not was_interrupted(left):
+            return left
+        # An earlier start was stopped and took the row from the host; that is no failure of the row.
+        await client.forget(prompt_id)
+    await client.queue(prompt, prompt_id)
+    return await client.wait(prompt_id, progress)
 
 
 async def _collect(

@@ -184,9 +184,16 @@ class Client:
 
     async def cancel(self, prompt_id: str) -> None:
         """Takes a workflow from the queue, or interrupts it if it runs."""
-        for path, data in (("/queue", {"delete": [prompt_id]}), ("/interrupt", {"prompt_id": prompt_id})):
-            async with self._request("POST", path, json=data):
-                pass
+        await self._post("/queue", {"delete": [prompt_id]})
+        await self._post("/interrupt", {"prompt_id": prompt_id})
+
+    async def forget(self, prompt_id: str) -> None:
+        """Takes a workflow that has ended from the history."""
+        await self._post("/history", {"delete": [prompt_id]})
+
+    async def _post(self, path: str, data: Mapping[str, Any]) -> None:
+        async with self._request("POST", path, json=data):
+            pass
 
     @contextlib.asynccontextmanager
     async def _request(

@@ -6,15 +6,14 @@ import argparse
 import asyncio
 import contextlib
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from batch.jobs import Plan
 from batch.ledger import Ledger
+from batch.signals import stop_like_ctrl_c
 from batch.table import Row
 from tqdm import tqdm
 
@@ -59,7 +58,7 @@ def run(options: argparse.Namespace, about: Mapping[str, Any], plan: MakePlan, r
         raise ClusterError(f"--workers {options.workers}: a number from 1, or auto, is needed.")
     output = str(options.output) if "://" in str(options.output) else str(options.output.absolute())
     with opened(output, about) as (name, results), connected(options.ray, options.insecure) as cluster:
-        _stop_on_sigterm()
+        stop_like_ctrl_c()  # once more: Ray has its own way with signals
         settings = Settings(str(options.start), options.host_args, output, name, options.row_timeout)
         summary = asyncio.run(_work(options, settings, cluster, results, plan, rows))
     _tell(summary, output)
@@ -115,15 +114,6 @@ def _noted(rows: Iterator[Row], names: set[str]) -> Iterator[Row]:
 
 def _note(names: set[str], values: Any) -> None:
     names.update(value for value in values if isinstance(value, str) and FILE_NAME.fullmatch(value))
-
-
-def _stop_on_sigterm() -> None:
-    """What SLURM and clouds send before they take a machine away: the same as Ctrl-C."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
 
 
 def _tell(summary: Summary, output: str) -> None:
