@@ -1,8 +1,8 @@
 """Draws the thumbnails of templates anew: `python demo/runs/thumbnails.py`, after `make demo`.
 
-A thumbnail is what goes in and what comes out, side by side, on the trained world: cut from a sheet of the demo, or from a run of the template. Templates of models that the demo lacks show what their method does on those it has, or
-stay as they are.
-
+A thumbnail is what goes in and what comes out, side by side, on the trained world: cut from a sheet of the demo, or
+from a run of the template. Templates of models that the demo lacks show what their method does on those it has, or stay
+as they are.
 """
 
 from __future__ import annotations
