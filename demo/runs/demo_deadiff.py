@@ -34,7 +34,7 @@ def run(host: WorldHost, folder: Path) -> Path:
 
 
 def _generate(host: WorldHost, reference: str, strength: float, target: Path) -> Path:
-    workflow = small(load_workflow("deadiff"), prompt=PROMPT, seed=8)
+    workflow = small(load_workflow("deadiff"), prompt=PROMPT, seed=5)
     inputs(workflow, "LoadImage")["image"] = reference
     inputs(workflow, "DEADiffStyle").update(strength=strength, strict=strength > 0)
     return host.paint(workflow, target)
