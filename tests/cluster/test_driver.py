@@ -16,7 +16,7 @@ import pytest
 from batch.jobs import Job, Plan
 from batch.ledger import DONE, FAILED, Ledger
 from batch.overrides import Workflow
-from batch.table import Row, read_table
+from batch.table import Faults, Row, read_table
 from cluster.actor import LOST, TAKEN
 from cluster.command import _noted
 from cluster.connection import ClusterError
@@ -257,7 +257,7 @@ def test_table_of_100000_rows_is_checked_in_bounded_memory(tmp_path: Path) -> No
     names: set[str] = set()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
     before = peak()
-    assert plan.check(_noted(read_table(tmp_path / "rows.csv"), names)) == number
+    assert plan.check(_noted(read_table(tmp_path / "rows.csv"), names), Faults()) == number
     assert peak() - before < 8 << 20 and not names
 
 

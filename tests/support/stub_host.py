@@ -33,6 +33,7 @@ class StubHost:
         routes: path -> handler that takes the place of the usual one.
         queued: the workflows that came, in order.
         uploads: names of the files that came.
+        inputs: files in its input folder.
         hold: whether a workflow runs until it is cancelled, by the text of node 1.
         lets_go: seconds until what is cancelled ends.
     """
@@ -42,6 +43,7 @@ class StubHost:
         self.routes: dict[str, Callable[[web.Request], Any]] = {}
         self.queued: list[dict[str, Any]] = []
         self.uploads: list[str] = []
+        self.inputs: set[str] = set()
         self.cancelled: list[str] = []
         self.hold: Callable[[str], bool] = lambda text: False
         self.lets_go = 0.0
@@ -114,6 +116,9 @@ class StubHost:
         if path == "/ws":
             return await self._socket(request)
         if path == "/view":
+            if request.method == "HEAD":
+                name = f"{request.query['subfolder']}/{request.query['filename']}".lstrip("/")
+                return web.Response(status=200 if name in self.inputs else 404)
             return web.Response(body=self.file)
         answers: dict[str, Any] = {"/system_stats": STATS, "/object_info": self.info}
         return web.json_response(answers.get(path, {}))

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from batch.jobs import Job, Plan
 from batch.overrides import Workflow, seeds
-from batch.table import Row, TableError, read_table
+from batch.table import Faults, Row, TableError, check_table, read_table
 
 INFO: dict[str, Any] = {
     "KSampler": {
         "input": {"required": {"seed": ["INT", {}], "cfg": ["FLOAT", {}], "model": ["MODEL"], "name": [["a", "b"]]}}
     },
     "Text": {"input": {"required": {"text": ["STRING", {}], "on": ["BOOLEAN", {}]}}},
-    "LoadImage": {"input": {"required": {"image": [["x.png"], {"image_upload": True}]}}},
+    "LoadImage": {"input": {"required": {"image": [["x.png"], {"image_upload": True}]}}, "output_node": True},
 }
 PROMPT: dict[str, Any] = {
     "1": {"class_type": "KSampler", "inputs": {"seed": 1, "cfg": 2.0, "model": ["9", 0], "name": "a"}},
@@ -56,6 +56,8 @@ def test_jsonl_table(tmp_path: Path) -> None:
         ("t.csv", "a,b\n1\n", "line 2: it has more or fewer cells"),
         ("t.csv", "a,b\n1,2,3\n", "line 2: it has more or fewer cells"),
         ("t.csv", "a,b\n", "has no rows"),
+        ("t.csv", 'a.b,c.d\n1,2\n"3,4\n5,6\n', "after line 2: a quotation mark is not closed"),
+        ("t.csv", 'a.b,c.d\n1,"2"3\n', "after line 1: a quotation mark is not closed, or stands inside"),
         ("t.jsonl", "{\n", "line 1"),
         ("t.jsonl", "[1]\n", "an object like"),
         ("t.csv", "name,a\n../x,1\n", "cannot be the name of a folder"),
@@ -73,6 +75,35 @@ def test_bad_table_says_where(tmp_path: Path, name: str, text: str, reason: str)
         list(read_table(written(tmp_path, name, text)))
 
 
+def test_all_faults_of_a_table_are_said_at_once(tmp_path: Path) -> None:
+    faults = Faults()
+    check_table(written(tmp_path, "t.jsonl", '{\n[1]\n{"name": "a/b"}\n{"1.seed": 1}\n'), faults)
+    with pytest.raises(TableError) as raised:
+        faults.raise_any()
+    assert [text.partition(": ")[0].rpartition("/")[2] for text in raised.value.texts] == [
+        "t.jsonl, line 1",
+        "t.jsonl, line 2",
+        "Row 3",
+    ]
+
+
+def test_same_fault_of_many_rows_is_said_once_and_many_faults_are_counted() -> None:
+    faults = Faults()
+    for number in range(1, 4):
+        faults.add(str(Row(number, "x", {})), "bad")
+    for number in range(50):
+        faults.add(str(Row(9, "y", {})), f"bad {number}")
+    with pytest.raises(TableError) as raised:
+        faults.raise_any()
+    assert raised.value.texts[0] == "Row 1 (x) and 2 others: bad"
+    assert len(raised.value.texts) == 21 and raised.value.texts[-1] == "… and 31 more."
+
+
+def test_name_may_begin_with_a_capital(tmp_path: Path) -> None:
+    (row,) = read_table(written(tmp_path, "t.csv", "Name,KSampler.seed\ncat,7\n"))
+    assert (row.name, row.overrides) == ("cat", {"KSampler.seed": "7"})
+
+
 def test_values_get_the_type_of_the_input() -> None:
     values = {"KSampler.seed": "7", "1.cfg": "2", "1.name": "b", "Prompt.text": "5", "3.on": "no"}
     changed = apply(PROMPT, values, INFO)
@@ -87,14 +118,14 @@ def test_values_get_the_type_of_the_input() -> None:
         ("seed", 1, "write node.input"),
         ("Nothing.seed", 1, "the workflow has no node 'Nothing'"),
         ("Text.text", "a", "several nodes answer to 'Text'; use an id, 2 or 3"),
-        ("KSampler.sed", 1, "KSampler has no input 'sed'"),
+        ("KSampler.sed", 1, "KSampler has no input 'sed'; it has seed, cfg, model, name"),
         ("KSampler.seed", "many", "'many' is not a whole number"),
         ("KSampler.seed", True, "True is not a whole number"),
         ("KSampler.seed", 48.9, "48.9 is not a whole number"),
         ("KSampler.seed", "48.9", "'48.9' is not a whole number"),
         ("KSampler.seed", "1_0", "'1_0' is not a whole number"),
         ("1.cfg", "nan", "'nan' is not a number"),
-        ("1.cfg", "0,5", "'0,5' is not a number"),
+        ("1.cfg", "0,5", "'0,5' is not a number: write a point for the comma"),
         ("1.model", "sd15", "model is connected to another node"),
         ("3.on", "perhaps", "'perhaps' is neither true nor false"),
     ],
@@ -107,7 +138,9 @@ def test_bad_override_says_why(column: str, value: Any, reason: str) -> None:
 def jobs(folder: Path, *rows: dict[str, Any], allowed: tuple[Path, ...] = (), info: Any = INFO) -> list[Job]:
     plan = Plan(Workflow(PROMPT, info), {}, folder, allowed)
     table = [Row(number, f"{number:04}", values) for number, values in enumerate(rows, 1)]
-    assert plan.check(table) == len(table)
+    faults = Faults()
+    assert plan.check(table, faults) == len(table)
+    faults.raise_any()
     return list(plan.jobs(table))
 
 
@@ -172,7 +205,7 @@ def test_large_table_is_checked_in_bounded_memory(tmp_path: Path) -> None:
         path = written(tmp_path, "t.jsonl", "\n".join(lines))
         plan = Plan(Workflow(PROMPT, INFO), {}, tmp_path)
         tracemalloc.start()
-        assert plan.check(read_table(path)) == number
+        assert plan.check(read_table(path), Faults()) == number
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 200_000

@@ -114,6 +114,8 @@ def test_batch_cut_off_at_any_call_loses_nothing_and_goes_on(tmp_path: Path, how
         first, last = json.loads((run / "status").read_text())
         said = (run / "said").read_text()
         assert first == (0 if number == len(runs) else {"kill": 9, "full": 2}[how]), (number, said)
+        if first == 2:
+            assert "/results" in said and "No space left on device. Make room; the same command goes on" in said, said
         assert "Traceback" not in said and last == 0, (number, said, (run / "said_last").read_text())
         results = run / "results"
         lines = [json.loads(line) for line in (results / "manifest.jsonl").read_bytes().splitlines()][1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from batch.hosts import HostMissing, OwnHost
 from batch.jobs import Job
 from batch.ledger import Ledger, Record
 from batch.table import Row
-from stub_host import INFO, PROMPT, StubHost, image
+from stub_host import INFO, PROMPT, STATS, StubHost, image
 
 from host import ROOT
 
@@ -51,6 +52,17 @@ class Folder:
 
     def states(self) -> dict[str, str]:
         return {record["inputs"]["1.text"]: record["state"] for record in self.records()}
+
+
+def mistakes(folder: Folder, capsys: pytest.CaptureFixture[str], *hosts: StubHost, more: tuple[str, ...] = ()) -> str:
+    """What a dry run says that finds something wrong."""
+    assert folder.run(*hosts, more=("--dry-run", *more)) == 2
+    assert not folder.results.exists()
+    return capsys.readouterr().err.strip()
+
+
+LOADING = {**PROMPT, "2": {"class_type": "Save", "inputs": {"source": ["3", 0]}}}
+LOADING["3"] = {"class_type": "Load", "inputs": {"image": "x.png"}}
 
 
 @pytest.fixture
@@ -257,7 +269,7 @@ def test_own_host_that_does_not_let_go_of_a_row_is_ended(tmp_path: Path, monkeyp
                         pass
 
                     host = run.Host(each, revive, lambda: ended.append("ended"))
-                    batch = run.Batch([host], ledger, INFO, run.Limits(retries=0, row_seconds=0.5))
+                    batch = run.Batch([host], ledger, INFO, run.Limits(retries=0, row_seconds=0.5), run.Due(ledger))
                     job = Job("key-1", Row(1, "a", {}), PROMPT)
                     await batch.run(iter([job]), 1)
                     return ledger.last["key-1"]
@@ -336,11 +348,131 @@ def test_rows_are_shared_among_hosts_and_go_on_without_one_that_is_gone(tmp_path
         assert {record["host"] for record in again.records()} == {second.url}
 
 
-def test_unequal_hosts_share_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hosts_must_be_equal_in_what_the_workflow_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with StubHost() as first, StubHost() as second:
+        folder = Folder(tmp_path, "a")
         second.info = {**INFO, "More": INFO["Save"]}
-        assert Folder(tmp_path, "a").run(first, second) == 2
-        assert f"{second.url} has another ComfyUI" in capsys.readouterr().err and not first.queued
+        assert folder.run(first, second, more=("--dry-run",)) == 0
+        second.info = {"Save": INFO["Save"]}
+        said = mistakes(folder, capsys, first, second)
+        assert said == f"{second.url}: Node 1: the host has no node 'Source'; install its pack."
+        second.info = json.loads(json.dumps(INFO))
+        second.info["Source"]["input"]["required"]["text"] = [["b"]]
+        assert mistakes(folder, capsys, first, second) == (
+            f"{second.url}: Row 1 (a): Column '1.text': 'a' is not one of b."
+        )
+        second.info = INFO
+        assert folder.run(first, second, more=("--dry-run",)) == 0
+
+        async def newer(_: web.Request) -> web.Response:
+            return web.json_response({**STATS, "system": {"comfyui_version": "0.31.0"}})
+
+        second.routes["/system_stats"] = newer
+        said = mistakes(folder, capsys, first, second)
+        assert f"{first.url} has ComfyUI 0.30.0, but {second.url} has ComfyUI 0.31.0" in said
+
+
+def test_files_of_every_host_are_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with StubHost() as first, StubHost() as second:
+        first.inputs = {"a/b.png"}
+        folder = Folder(tmp_path, rows="Load.image\na/b.png\n")
+        (tmp_path / "workflow.json").write_text(json.dumps(LOADING))
+        assert mistakes(folder, capsys, first, second).startswith(f"{second.url}: Row 1 (0001): Column 'Load.image'")
+
+
+def test_rows_go_to_the_hosts_that_answer_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with StubHost() as first:
+        folder = Folder(tmp_path, "a")
+        assert folder.run(first, more=("--host", "127.0.0.1:9", "--wait", "1")) == 0
+        said = capsys.readouterr().err
+        assert said.startswith("http://127.0.0.1:9 does not answer; waiting up to 1 s for it.\nNo ComfyUI answers at")
+        assert "The rows go to the other hosts." in said and len(first.queued) == 1
+    began = time.monotonic()
+    assert folder.run(more=("--host", "127.0.0.1:9", "--wait", "60", "--dry-run")) == 2
+    assert time.monotonic() - began < 10 and "No ComfyUI answers" in capsys.readouterr().err
+
+
+def test_one_host_by_two_names_is_one(host: StubHost, tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "a")
+    assert folder.run(host, more=("--host", host.url.replace("127.0.0.1", "localhost") + "/")) == 0
+    assert "host" not in folder.records()[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--host", "foo:bar"), "foo:bar: ADDRESS:PORT is needed"),
+        (("--host", "ftp://foo"), "ftp://foo: ADDRESS:PORT is needed"),
+        (("--retries", "-1"), "-1: a whole number from 0 is needed"),
+        (("--retries", "x"), "x: a whole number from 0 is needed"),
+        (("--max-failures", "0"), "0: a whole number from 1 is needed"),
+        (("--row-timeout", "0"), "0: a number from 0.1 is needed"),
+        (("--row-timeout", "inf"), "inf: a number from 0.1 is needed"),
+        (("--wait", "nan"), "nan: a number from 0 is needed"),
+    ],
+)
+def test_option_that_cannot_be_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], reason: str
+) -> None:
+    folder = Folder(tmp_path, "a")
+    with pytest.raises(SystemExit, match="2"):
+        folder.run(more=options)
+    assert reason in capsys.readouterr().err and not folder.results.exists()
+
+
+def test_results_that_are_gone_are_said_and_made_again_when_asked(
+    host: StubHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Folder(tmp_path, *"abc")
+    assert folder.run(host) == 0 and "are gone" not in capsys.readouterr().out
+    shutil.rmtree(folder.results / "a")
+    (folder.results / "b" / "b.png").unlink()
+    assert folder.run(host) == 0 and len(host.queued) == 3
+    said = "The results of 2 of these are gone: a, b/b.png. --again-missing makes them again."
+    assert said in capsys.readouterr().out
+    assert folder.run(host, more=("--dry-run",)) == 0
+    out = capsys.readouterr().out
+    assert "1 a: done, but a is gone (--again-missing)" in out and "3 c: done: 1.text='c'" in out
+    assert folder.run(host, more=("--again-missing",)) == 0
+    assert [each["1"]["inputs"]["text"] for each in host.queued[3:]] == ["a", "b"]
+    assert [(record["name"], record["folder"]) for record in folder.records()[3:]] == [("a", "a_2"), ("b", "b_2")]
+    assert folder.run(host) == 0 and len(host.queued) == 5 and "are gone" not in capsys.readouterr().out.splitlines()[-1]
+    assert folder.run(host, more=("--again", "c")) == 0 and len(host.queued) == 6
+    assert (folder.results / "c" / "c.png").exists() and (folder.results / "c_2" / "c.png").exists()
+    assert folder.run(host, more=("--again", "d")) == 2
+    assert "--again d: the table has no row of this name." in capsys.readouterr().err
+
+
+def test_name_of_a_row_is_in_its_line_however_it_ended(host: StubHost, tmp_path: Path) -> None:
+    host.outputs = lambda text: None if text == "bad" else image("a.png")
+    folder = Folder(tmp_path, "good", "bad")
+    assert folder.run(host) == 1
+    assert [record["name"] for record in folder.records()] == ["good", "bad"]
+
+
+def test_what_holds_for_all_rows_is_printed_once_and_a_row_that_is_done_sends_nothing(
+    host: StubHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"picture")
+    folder = Folder(tmp_path, rows="Load.image\na.png\nx.png\n")
+    (tmp_path / "workflow.json").write_text(json.dumps(LOADING))
+    settings = ("--set", "1.text=same")
+    assert folder.run(host, more=(*settings, "--dry-run")) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "for every row: 1.text='same'",
+        "1 0001: would run: Load.image='a.png'",
+        f"    sends {tmp_path / 'a.png'}",
+        "2 0002: would run: Load.image='x.png'",
+        "0 done, 2 would run",
+    ]
+    assert folder.run(host, more=settings) == 0 and "\r" not in capsys.readouterr().err
+    assert folder.run(host, more=(*settings, "--dry-run")) == 0 and "sends" not in capsys.readouterr().out
+
+
+def test_empty_workflow_is_one_sentence(host: StubHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Folder(tmp_path, "a")
+    (tmp_path / "workflow.json").write_text("{}")
+    assert mistakes(folder, capsys, host).startswith("The file is no workflow: it has no nodes.")
 
 
 def test_file_is_sent_once_a_host_and_said(host: StubHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -419,3 +551,54 @@ def test_log_of_someone_else_is_left_as_it_is(tmp_path: Path, monkeypatch: pytes
     assert own._host.process is not None and note["pid"] == own._host.process.pid
     own.stop()
     assert not (tmp_path / ".host.json").exists()
+
+
+def test_values_are_compared_with_what_the_host_says_before_the_first_row(
+    host: StubHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.info = json.loads(json.dumps(INFO))
+    host.info["Source"]["input"]["required"]["number"][1] = {"min": 0, "max": 9}
+    host.info["Source"]["input"]["required"]["sampler"] = [["euler", "heun"]]
+    folder = Folder(tmp_path, rows="name,1.number,Source.text\na,-1,x\nb,10,x\nc,-1,x\nd,5.5,x\n")
+    workflow = {**PROMPT, "1": {"class_type": "Source", "inputs": {"text": "", "number": 1, "sampler": "eulr"}}}
+    (tmp_path / "workflow.json").write_text(json.dumps(workflow))
+    assert mistakes(folder, capsys, host).splitlines() == [
+        "Row 1 (a) and 1 other: Column '1.number': -1 is less than 0.",
+        "Node 1 (Source): sampler: 'eulr' is not one of euler, heun.",
+        "Row 2 (b): Column '1.number': 10 is more than 9.",
+        "Row 4 (d): Column '1.number': '5.5' is not a whole number.",
+    ]
+    said = mistakes(folder, capsys, host, more=("--set", "Source.sampler=hein", "--set", "1.seed=1")).splitlines()
+    assert "--set Source.sampler: 'hein' is not one of heun, euler." not in said  # a row of two faults names the first
+    assert said[0] == "--set 1.seed: Source has no input 'seed'; it has text, number, sampler."
+    folder.table.write_text("name,1.number\na,-1\n")
+    said = mistakes(folder, capsys, host, more=("--set", "Source.sampler=hein")).splitlines()
+    assert said[1] == "--set Source.sampler: 'hein' is not one of heun, euler."
+    assert mistakes(folder, capsys, host, more=("--set", "Sauce.text=5")).startswith("--set Sauce.text: the workflow has")
+    # The host has the last word: a class may have checks of its own.
+    assert folder.run(host, more=("--unchecked",)) == 0 and len(host.queued) == 1
+
+
+def test_missing_picture_is_noticed_before_the_first_row(
+    host: StubHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dog.png").write_bytes(b"picture")
+    host.inputs = {"sub/cat.png", "photos/dog.png"}
+    names = ["dog.png", "x.png", "sub/cat.png", "photos/wolf.png", "photo\\dog.png"]
+    folder = Folder(tmp_path, rows="Load.image\n" + "\n".join(names))
+    (tmp_path / "workflow.json").write_text(json.dumps(LOADING))
+    assert mistakes(folder, capsys, host).splitlines() == [
+        f"Row {row}: Column 'Load.image': {name} is neither beside the table nor in ComfyUI's input folder{why}."
+        for row, name, why in (
+            ("4 (0004)", "photos/wolf.png", ""),
+            ("5 (0005)", "photo\\dog.png", "; write / between folders"),
+        )
+    ]
+    folder.table.write_text("Load.image\nsub/cat.png\n")
+    assert folder.run(host) == 0
+    # One that the workflow itself names.
+    missing = {**LOADING, "3": {"class_type": "Load", "inputs": {"image": "wolf.png"}}}
+    (tmp_path / "workflow.json").write_text(json.dumps(missing))
+    folder.table.write_text("name\na\n")
+    shutil.rmtree(folder.results)
+    assert mistakes(folder, capsys, host).startswith("Node 3 (Load): image: wolf.png is not in ComfyUI's input folder")

@@ -119,6 +119,7 @@ def about(job: Job, versions: Record) -> Record:
     """What a manifest's line says of a row, however it ended."""
     return {
         "row": job.row.number,
+        "name": job.row.name,
         "inputs": dict(job.row.overrides),
         "input_sha256": job.inputs,
         "seeds": overrides.seeds(job.prompt),

@@ -174,6 +174,13 @@ class Client:
                 self._uploaded[sha256] = "/".join(parts)
         return self._uploaded[sha256]
 
+    async def has_input(self, name: str) -> bool:
+        """Whether a file that a node may name is in the host's input folder (or, with ` [output]` behind, there)."""
+        folder, _, file = name.replace("\\", "/").rpartition("/")
+        params = {"filename": file, "subfolder": folder, "type": "input"}
+        async with self._request("HEAD", "/view", (400, 403, 404), params=params) as answer:
+            return answer.status < 400
+
     def has_sent(self, sha256: str) -> bool:
         """Whether the host has a file of this content from us."""
         return sha256 in self._uploaded

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 from host_process import HostProcess, free_port
+from tqdm import tqdm
 
 from batch.client import Client
 from batch.files import parse_json
@@ -25,11 +26,13 @@ class HostMissing(RuntimeError):
 
 
 async def await_host(client: Client, seconds: float) -> None:
-    """Returns once the host answers.
+    """Returns once the host answers; says so if that is not at once.
 
     Raises: HostMissing when it does not do so in time.
     """
     limit = time.monotonic() + seconds
+    if seconds and not await client.answers():
+        tqdm.write(f"{client.url} does not answer; waiting up to {seconds:g} s for it.", file=sys.stderr)
     while not await client.answers():
         if time.monotonic() > limit:
             raise HostMissing(f"No ComfyUI answers at {client.url}; start one, or let --start FOLDER do it.")

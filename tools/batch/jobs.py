@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from node_specs import Fault
+
 from batch.files import NAME_BYTES, digest
 from batch.overrides import Place, Prompt, Workflow
-from batch.table import Row, TableError
-
-UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")
+from batch.table import Faults, Row, TableError
 
 
 @dataclass(frozen=True)
@@ -73,30 +73,75 @@ class Plan:
         common: values for every row; a row's own value wins.
         folder: where relative paths in the table start. Files in it are sent to the host.
         allowed: other folders whose files may be sent.
+        unchecked: values that do not fit the descriptions of the nodes are left to the host.
+
+    Attributes:
+        elsewhere: name of each file that the host must have in its input folder -> row and fault if it has not;
+            `check` fills it.
     """
 
     def __init__(
-        self, workflow: Workflow, common: Mapping[str, Any], folder: Path, allowed: Sequence[Path] = ()
+        self,
+        workflow: Workflow,
+        common: Mapping[str, Any],
+        folder: Path,
+        allowed: Sequence[Path] = (),
+        unchecked: bool = False,
     ) -> None:
         self.workflow = workflow
-        self._common_values = workflow.values(common)
+        self.elsewhere: dict[str, tuple[str, str]] = {}
+        self._unchecked = unchecked
+        self._common = common
+        try:
+            self._common_values = workflow.values(common)
+        except TableError as error:
+            raise TableError(*(self._as_set(text) or text for text in error.texts)) from error
         self._folder = folder
         self._allowed = [each.resolve() for each in (folder, *allowed)]
         self._digests: dict[tuple[str, int, int], str] = {}
 
-    def check(self, rows: Iterable[Row]) -> int:
-        """The number of rows, all of which fit. One row is held at a time, and no file is read.
-
-        Raises: TableError when a column or value does not fit, or a file may not be sent.
-        """
+    def check(self, rows: Iterable[Row], faults: Faults) -> int:
+        """The number of rows. What does not fit is noted. One row is held at a time, and no file is read."""
         number = 0
         for row in rows:
-            try:
-                self._fitted(self.overrides(row), row.decimal_comma)
-            except TableError as error:
-                raise TableError(f"Row {row.number} ({row.name}): {error}") from error
             number += 1
+            try:
+                self._check(row)
+            except TableError as error:
+                for text in error.texts:
+                    faults.add(*self._told(row, text))
         return number
+
+    def _check(self, row: Row) -> None:
+        overrides = self.overrides(row)
+        prompt, files = self._fitted(overrides, row.decimal_comma)
+        if self._unchecked:
+            return
+        sent = {place for place, _, _ in files}
+        columns = {self.workflow.place(column): column for column in overrides}
+        wrong = []
+        for fault in self.workflow.faults(prompt):
+            place = fault.node, fault.name
+            if not fault.file:
+                wrong.append(_text(fault, prompt, columns.get(place)))
+            elif place not in sent:
+                missing = _text(_not_found(fault, place in columns), prompt, columns.get(place))
+                self.elsewhere.setdefault(fault.file, self._told(row, missing))
+        if wrong:
+            raise TableError(*wrong)
+
+    def _told(self, row: Row, text: str) -> tuple[str, str]:
+        """The row that has a fault, if it is not that of all rows, and the fault."""
+        if said := self._as_set(text, row.overrides):
+            return "", said
+        return str(row) if text.startswith("Column") else "", text
+
+    def _as_set(self, text: str, own: Mapping[str, Any] | None = None) -> str | None:
+        """What is wrong with a column that --set gave and the row does not have itself."""
+        for column in self._common:
+            if column not in (own or {}) and text.startswith(begin := f"Column {column!r}: "):
+                return f"--set {column}: {text.removeprefix(begin)}"
+        return None
 
     def jobs(self, rows: Iterable[Row]) -> Iterator[Job]:
         """The jobs of rows that were checked, each made when it is asked for."""
@@ -130,7 +175,7 @@ class Plan:
         """
         place = self.workflow.place(column)
         spec = self.workflow.spec(place, column, prompt)
-        if spec.kind != "COMBO" or not any(spec.options.get(each) for each in UPLOADS):
+        if not spec.takes_files:
             return None
         path = self._folder / str(value)
         if not _is_file(path):
@@ -149,6 +194,23 @@ class Plan:
         if known not in self._digests:
             self._digests[known] = digest(path)
         return self._digests[known]
+
+
+def _text(fault: Fault, prompt: Prompt, column: str | None) -> str:
+    if column:
+        return f"Column {column!r}: {fault.text}."
+    if not fault.node:
+        return f"{fault.text[0].upper()}{fault.text[1:]}."
+    kind, name = prompt[fault.node]["class_type"], f" {fault.name}:" if fault.name else ""
+    return f"Node {fault.node} ({kind}):{name} {fault.text}."
+
+
+def _not_found(fault: Fault, has_column: bool) -> Fault:
+    """A file that the host may have, said as if it had not."""
+    why = "; write / between folders" if "\\" in fault.file else ""
+    if has_column:
+        return fault._replace(text=f"{fault.file} is neither beside the table nor in ComfyUI's input folder{why}")
+    return fault._replace(text=f"{fault.file} is not in ComfyUI's input folder{why}; to have it sent, name it in a column")
 
 
 def _is_file(path: Path) -> bool:

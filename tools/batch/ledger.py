@@ -83,6 +83,26 @@ class Ledger:
         """Whether the row with this key has its results."""
         return key in self.last and self.last[key]["state"] == DONE
 
+    def missing(self) -> dict[str, str]:
+        """Key -> which of its results is no longer there, of the rows that are done."""
+        found: dict[str, str] = {}
+        if not self._file.exists():
+            return found
+        for line in self._lines():
+            record = parse_json(line)
+            if record.get("state") == DONE:
+                found.pop(record["key"], None)
+                if gone := self._gone(record):
+                    found[record["key"]] = gone
+        return found
+
+    def _gone(self, record: Record) -> str | None:
+        folder = self.folder / record["folder"]
+        if not folder.is_dir() and not (folder := self._partials / record["key"]).is_dir():
+            return str(record["folder"])
+        names = (name for name in record.get("files") or () if not (folder / name).exists())
+        return next((f"{record['folder']}/{name}" for name in names), None)
+
     def partial(self, key: str) -> Path:
         """An empty folder for a row's files."""
         folder = self._partials / key
@@ -218,7 +238,8 @@ class Ledger:
             self._folders.add(record["folder"])
 
     def _unused(self, name: str) -> str:
-        """`name`, or with a number behind it if there is such a folder: nothing is written over."""
+        """`name`, or with a number behind it if there is or was such a folder: nothing is written over, and no line of
+        the manifest comes to mean another one's files."""
         number = self._numbers.get(name, 0) + 1
         candidate = name if number == 1 else f"{name}_{number}"
         # A link that leads nowhere is something, too.

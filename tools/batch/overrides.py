@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from node_specs import DYNAMIC_COMBO, Spec, default_of, live_specs
+from node_specs import DYNAMIC_COMBO, Fault, Spec, default_of, faults, live_specs, some_of
 
 from batch.table import TableError
 
@@ -45,14 +45,21 @@ class Workflow:
     def values(self, overrides: Mapping[str, Any]) -> dict[Place, tuple[str, Any]]:
         """Column and value of each place that overrides name.
 
-        Raises: TableError when two columns are the same input.
+        Raises: TableError when a column is none, or two columns are the same input.
         """
         found: dict[Place, tuple[str, Any]] = {}
+        wrong: list[str] = []
         for column, value in overrides.items():
-            place = self.place(column)
+            try:
+                place = self.place(column)
+            except TableError as error:
+                wrong += error.texts
+                continue
             if place in found:
-                raise TableError(f"Columns {found[place][0]!r} and {column!r} are the same input; keep one of them.")
+                wrong.append(f"Columns {found[place][0]!r} and {column!r} are the same input; keep one of them.")
             found[place] = column, value
+        if wrong:
+            raise TableError(*wrong)
         return found
 
     def apply(self, overrides: Mapping[str, Any], decimal_comma: bool = False) -> Prompt:
@@ -61,18 +68,32 @@ class Workflow:
         Args:
             overrides: `node.input` -> value, where node is an id, a title or a class of the workflow.
 
-        Raises: TableError naming the column when it is no input, or its value has the wrong type.
+        Raises: TableError naming each column that is no input, or whose value has the wrong type.
         """
         changed: Prompt = json.loads(self._text)
-        for (node, name), (column, value) in self._in_order(overrides):
-            spec = self.spec((node, name), column, changed)
-            inputs = changed[node]["inputs"]
-            if isinstance(inputs.get(name), list) and spec.kind and spec.kind not in TYPED and _is_scalar(value):
-                raise TableError(f"Column {column!r}: {name} is connected to another node; a value cannot replace it.")
-            inputs[name] = _typed(value, spec, column, decimal_comma)
-            if spec.kind == DYNAMIC_COMBO:
-                self._choose(changed, node, spec)
+        wrong: list[str] = []
+        for place, (column, value) in self._in_order(overrides):
+            try:
+                self._set(changed, place, column, value, decimal_comma)
+            except TableError as error:
+                wrong += error.texts
+        if wrong:
+            raise TableError(*wrong)
         return changed
+
+    def _set(self, changed: Prompt, place: Place, column: str, value: Any, decimal_comma: bool) -> None:
+        node, name = place
+        spec = self.spec(place, column, changed)
+        inputs = changed[node]["inputs"]
+        if isinstance(inputs.get(name), list) and spec.kind and spec.kind not in TYPED and _is_scalar(value):
+            raise TableError(f"Column {column!r}: {name} is connected to another node; a value cannot replace it.")
+        inputs[name] = _typed(value, spec, column, decimal_comma)
+        if spec.kind == DYNAMIC_COMBO:
+            self._choose(changed, node, spec)
+
+    def faults(self, prompt: Prompt) -> Iterator[Fault]:
+        """What the host would refuse the workflow for, with inputs as in `prompt`."""
+        return faults(prompt, self._info)
 
     def spec(self, place: Place, column: str, prompt: Prompt | None = None) -> Spec:
         """The description of an input while the workflow's inputs are as in `prompt`.
@@ -93,7 +114,8 @@ class Workflow:
         combo = name.rpartition(".")[0]
         if combo in each["inputs"]:
             raise TableError(f"Column {column!r}: {combo} is {each['inputs'][combo]!r}, which has no such input.")
-        raise TableError(f"Column {column!r}: {kind} has no input {name!r}.")
+        known = some_of((spec.name for spec in live_specs(self._info[kind], each["inputs"])), name)
+        raise TableError(f"Column {column!r}: {kind} has no input {name!r}; it has {known}.")
 
     def _in_order(self, overrides: Mapping[str, Any]) -> list[tuple[Place, tuple[str, Any]]]:
         """A dynamic combo before what its choice brings: resize_type before resize_type.width."""
@@ -128,7 +150,7 @@ def _find(prompt: Prompt, column: str) -> Place:
     places = [(node, name) for called, name in _splits(column) for node in _called(prompt, called)]
     if not places:
         called = column.rpartition(".")[0]
-        known = ", ".join(f"{key} ({value['class_type']})" for key, value in prompt.items())
+        known = some_of((name for key, each in prompt.items() for name in (key, *_names(each)) if name), called)
         raise TableError(f"Column {column!r}: the workflow has no node {called!r}; it has {known}.")
     if len(places) > 1:
         called = " or ".join(repr(called) for called, _ in _splits(column) if _called(prompt, called))
@@ -167,9 +189,10 @@ def _typed(value: Any, spec: Spec, column: str, decimal_comma: bool) -> Any:
         if spec.kind == "STRING":
             return value if isinstance(value, str) else json.dumps(value)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise TableError(f"Column {column!r}: {value!r} is {WRONG[spec.kind]}.") from error
+        why = ": write a point for the comma" if spec.kind == "FLOAT" and "," in str(value) else ""
+        raise TableError(f"Column {column!r}: {value!r} is {WRONG[spec.kind]}{why}.") from error
     if spec.kind == DYNAMIC_COMBO and value not in (keys := [each["key"] for each in spec.options["options"]]):
-        raise TableError(f"Column {column!r}: {value!r} is not one of {', '.join(map(str, keys))}.")
+        raise TableError(f"Column {column!r}: {value!r} is not one of {some_of(keys, value)}.")
     if spec.kind == "COMBO":
         return next((each for each in spec.options.get("options") or () if str(each) == value), value)
     return value

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import aiohttp
 from tqdm import tqdm
 
 from batch.answers import Unusable
-from batch.attempt import Failed, Record, about, attempt, versions_of
+from batch.attempt import Failed, Record, about, attempt
 from batch.client import CONNECTION_ERRORS, Client, Lost, Refused
 from batch.hosts import HostMissing
 from batch.jobs import Job
@@ -55,15 +55,44 @@ class Limits:
     failures: int | None = None
 
 
+class Due:
+    """Which rows are to be run.
+
+    Args:
+        again: names of rows that are run though they are done.
+        again_missing: run those, too, that are done but whose results are gone.
+
+    Attributes:
+        gone: key of each row that was asked about, is done and not to be run -> which of its results is gone.
+    """
+
+    def __init__(self, ledger: Ledger, again: Collection[str] = (), again_missing: bool = False) -> None:
+        self._ledger = ledger
+        self._again = again
+        self._again_missing = again_missing
+        self._missing = ledger.missing()
+        self.gone: dict[str, str] = {}
+
+    def __call__(self, job: Job) -> bool:
+        if not self._ledger.is_done(job.key) or job.row.name in self._again:
+            return True
+        if job.key in self._missing and not self._again_missing:
+            self.gone[job.key] = self._missing[job.key]
+        return job.key in self._missing and self._again_missing
+
+
 class Batch:
-    """Sends jobs that are not done yet, to whichever host is free.
+    """Sends the jobs that are due to whichever host is free.
 
     Args:
         object_info: what the hosts know about their node classes.
     """
 
-    def __init__(self, hosts: Sequence[Host], ledger: Ledger, object_info: Mapping[str, Any], limits: Limits) -> None:
+    def __init__(
+        self, hosts: Sequence[Host], ledger: Ledger, object_info: Mapping[str, Any], limits: Limits, due: Due
+    ) -> None:
         self.hosts = hosts
+        self._due = due
         self.ledger = ledger
         self.limits = limits
         self.failed = 0
@@ -80,10 +109,8 @@ class Batch:
 
         Raises: HostMissing when no host is left.
         """
-        for host in self.hosts:
-            host.versions = await versions_of(host.client)
         alive = list(self.hosts)
-        with tqdm(total=number, unit="row") as bar:
+        with tqdm(total=number, unit="row", disable=None) as bar:
             while True:
                 gone = [error for error in await self._share(alive, jobs, bar) if error]
                 alive = [host for host in alive if host not in [each for each, _ in gone]]
@@ -112,7 +139,7 @@ class Batch:
             if job is None:
                 return None
             try:
-                if not self.ledger.is_done(job.key):
+                if self._due(job):
                     self.failed += not await self._run(host, job, bar)
             except HostMissing as error:
                 self._given_back.append(job)
@@ -176,7 +203,7 @@ class Batch:
                     holder.end()
                 raise
             except CONNECTION_ERRORS:
-                bar.write(f"The host {holder.client.url} is gone; waiting for it to come back.")
+                bar.write(f"The host {holder.client.url} is gone.")
                 holder.client.forget_uploads()
                 await holder.revive()
             except Lost as lost:

@@ -19,8 +19,55 @@ RESERVED = ("manifest.jsonl", "host.log", "logs")
 ROOM = 12
 
 
+MOST_FAULTS = 20
+
+
 class TableError(ValueError):
-    """The table, or a column or value in it, does not fit the workflow."""
+    """The table, or a column or value in it, does not fit the workflow.
+
+    Attributes:
+        texts: what is wrong, each in a sentence.
+    """
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__("\n".join(texts))
+        self.texts = texts
+
+
+class Faults:
+    """All that is wrong with a table, so that it can be mended at once: what is wrong with many rows is said once.
+
+    Args:
+        where: stands before each.
+    """
+
+    def __init__(self, where: str = "") -> None:
+        self._where = where
+        self._rows: dict[str, tuple[str, int]] = {}
+        self._more = 0
+
+    def add(self, row: str, text: str) -> None:
+        """Notes a fault of a row, or of no single row if `row` is empty."""
+        if text not in self._rows and len(self._rows) == MOST_FAULTS:
+            self._more += 1
+            return
+        first, number = self._rows.get(text, (row, 0))
+        self._rows[text] = first, number + 1
+
+    def raise_any(self) -> None:
+        """Raises: TableError if there are any; of very many only the first and the number of the others are said."""
+        lines = [f"{self._where}{_rows(*rows)}{text}" for text, rows in self._rows.items()]
+        if self._more:
+            lines.append(f"… and {self._more} more.")
+        if lines:
+            raise TableError(*lines)
+
+
+def _rows(first: str, number: int) -> str:
+    if not first:
+        return ""
+    others = f" and {number - 1} other{'s' * (number > 2)}" if number > 1 else ""
+    return f"{first}{others}: "
 
 
 @dataclass(frozen=True)
@@ -39,6 +86,9 @@ class Row:
     overrides: Mapping[str, Any]
     decimal_comma: bool = False
 
+    def __str__(self) -> str:
+        return f"Row {self.number} ({self.name})"
+
 
 def read_table(path: Path) -> Iterator[Row]:
     """The rows of a text file with a header line and commas, semicolons or tabs, or of a `.jsonl` file.
@@ -48,39 +98,75 @@ def read_table(path: Path) -> Iterator[Row]:
 
     Raises: TableError naming the line when the file cannot be read as a table.
     """
+    for each in _read(path):
+        if isinstance(each, TableError):
+            raise each
+        yield each
+
+
+def check_table(path: Path, faults: Faults) -> None:
+    """Notes all that is wrong with the table itself, whatever the workflow."""
+    for each in _read(path):
+        if isinstance(each, TableError):
+            faults.add("", str(each))
+
+
+def _read(path: Path) -> Iterator[Row | TableError]:
+    """The rows, and in the place of what is none, what is wrong there."""
     ending = path.suffix.lower()
     if ending not in (*TEXT_ENDINGS, ".jsonl"):
-        raise TableError(f"{path}: a table is a .csv, .tsv, .txt or .jsonl file.")
+        yield TableError(f"{path}: a table is a .csv, .tsv, .txt or .jsonl file.")
+        return
     number = 0
     try:
-        for values, decimal_comma in _jsonl(path) if ending == ".jsonl" else _cells(path):
+        for each in _jsonl(path) if ending == ".jsonl" else _cells(path):
             number += 1
+            if isinstance(each, TableError):
+                yield each
+                continue
+            values, decimal_comma = each
             name = str(values.pop(NAME, "") or f"{number:04}")
-            yield Row(number, _folder_name(name, number), values, decimal_comma)
-    except (UnicodeError, csv.Error) as error:
-        raise TableError(f"{path} is no table in UTF-8 (in Excel: CSV UTF-8): {error}") from error
+            yield _name_fault(name, number) or Row(number, name, values, decimal_comma)
+    except UnicodeError as error:
+        yield TableError(f"{path} is no table in UTF-8 (in Excel: CSV UTF-8): {error}")
+        return
     if not number:
-        raise TableError(f"{path} has no rows.")
+        yield TableError(f"{path} has no rows.")
 
 
-def _cells(path: Path) -> Iterator[tuple[dict[str, Any], bool]]:
+Values = tuple[dict[str, Any], bool]
+
+
+def _cells(path: Path) -> Iterator[Values | TableError]:
     with open(path, encoding=_encoding(path), newline="") as file:
         first = file.readline()
         delimiter, is_header = _delimiter(first)
         reader = csv.reader(itertools.chain([first] if is_header else [], file), delimiter=delimiter, strict=True)
-        columns = [column.strip() for column in next(reader, [])]
-        for column in columns:
-            if column and columns.count(column) > 1:
-                raise TableError(f"{path}: column {column!r} is there twice.")
-        for cells in reader:
-            line = reader.line_num + (not is_header)
-            if cells and len(cells) != len(columns):
-                raise TableError(f"{path}, line {line}: it has more or fewer cells than the header.")
-            values = {column: cell for column, cell in zip(columns, cells, strict=False) if cell != ""}
-            if "" in values:
-                raise TableError(f"{path}, line {line}: {values['']!r} stands in a column without a name.")
-            if values:
-                yield values, delimiter == ";"
+        line = 1
+        try:
+            columns = [_column(cell) for cell in next(reader, [])]
+            if twice := next((column for column in columns if column and columns.count(column) > 1), None):
+                yield TableError(f"{path}: column {twice!r} is there twice.")
+                return
+            for cells in reader:
+                line = reader.line_num + (not is_header)
+                values = {column: cell for column, cell in zip(columns, cells, strict=False) if cell != ""}
+                if cells and len(cells) != len(columns):
+                    yield TableError(f"{path}, line {line}: it has more or fewer cells than the header.")
+                elif "" in values:
+                    yield TableError(f"{path}, line {line}: {values['']!r} stands in a column without a name.")
+                elif values:
+                    yield values, delimiter == ";"
+        except csv.Error as error:
+            yield TableError(
+                f"{path}, after line {line}: a quotation mark is not closed, or stands inside of a cell ({error}); "
+                'there, write two ("").'
+            )
+
+
+def _column(cell: str) -> str:
+    column = cell.strip()
+    return NAME if column.lower() == NAME else column
 
 
 def _encoding(path: Path) -> str:
@@ -95,13 +181,13 @@ def _delimiter(line: str) -> tuple[str, bool]:
         return line[4], False
 
     def fit(delimiter: str) -> tuple[bool, int]:
-        cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+        cells = [_column(cell) for cell in next(csv.reader([line], delimiter=delimiter), [])]
         return all(cell == NAME or "." in cell for cell in cells if cell), len(cells)
 
     return max(DELIMITERS, key=fit), True
 
 
-def _jsonl(path: Path) -> Iterator[tuple[dict[str, Any], bool]]:
+def _jsonl(path: Path) -> Iterator[Values | TableError]:
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -109,16 +195,18 @@ def _jsonl(path: Path) -> Iterator[tuple[dict[str, Any], bool]]:
             try:
                 values = parse_json(line, unique=True)
             except ValueError as error:
-                raise TableError(f"{path}, line {number}: {error}") from error
+                yield TableError(f"{path}, line {number}: {error}")
+                continue
             if not isinstance(values, dict):
-                raise TableError(f"{path}, line {number}: an object like {{'KSampler.seed': 1}} is needed.")
+                yield TableError(f"{path}, line {number}: an object like {{'KSampler.seed': 1}} is needed.")
+                continue
             yield {column: value for column, value in values.items() if value is not None}, False
 
 
-def _folder_name(name: str, number: int) -> str:
-    if not is_plain_name(name + "_" * ROOM) or name[-1] in ". " or name.lower() in RESERVED:
-        raise TableError(
-            f"Row {number}: {name[:80]!r} cannot be the name of a folder: at most {NAME_BYTES - ROOM} bytes, none of "
-            '/ \\ : * ? " < > |, no dot or space at an end, and not ' + ", ".join(RESERVED) + "."
-        )
-    return name
+def _name_fault(name: str, number: int) -> TableError | None:
+    if is_plain_name(name + "_" * ROOM) and name[-1] not in ". " and name.lower() not in RESERVED:
+        return None
+    return TableError(
+        f"Row {number}: {name[:80]!r} cannot be the name of a folder: at most {NAME_BYTES - ROOM} bytes, none of "
+        '/ \\ : * ? " < > |, no dot or space at an end, and not ' + ", ".join(RESERVED) + "."
+    )

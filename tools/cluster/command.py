@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from batch.arguments import at_least
 from batch.jobs import Plan
 from batch.ledger import Ledger
 from batch.signals import stop_like_ctrl_c
-from batch.table import Row
+from batch.table import Faults, Row
 from tqdm import tqdm
 
 from cluster.actor import Settings
@@ -36,9 +37,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("on a Ray cluster (docs/scale.md)")
     group.add_argument("--ray", metavar="ADDRESS", help="local (this machine's GPUs), auto, or HOST:PORT of a cluster")
     group.add_argument("--workers", default="auto", metavar="N", help="how many ComfyUIs; auto: as GPUs allow")
-    group.add_argument("--gpus-per-worker", type=float, default=1, metavar="N", help="0: on the CPU (%(default)s)")
+    group.add_argument("--gpus-per-worker", type=at_least(0), default=1, metavar="N", help="0: on the CPU (%(default)s)")
     group.add_argument("--accelerator-type", metavar="NAME", help="only on such GPUs, as Ray names them: A100")
-    group.add_argument("--losses", type=int, default=3, help="how many workers may die under a row (%(default)s)")
+    group.add_argument("--losses", type=at_least(0, int), default=3, help="how many workers may die under a row (%(default)s)")
     group.add_argument("--insecure", action="store_true", help="take a cluster that lets in everybody")
 
 
@@ -91,11 +92,13 @@ async def _work(
         fleet = Fleet(workers, options.wait, lambda text: tqdm.write(text, file=sys.stderr))
         checked = plan(await fleet.object_info())
         names: set[str] = set()
-        total = checked.check(_noted(rows(), names))
+        faults = Faults()
+        total = checked.check(_noted(rows(), names), faults)
+        faults.raise_any()
         nodes = checked.workflow.prompt.values()
         _note(names, (value for node in nodes for value in node["inputs"].values()))
         await fleet.compare({node["class_type"] for node in nodes}, names, cluster.node)
-        with tqdm(total=total, unit="row") as bar:
+        with tqdm(total=total, unit="row", disable=None) as bar:
             driver = Driver(fleet, results, Budget(options.retries, options.losses), bar)
             summary = await driver.run(checked.jobs(rows()))
         await fleet.stop()
