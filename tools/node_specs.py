@@ -155,7 +155,7 @@ def _number_fault(value: Any, spec: Spec) -> str | None:
         number = convert(value)
     except (ValueError, TypeError, OverflowError):
         return f"{value!r} is not {kind}"
-    if isinstance(value, float) and number != value and value == value:  # the host would leave out what is behind the point
+    if isinstance(value, float) and number != value:  # the host would cut off what stands behind the point
         return f"{value!r} is not {kind}"
     least, most = spec.options.get("min"), spec.options.get("max")
     if least is not None and number < least:

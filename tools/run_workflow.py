@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from batch.arguments import address, at_least, distinct
 from batch.answers import Unusable, understood
+from batch.arguments import address, at_least, distinct
 from batch.attempt import versions_of
 from batch.client import Client
 from batch.files import digest, parse_json

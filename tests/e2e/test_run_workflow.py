@@ -92,7 +92,9 @@ def test_rows_uploads_and_manifest(host: HeadlessHost, tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), (255, 0, 0)).save(tmp_path / "red.png")
     rows = [{"name": "red", "LoadImage.image": "red.png"}, {"ImageScale.width": "48"}, {"ImageScale.height": "-1"}]
     folder = Folder(tmp_path, QUICK, rows)
-    result = folder.run("--host", host.url)
+    checked = folder.run("--host", host.url)
+    assert checked.returncode == 2 and "Row 3 (0003): Column 'ImageScale.height': -1 is less than 0." in checked.stderr
+    result = folder.run("--host", host.url, "--unchecked")
     assert result.returncode == 1
     assert "2 of 3 rows are done" in result.stdout
     red, wide, refused = folder.records()

@@ -436,7 +436,9 @@ def test_results_that_are_gone_are_said_and_made_again_when_asked(
     assert folder.run(host, more=("--again-missing",)) == 0
     assert [each["1"]["inputs"]["text"] for each in host.queued[3:]] == ["a", "b"]
     assert [(record["name"], record["folder"]) for record in folder.records()[3:]] == [("a", "a_2"), ("b", "b_2")]
-    assert folder.run(host) == 0 and len(host.queued) == 5 and "are gone" not in capsys.readouterr().out.splitlines()[-1]
+    assert (
+        folder.run(host) == 0 and len(host.queued) == 5 and "are gone" not in capsys.readouterr().out.splitlines()[-1]
+    )
     assert folder.run(host, more=("--again", "c")) == 0 and len(host.queued) == 6
     assert (folder.results / "c" / "c.png").exists() and (folder.results / "c_2" / "c.png").exists()
     assert folder.run(host, more=("--again", "d")) == 2
@@ -574,7 +576,9 @@ def test_values_are_compared_with_what_the_host_says_before_the_first_row(
     folder.table.write_text("name,1.number\na,-1\n")
     said = mistakes(folder, capsys, host, more=("--set", "Source.sampler=hein")).splitlines()
     assert said[1] == "--set Source.sampler: 'hein' is not one of heun, euler."
-    assert mistakes(folder, capsys, host, more=("--set", "Sauce.text=5")).startswith("--set Sauce.text: the workflow has")
+    assert mistakes(folder, capsys, host, more=("--set", "Sauce.text=5")).startswith(
+        "--set Sauce.text: the workflow has"
+    )
     # The host has the last word: a class may have checks of its own.
     assert folder.run(host, more=("--unchecked",)) == 0 and len(host.queued) == 1
 

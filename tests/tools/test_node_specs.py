@@ -55,6 +55,7 @@ def test_workflow_that_fits() -> None:
         ("seed", "many", "'many' is not a whole number"),
         ("seed", None, "None is not a whole number"),
         ("seed", 1.5, "1.5 is not a whole number"),
+        ("strength", float("nan"), "nan is not a number"),
         ("strength", 5, "5 is more than 1.0"),
         ("on", "false", "'false' is neither true nor false"),
         ("old", "eulr", "'eulr' is not one of euler, heun"),

@@ -210,7 +210,9 @@ def _not_found(fault: Fault, has_column: bool) -> Fault:
     why = "; write / between folders" if "\\" in fault.file else ""
     if has_column:
         return fault._replace(text=f"{fault.file} is neither beside the table nor in ComfyUI's input folder{why}")
-    return fault._replace(text=f"{fault.file} is not in ComfyUI's input folder{why}; to have it sent, name it in a column")
+    return fault._replace(
+        text=f"{fault.file} is not in ComfyUI's input folder{why}; to have it sent, name it in a column"
+    )
 
 
 def _is_file(path: Path) -> bool:

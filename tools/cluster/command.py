@@ -37,9 +37,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("on a Ray cluster (docs/scale.md)")
     group.add_argument("--ray", metavar="ADDRESS", help="local (this machine's GPUs), auto, or HOST:PORT of a cluster")
     group.add_argument("--workers", default="auto", metavar="N", help="how many ComfyUIs; auto: as GPUs allow")
-    group.add_argument("--gpus-per-worker", type=at_least(0), default=1, metavar="N", help="0: on the CPU (%(default)s)")
+    group.add_argument(
+        "--gpus-per-worker", type=at_least(0), default=1, metavar="N", help="0: on the CPU (%(default)s)"
+    )
     group.add_argument("--accelerator-type", metavar="NAME", help="only on such GPUs, as Ray names them: A100")
-    group.add_argument("--losses", type=at_least(0, int), default=3, help="how many workers may die under a row (%(default)s)")
+    group.add_argument(
+        "--losses", type=at_least(0, int), default=3, help="how many workers may die under a row (%(default)s)"
+    )
     group.add_argument("--insecure", action="store_true", help="take a cluster that lets in everybody")
 
 
