@@ -12,6 +12,7 @@ DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 DYNAMIC = "COMFY_"
 UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")
 NUMBERS = {"INT": (int, "a whole number"), "FLOAT": (float, "a number")}
+MODELS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 MOST_NAMES = 6
 
 
@@ -142,8 +143,11 @@ def _value_fault(value: Any, spec: Spec) -> str | None:
     options = spec.options.get("options") or ()
     if spec.kind == DYNAMIC_COMBO:
         options = [option["key"] for option in options]
-    elif spec.kind != "COMBO" or spec.options.get("remote") or not (options or spec.takes_files):
+    elif spec.kind != "COMBO" or spec.options.get("remote"):
         return None  # not a choice, or one that only the editor knows
+    elif not options and not spec.takes_files:
+        # Filled by the editor, or a host without any model of the kind.
+        return f"the host has no {value!r}, nor any other" if str(value).endswith(MODELS) else None
     values = value if spec.options.get("multiselect") and isinstance(value, list) else [value]
     wrong = [each for each in values if each not in options]
     return f"{wrong[0]!r} is not one of {some_of(options, wrong[0])}" if wrong else None

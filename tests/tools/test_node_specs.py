@@ -61,6 +61,7 @@ def test_workflow_that_fits() -> None:
         ("old", "eulr", "'eulr' is not one of euler, heun"),
         ("new", "2", "'2' is not one of 2, 1"),
         ("many", {"__value__": ["b", "c"]}, "'c' is not one of a, b"),
+        ("filled", "sd15.safetensors", "the host has no 'sd15.safetensors', nor any other"),
         ("file", "wolf.png", "'wolf.png' is not one of x.png"),
         ("resize", "three", "'three' is not one of one, two"),
         ("resize.width", 0, "0 is less than 1"),

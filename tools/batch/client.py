@@ -178,8 +178,9 @@ class Client:
         """Whether a file that a node may name is in the host's input folder (or, with ` [output]` behind, there)."""
         folder, _, file = name.replace("\\", "/").rpartition("/")
         params = {"filename": file, "subfolder": folder, "type": "input"}
-        async with self._request("HEAD", "/view", (400, 403, 404), params=params) as answer:
-            return answer.status < 400
+        missing = (400, 403, 404)
+        async with self._request("HEAD", "/view", (*missing, 405), params=params) as answer:
+            return answer.status not in missing  # where nobody can ask (405), it may be there
 
     def has_sent(self, sha256: str) -> bool:
         """Whether the host has a file of this content from us."""

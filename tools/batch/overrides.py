@@ -10,7 +10,7 @@ from typing import Any
 
 from node_specs import DYNAMIC_COMBO, Fault, Spec, default_of, faults, live_specs, some_of
 
-from batch.table import TableError
+from batch.table import DELIMITERS, TableError
 
 Prompt = dict[str, Any]
 Place = tuple[str, str]  # node id and input name
@@ -151,7 +151,8 @@ def _find(prompt: Prompt, column: str) -> Place:
     if not places:
         called = column.rpartition(".")[0]
         known = some_of((name for key, each in prompt.items() for name in (key, *_names(each)) if name), called)
-        raise TableError(f"Column {column!r}: the workflow has no node {called!r}; it has {known}.")
+        hint = " If that is several columns: each but name is node.input." if set(column) & set(DELIMITERS) else ""
+        raise TableError(f"Column {column!r}: the workflow has no node {called!r}; it has {known}.{hint}")
     if len(places) > 1:
         called = " or ".join(repr(called) for called, _ in _splits(column) if _called(prompt, called))
         ids = " or ".join(dict.fromkeys(node for node, _ in places))
