@@ -120,7 +120,7 @@ def test_values_get_the_type_of_the_input() -> None:
         (
             "id,KSampler.seed",
             1,
-            "no node 'id,KSampler'; it has .* If that is several columns: each but name is node.input",
+            "no node 'id,KSampler'; it has .* each but name is node.input",
         ),
         ("Text.text", "a", "several nodes answer to 'Text'; use an id, 2 or 3"),
         ("KSampler.sed", 1, "KSampler has no input 'sed'; it has seed, cfg, model, name"),
