@@ -297,7 +297,7 @@ def _values(overrides: Mapping[str, Any]) -> str:
 
 
 def main(command_line: Sequence[str]) -> int:
-    """0 when all rows are done, 1 when some failed, 2 when it could not begin or go on, 130 when stopped from outside."""
+    """0: all rows are done, 1: some failed, 2: it could not begin or go on, 130: it was stopped from outside."""
     options = arguments_of(command_line)
     stop_like_ctrl_c()
     try:
