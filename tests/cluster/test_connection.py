@@ -18,9 +18,9 @@ from typing import Any
 
 import grpc
 import pytest
+from batch.signals import stop_like_ctrl_c
 from bootstrap import ROOT
 from cluster import connection
-from cluster.command import _stop_on_sigterm
 from cluster.connection import ClusterError, connected
 from ray_runs import COMMAND, Base, Run, kill, wait_until
 
@@ -159,15 +159,21 @@ def test_connecting_that_hangs_ends_the_program() -> None:
     assert result.returncode == 2 and result.stderr.startswith("Ray did not connect to there within")
 
 
-def test_sigterm_is_a_stop() -> None:
-    """It is what SLURM and clouds send."""
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_slurm_clouds_and_terminals_send_is_a_stop(number: signal.Signals) -> None:
+    """Also after Ray has put its own handler there."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        _stop_on_sigterm()
+        signal.signal(number, lambda *_: None)
+        stop_like_ctrl_c()
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
+        signal.signal(number, signal.SIG_IGN)  # as under nohup
+        stop_like_ctrl_c()
+        assert signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def test_ray_is_asked_for_where_it_is_missing_and_not_imported_otherwise(tmp_path: Path) -> None:
