@@ -294,8 +294,7 @@ def wait_until(true: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("lets_go", [0.0, 3.0])
+@pytest.mark.parametrize(("number", "lets_go"), [(signal.SIGTERM, 3.0), (signal.SIGHUP, 0.0)])
 def test_row_that_a_stopped_runner_cancelled_is_sent_again(
     host: StubHost, tmp_path: Path, number: signal.Signals, lets_go: float
 ) -> None:
