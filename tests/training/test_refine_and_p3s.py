@@ -19,7 +19,7 @@ from refattention.core.patches.unet import family
 from refattention.core.refine_by_align.adapter import for_model
 from refattention.core.refine_by_align.files import load_adapter
 from refattention.core.refine_by_align.training import ALIGNMENT, REFINEMENT
-from training.config import build, read
+from training.config import ConfigError, build, read
 from training_support import EXTENSION, base_file, blob, config_file, losses, save_picture, train_here
 
 
@@ -120,6 +120,43 @@ def test_examples_show_the_part_where_it_is_known(objects: Path) -> None:
                 assert abs(found[0] - columns[0] * 0.8 - shift) <= 3
             if number == 0 or (number == 1 and mode == REFINEMENT):  # cut from the picture itself
                 assert example.region.sum() == example.mask.sum()
+
+
+def test_a_picture_is_encoded_once(objects: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.tasks import refine
+
+    table = read(objects, [])
+    task = refine.Task(build(table, objects.parent, refine.Data, refine.Options, refine.DEFAULTS))
+    encode, encoded = task._vae.encode, []
+    monkeypatch.setattr(task._vae, "encode", lambda picture: encoded.append(picture) or encode(picture))
+    batches = [task.batch([task.sample((number, seed, seed)) for number in (0, 1)]) for seed in range(3)]
+    assert len(encoded) == 2
+    assert torch.equal(batches[0].latents, batches[2].latents) and not torch.equal(*batches[0].latents)
+
+
+def test_an_extension_may_read_the_vision_encoder(objects: Path) -> None:
+    """Its answer is taken; where it has none, ComfyUI is asked."""
+    from training import models
+
+    folder = objects.parent
+    (folder / "seeing.py").write_text(
+        "def load_clip_vision(path):\n    return path.name if path.stem == 'mine' else None\n"
+    )
+    (folder / "mine.bin").write_bytes(b"")
+    from refattention.core.models import checkpoint
+
+    checkpoint.save({"x": torch.zeros(1)}, folder / "other.safetensors", {})
+    from training.tasks import refine
+
+    def loaded(name: str) -> Any:
+        changes = [f"models.clip_vision={name!r}", "models.extensions=['seeing.py']"]
+        config = build(read(objects, changes), folder, refine.Data, refine.Options, refine.DEFAULTS)
+        models.extend(config)
+        return models.load_vision(config)
+
+    assert loaded("mine.bin") == "mine.bin"
+    with pytest.raises(ConfigError, match="no vision encoder that ComfyUI knows"):
+        loaded("other.safetensors")
 
 
 def test_refine_names_what_is_wrong(objects: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,8 +76,12 @@ def load_vae(config: Config, own: Any) -> Any:
 
 
 def load_vision(config: Config) -> Any:
-    """The vision encoder, as CLIPVisionLoader gives it."""
+    """The vision encoder, as CLIPVisionLoader gives it, or as `load_clip_vision(path)` of an extension does."""
     path = file_of(config, config.models.clip_vision, "clip_vision", "models.clip_vision")
+    for name in config.models.extensions:
+        load = getattr(sys.modules[Path(name).stem], "load_clip_vision", None)
+        if load and (loaded := load(path)) is not None:
+            return loaded
     loaded = comfy.clip_vision.load(str(path))
     if loaded is None:
         raise ConfigError(f"models.clip_vision names {path}, which is no vision encoder that ComfyUI knows.")

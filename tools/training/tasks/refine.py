@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from torch import Tensor
 from ..config import Config, ConfigError, Phase
 from ..data import Looked, require_good
 from ..loop import settings_of
-from ..models import conditioning, file_of, load_base, load_vision
+from ..models import Memory, conditioning, file_of, load_base, load_vision
 from ..pictures import Crop, Size, mask, picture
 from ..plan import Key, Plan, generator_of
 from .common import ListData, chance, paint, paths_of, read_jsonl, too_small
@@ -179,9 +180,15 @@ class Task:
         if config.models.start:
             self._start(load_adapter(file_of(config, config.models.start, "model_patches", "models.start")))
 
+        # A record's picture is the same in every epoch; what an inpainting model is shown of it is not.
+        memory = Memory(0) if base.model.model.concat_keys else Memory()
+
         def encode(image: Tensor) -> Tensor:
-            with torch.inference_mode():
-                return self._vae.encode(image).float().cpu()
+            def make() -> Tensor:
+                with torch.inference_mode():
+                    return self._vae.encode(image)
+
+            return memory.get(hashlib.sha256(image.numpy()).digest(), make)
 
         def read(image: Tensor) -> Tensor:
             with torch.inference_mode():
