@@ -29,6 +29,7 @@ from . import (
     refdrop,
     refdrop_further,
     refine,
+    refine_trained,
     report,
 )
 from .rows import Findings
@@ -48,6 +49,7 @@ GROUPS = {
     "deadiff": deadiff.run,
     "leffa": leffa.run,
     "refine": refine.run,
+    "refine_trained": refine_trained.run,
 }
 # A node that computes attention as a claim says it
 PACKS = {"RefAttention-Claims": Path(__file__).with_name("rank_one")}

@@ -15,14 +15,13 @@ from demo_align import repairing
 from demo_host import load_workflow
 
 from .point_mask import overlap
-from .rows import Curve, Findings, Plot, Row, above, estimate
+from .rows import Curve, Findings, Plot, above, estimate
 
 PAPER = "Refine-by-Align"
 TIMESTEPS = (61, 161, 261, 461, 661, 861)
 LAYERS = ("output.5", "output.8", "output.11")
 BEST = 261, "output.8"
 STEPS, GUIDANCE = 15, 4.0
-NOT_TRAINED = "no adapter was trained on the world"
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,6 @@ def run(host: WorldHost, count: int) -> Findings:
             PAPER, "there is a best layer", f"IoU of {BEST[1]} minus the mean of the others", by_place[BEST] - others
         ),
         above(PAPER, "a reference repairs better than none", f"{of_repair}, strength 0 minus 0.6", alone - repaired),
-        Row(PAPER, "the trained back end beats the training-free one", "", None, None, NOT_TRAINED),
     ]
     return Findings(PAPER, rows, [Plot("t", "IoU", [curve])])
 
@@ -97,7 +95,7 @@ def put_pictures(host: WorldHost, number: int, case: Case) -> None:
 
 def found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) -> float:
     """How much of the map lies on the logo."""
-    graph = _filled("refine_two_steps", case, number)
+    graph = filled("refine_two_steps", case, number)
     for unused in [name for name, node in graph.items() if node["class_type"] in ("RefineRegion", "SaveImage")]:
         del graph[unused]
     inputs(graph, "RefineAlign").update(
@@ -111,7 +109,7 @@ def found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) -
 
 def error(host: WorldHost, case: Case, number: int, strength: float) -> float:
     """How far the repaired square is from the right one, in colours from 0 to 1."""
-    graph = _filled("refine_by_align", case, number)
+    graph = filled("refine_by_align", case, number)
     inputs(graph, "RefineByAlign").update(
         timesteps=str(BEST[0]), layers=BEST[1], working_size=draw.SIZE, context=3.0, minimum_contrast=0.0,
         strength=strength, steps=STEPS, cfg=GUIDANCE, denoise=1.0, feather=0, margin=0.6, seed=number,
@@ -121,5 +119,6 @@ def error(host: WorldHost, case: Case, number: int, strength: float) -> float:
     return float(np.abs(painted - right)[truth.logo(case.whole)].mean())
 
 
-def _filled(name: str, case: Case, number: int) -> dict[str, Any]:
+def filled(name: str, case: Case, number: int) -> dict[str, Any]:
+    """A template with the pictures and the prompt of a case."""
     return repairing(load_workflow(name), f"spoiled_{number}.png", f"whole_{number}.png", case.prompt)

@@ -81,11 +81,13 @@ class Adapter:
     Attributes:
         method: of `tools/train.py`; its data set and its settings have the same name.
         start: another adapter that it goes on from.
+        count: records of its data set.
         changes: of the settings.
     """
 
     method: str
     start: str = ""
+    count: int = 3000
     changes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -96,9 +98,10 @@ _ON = {
 ADAPTERS = {
     "leffa": Adapter("leffa"),
     # from there the same number of steps, without and with the loss on attention
-    "leffa_plain": Adapter("leffa", "leffa", _ON),
-    "leffa_flow": Adapter("leffa", "leffa", {**_ON, "method.leffa": True}),
+    "leffa_plain": Adapter("leffa", "leffa", changes=_ON),
+    "leffa_flow": Adapter("leffa", "leffa", changes={**_ON, "method.leffa": True}),
     "deadiff": Adapter("deadiff"),
+    "refine": Adapter("refine", count=400),
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
-from refattention_demo.world import captions, draw, record, worn
+from refattention_demo.world import captions, draw, record, truth, worn
 from refattention_demo.world.record import Record
 
 from .config import STATE
@@ -27,17 +27,16 @@ LOGO_SHARE = 0.7
 
 
 def write(name: str, count: int) -> Path:
-    """The folder of a data set, written if it is not there with as many records."""
-    folder = FOLDER / name
+    """The folder of a data set of that many records, written if it is not there."""
+    folder = FOLDER / f"{name}_{count}"
     listed = folder / "train.jsonl"
-    if listed.exists() and len(listed.read_text().splitlines()) == count:
+    if listed.exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    listed.unlink(missing_ok=True)
-    lines = [
-        MAKERS[name](folder, f"{number:05}", np.random.default_rng([number, len(name)])) for number in range(count)
-    ]
-    listed.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    lines = [MAKERS[name](folder, f"{number:05}", generator(name, number)) for number in range(count)]
+    unfinished = listed.with_suffix(".part")
+    unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    unfinished.replace(listed)
     return folder
 
 
@@ -64,6 +63,38 @@ def pair(folder: Path, name: str, rng: Generator) -> Line:
     return line | {"prompt": captions.caption(target, rng, unsaid)}
 
 
+def part(folder: Path, name: str, rng: Generator) -> Line:
+    """By turns: a figure that another picture shows in another pose, and a picture by itself."""
+    shown, whole = completed(rng), np.ones((draw.SIZE, draw.SIZE), bool)
+    inside = whole if is_by_itself(int(name)) else truth.subject(shown)
+    line: Line = {
+        "image": _saved(folder / f"{name}_image.png", draw.picture(shown)),
+        "mask": _saved(folder / f"{name}_mask.png", np.where(inside, 255, 0).astype(np.uint8)),
+    }
+    if is_by_itself(int(name)):
+        return line
+    other = record.another_view(shown, rng)
+    # The truth has the middle of the first pixel at 0.5, the trainer at 0.
+    np.save(folder / f"{name}_places.npy", (truth.flow(shown, other) - 0.5).astype(np.float16))
+    reference = _saved(folder / f"{name}_reference.png", draw.picture(other))
+    return line | {"reference": reference, "correspondence": f"{name}_places.npy"}
+
+
+def completed(rng: Generator) -> Record:
+    """The picture that is to be completed, drawn before all else of a `part`."""
+    return replace(with_shirt(record.random_record(rng), rng), style="flat")
+
+
+def is_by_itself(number: int) -> bool:
+    """Whether the `part` of that number has no other picture."""
+    return number % 2 == 1
+
+
+def generator(name: str, number: int) -> Generator:
+    """What a record of a data set is drawn by."""
+    return np.random.default_rng([number, len(name)])
+
+
 def with_shirt(shown: Record, rng: Generator) -> Record:
     """The same picture with a shirt that has a logo more often than not."""
     body = shown.figures[0].character.body
@@ -79,4 +110,4 @@ def _saved(path: Path, pixels: Pixels) -> str:
     return path.name
 
 
-MAKERS: dict[str, Callable[[Path, str, Generator], Line]] = {"leffa": person, "deadiff": pair}
+MAKERS: dict[str, Callable[[Path, str, Generator], Line]] = {"leffa": person, "deadiff": pair, "refine": part}

@@ -10,8 +10,8 @@ from refattention_demo.families import SD15
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import loop
-from .vision import FULL_WIDTH, LAYERS, WIDTH
+from . import export
+from .vision import FULL_WIDTH, LAYERS, WIDTH, VisionEncoder
 
 QUERIES, QFORMER_LAYERS = 8, 2
 HIDDEN = SD15.unet.context_dim
@@ -46,7 +46,8 @@ def visual_encoder() -> dict[str, Tensor]:
     A norm over all features subtracts a smaller mean than one over the narrow encoder's, so the features are near those
     of the wide form, not the same.
     """
-    stored = loop.trained("vision")
+    trained = export.vision()
+    stored = {name: trained[export.in_host(name)].float() for name in VisionEncoder().state_dict()}
     found = {
         "class_embedding": stored["class_embedding"],
         "positional_embedding": stored["position_embedding"],

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import loop, state
-from .config import EXPORT, STATE, result
+from .config import EXPORT, result
 from .encode import scale
 from .text import rows
 
@@ -24,12 +24,11 @@ ABOUT = {"format": "pt", "about": "Trained on drawings of ComfyUI-RefAttention's
 def compact() -> Tensors:
     """Autoencoder, text encoder and U-Net in half precision under the names that `demo/world/expand.py` reads.
 
-    Raises:
-        FileNotFoundError: a stage has not begun yet.
+    Those in training, or else those that the demo has.
     """
     base = state.load(loop.checkpoint("base"))
     if base is None:
-        raise FileNotFoundError(f"{STATE} has no trained U-Net yet: run `make world-train`.")
+        return load_file(models.FOLDER / models.BASE)
     tensors = {f"vae.{name}": tensor for name, tensor in loop.trained("vae").items()}
     tensors |= {"vae.scale": torch.tensor(scale()), "text.rows": torch.tensor(rows(), dtype=torch.int32)}
     tensors |= base["smooth"]
@@ -39,11 +38,9 @@ def compact() -> Tensors:
 
 
 def vision() -> Tensors:
-    """The vision encoder under the names that it has in the host.
-
-    Raises:
-        FileNotFoundError: it is not trained yet.
-    """
+    """The vision encoder under the names that it has in the host: the one in training, or else the demo's."""
+    if not loop.checkpoint("vision").exists():
+        return load_file(models.FOLDER / models.VISION)
     return {in_host(name): tensor.half().contiguous() for name, tensor in loop.trained("vision").items()}
 
 

@@ -14,16 +14,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from refattention_demo.world import expand
-from safetensors.torch import save_file
+from refattention_demo.world import expand, models
+from safetensors.torch import load_file, save_file
 
-from . import data_sets, deadiff_start, export
+from . import data_sets, deadiff_start, export, refine_start
 from .config import ADAPTER_STATE, ADAPTERS, ROOT, result
 from .train import MEMORY
 
-BASE, DEADIFF_START = (ADAPTER_STATE / f"{name}.safetensors" for name in ("base", "deadiff_start"))
-COUNT = 3000
+BASE, VISION, DEADIFF_START, REFINE_START = (
+    ADAPTER_STATE / f"{name}.safetensors" for name in ("base", "vision", "deadiff_start", "refine_start")
+)
+EXTENSIONS = [str(ROOT / "demo" / "known.py"), str(ROOT / "dev" / "world" / "vision_extension.py")]
 
 
 def main() -> None:
@@ -37,11 +40,13 @@ def main() -> None:
 
 
 def write_models() -> None:
-    """The base model and what DEADiff starts from, as files that ComfyUI loads; those that are there stay."""
+    """Base model, vision encoder and what DEADiff starts from, as files; those that are there stay."""
     ADAPTER_STATE.mkdir(parents=True, exist_ok=True)
     if not BASE.exists():
         tensors = expand.checkpoint(export.compact())
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, BASE)
+    if not VISION.exists():
+        save_file(export.vision(), VISION)
     deadiff_start.write(DEADIFF_START, BASE)
 
 
@@ -54,24 +59,44 @@ def train(name: str) -> None:
     adapter = ADAPTERS[name]
     changes = {
         "output": str(ADAPTER_STATE / name),
-        "data.root": str(data_sets.write(adapter.method, COUNT)),
+        "data.root": str(data_sets.write(adapter.method, adapter.count)),
         "models.checkpoint": str(BASE),
-        "models.extensions": [str(ROOT / "demo" / "known.py")],
+        "models.extensions": EXTENSIONS,
         **adapter.changes,
     }
     if adapter.start:
-        changes["models.start"] = str(result(adapter.start))
+        changes["models.start"] = str(begun(adapter.start))
     if adapter.method == "deadiff":
         changes["models.start"] = str(DEADIFF_START)
     settings = Path(__file__).with_name("settings") / f"{adapter.method}.toml"
+    if adapter.method == "refine":
+        changes["models.clip_vision"] = str(VISION)
+        refine_start.write(REFINE_START, settings, _said(changes))
+        changes["models.start"] = str(REFINE_START)
     command = [sys.executable, str(ROOT / "tools" / "train.py"), adapter.method, str(settings), "--cpu"]
-    for key, value in changes.items():
-        command += ["--set", f"{key}={json.dumps(value)}"]  # which is TOML, too
+    for change in _said(changes):
+        command += ["--set", change]
     if (ADAPTER_STATE / name / "run.json").exists():
         command.append("--resume")
     with (ADAPTER_STATE / f"{name}.log").open("ab") as log:
         environment = {"OMP_NUM_THREADS": "1", **os.environ, **MEMORY}
         subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=True)
+
+
+def _said(changes: dict[str, Any]) -> list[str]:
+    """Changes of settings as `--set` takes them."""
+    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]  # which is TOML, too
+
+
+def begun(name: str) -> Path:
+    """The file of a try-on model to go on from: the one that was trained here, or else the one that the demo has."""
+    if result(name).exists():
+        return result(name)
+    path = ADAPTER_STATE / "demo_leffa.safetensors"
+    if not path.exists():
+        tensors = expand.leffa(load_file(models.FOLDER / models.LEFFA), export.compact())
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+    return path
 
 
 if __name__ == "__main__":

@@ -66,7 +66,10 @@ class VisionEncoder(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """The hidden states after the last trained layer, without the class token's."""
-        normalised = (pictures - MEAN[:, None, None]) / DEVIATION[:, None, None]
+        return self.read((pictures - MEAN[:, None, None]) / DEVIATION[:, None, None])
+
+    def read(self, normalised: Tensor) -> Tensor:
+        """The same of pictures whose channels have mean 0 and deviation 1."""
         patches = self.patch_embedding(normalised).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], 1) + self.position_embedding
         x = self.pre_layrnorm(x)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from refattention_demo.world import expand
+from safetensors.torch import save_file
 from world import export, fast, state, text, train_base, unet
 from world.autoencoder import Autoencoder
 from world.config import Schedule
@@ -110,9 +111,10 @@ def test_the_stock_loader_reads_the_expanded_autoencoder(loaded: tuple[dict[str,
 
 
 @torch.no_grad()
-def test_the_stock_loader_reads_the_expanded_vision_encoder() -> None:
+def test_the_stock_loader_reads_the_expanded_vision_encoder(tmp_path: Path) -> None:
     import comfy.clip_vision
     from refattention.core.models.vision import PatchEncoder
+    from world.vision_extension import load_clip_vision
 
     torch.manual_seed(0)
     narrow = VisionEncoder()
@@ -123,6 +125,11 @@ def test_the_stock_loader_reads_the_expanded_vision_encoder() -> None:
     expected = narrow(picture.permute(2, 0, 1)[None])[0].unflatten(0, (16, 16))
     assert found[..., narrow.layers[0].mlp["fc1"].in_features :].abs().max() == 0
     assert (found[..., : expected.shape[-1]] - expected).abs().max() < 0.02 * expected.abs().max()
+    # So does the trainer, at the encoder's own width.
+    save_file(compact, tmp_path / "vision.safetensors")
+    trained_with = PatchEncoder(load_clip_vision(tmp_path / "vision.safetensors"), -1)
+    again = trained_with.features(picture, trained_with.layout(224, 224))
+    assert again.shape == found.shape and (again - found).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_weights_of_the_loss_have_mean_one_and_favour_noise() -> None:
