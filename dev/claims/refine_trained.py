@@ -21,7 +21,7 @@ from .rows import Findings, Row, above
 # Each chosen on other pictures than those of the claims
 FREE = {"timesteps": str(refine.BEST[0]), "layers": refine.BEST[1], "margin": 0.6, "strength": 0.6, "cfg": 4.0}
 TRAINED = {"timesteps": "261", "layers": "output.8", "margin": 0.15, "strength": 1.0, "cfg": 2.0}
-NEEDED = "needs the file of `world.train_adapters refine`"
+NEEDED = "needs the file of `world.train_adapters refine`; the steps so far were too few, as dev/world/README.md says"
 
 
 def run(host: WorldHost, count: int) -> Findings:
@@ -77,7 +77,7 @@ def measured(host: WorldHost, graph: dict[str, Any], case: Case, reader: Reader)
 
     def picture(node: str) -> NDArray[np.float32]:
         (file,) = host.images({"outputs": {node: outputs[node]}})
-        return np.asarray(Image.open(file).convert("RGB"), np.float32) / 255
+        return np.asarray(np.asarray(Image.open(file).convert("RGB"), np.float32) / 255)
 
     painted, right = picture(node_id(graph, "SaveImage")), draw.picture(case.whole).astype(np.float32) / 255
     return {
