@@ -188,7 +188,7 @@ class Task:
                 with torch.inference_mode():
                     return self._vae.encode(image)
 
-            return memory.get(hashlib.sha256(image.numpy()).digest(), make)
+            return memory.get(hashlib.sha256(image.numpy().tobytes()).digest(), make)
 
         def read(image: Tensor) -> Tensor:
             with torch.inference_mode():
