@@ -1,4 +1,4 @@
-"""Alignment on a full-size SD1.5 and on blocks as wide as Flux's: its time in plain steps, and its memory over that of one.
+"""Alignment on a full-size SD1.5 and on blocks as wide as Flux's: its time and its memory beside those of plain steps.
 
 Run as a program it does one of them and prints the most memory the process held, weights included, and the seconds that
 its processor cores took.

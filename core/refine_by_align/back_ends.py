@@ -311,8 +311,8 @@ def is_in_context(model: ModelPatcher, positive: Prompt, node: str, choice: str)
         require_references(model, node)
     if choice == AUTO and takes_references(model) and not is_editing(model, positive):
         logging.getLogger(__name__).info(
-            "%s: nothing tells that this %s model is an editing model, so it looks by self-attention. If it is one (Flux "
-            "Kontext, Qwen-Image-Edit), set back_end to in-context.",
+            "%s: nothing tells that this %s model is an editing model, so it looks by self-attention. If it is one "
+            "(Flux Kontext, Qwen-Image-Edit), set back_end to in-context.",
             node,
             family(model),
         )
