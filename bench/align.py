@@ -1,6 +1,7 @@
-"""Alignment on a full-size SD1.5: its time in plain steps of the sampler, and its peak memory over that of one.
+"""Alignment on a full-size SD1.5 and on blocks as wide as Flux's: its time and its memory beside those of plain steps.
 
-Run as a program it does one of both and prints the most memory the process held, weights included.
+Run as a program it does one of them and prints the most memory the process held, weights included, and the seconds that
+its processor cores took.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), *(str(HERE.parent / each) for each in ("tools", "dev", "demo/runs", "tests/support"))]
 PIXELS = 512
+FLUX_PIXELS = 1024
+TEXT = 512  # tokens of Flux's prompt
+STEP, EDIT, IN_CONTEXT = "flux step", "flux edit", "flux in-context"
 
 
 def rows(repeats: int) -> dict[str, dict[str, Any]]:
@@ -23,7 +28,7 @@ def rows(repeats: int) -> dict[str, dict[str, Any]]:
 
     plain_run, align = prepared()
     times = alternate(lambda: plain_run(lambda plain: plain()), align, repeats)
-    bytes_of = {which: peak_of(which) for which in ("step", "align")}
+    bytes_of = {which: measured(which)["bytes"] for which in ("step", "align")}
     about = {"a": "plain CFG step", "b": "alignment at one timestep, the node's layers"}
     return {
         "align.time_vs_step": {
@@ -41,6 +46,73 @@ def rows(repeats: int) -> dict[str, dict[str, Any]]:
     }
 
 
+def flux_rows() -> dict[str, dict[str, Any]]:
+    """Two rows of the in-context back end, at 1024 x 1024 with a reference of the same size, on two of Flux's blocks.
+
+    Both blocks are read; in the whole model it is six of 57, so the share of the reading is larger here. Each is run
+    once, in a process of its own, and its cores' time is taken, which does not depend on what else the machine does.
+    """
+    found = {which: measured(which) for which in (STEP, EDIT, IN_CONTEXT)}
+    more = found[IN_CONTEXT]["seconds"] - found[EDIT]["seconds"]
+    about = {"a": "step with the reference in view, as in an edit", "b": "alignment at one timestep, both blocks read"}
+    detail = {f"{which}_{name}": each for which, both in found.items() for name, each in both.items()}
+    return {
+        "align.flux.time": {
+            "value": round(more / found[STEP]["seconds"], 4),
+            "unit": "plain steps more than a step with the reference in view, time of the cores",
+            "bound": 1.0,
+            "detail": {**about, **detail},
+        },
+        "align.flux.memory": {
+            "value": round(found[IN_CONTEXT]["bytes"] / found[EDIT]["bytes"], 4),
+            "unit": "times the peak of a step with the reference in view, weights included",
+            "bound": 1.15,
+            "detail": {**about, **detail},
+        },
+    }
+
+
+def flux_prepared(which: str) -> Callable[[], Any]:
+    """A plain step of blocks as wide as Flux's, one with a reference in view, or an alignment to it."""
+    import torch
+    from models import FLUX, drawn, evaluation, network
+    from refattention.core.patches.families.table import picture_attentions
+    from refattention.core.refine_by_align.in_context import in_context_maps, with_references
+    from refattention.core.refine_by_align.kernel import group_of_mask
+    from refattention.core.refine_by_align.observe import Look, layers_of
+
+    device = torch.device("cpu")
+    sizes = {**FLUX, "depth": 1, "depth_single_blocks": 1}
+    model = drawn(network("Flux", sizes, torch.float32, device), device)
+    generator = torch.Generator().manual_seed(4)
+    picture, reference = torch.randn(2, 1, 16, FLUX_PIXELS // 8, FLUX_PIXELS // 8, generator=generator)
+    text = torch.randn(1, TEXT, FLUX["context_in_dim"], generator=generator)
+    positive = [[text, {"pooled_output": torch.randn(1, FLUX["vec_in_dim"], generator=generator)}]]
+    if which != IN_CONTEXT:
+        seen = positive if which == STEP else with_references(positive, [reference])
+        step = evaluation(model, picture, seen, seen, cfg=1.0, level=0.261)
+        return lambda: step(lambda evaluate: evaluate())
+    look = Look(frozenset(layers_of(picture_attentions(model, "bench"))), (261,))
+    mask = masked(FLUX_PIXELS)
+
+    @torch.inference_mode()
+    def align() -> Any:
+        return in_context_maps(
+            model, positive, picture, [reference], look, lambda grid: group_of_mask(mask, grid), "bench"
+        )
+
+    return align
+
+
+def masked(pixels: int) -> Any:
+    """A mask over a sixteenth of a square picture."""
+    import torch
+
+    mask = torch.zeros(pixels, pixels)
+    mask[pixels // 4 : pixels // 2, pixels // 4 : pixels // 2] = 1
+    return mask
+
+
 def prepared() -> tuple[Callable[[Callable[..., Any]], Any], Callable[[], Any]]:
     """A run of plain steps, and an alignment."""
     import torch
@@ -53,8 +125,7 @@ def prepared() -> tuple[Callable[[Callable[..., Any]], Any], Callable[[], Any]]:
     model = random_model("sd15", torch.float32)
     look = Look(select_layers("", list(self_attention_layers(model.model.diffusion_model)), "sd15"), (261,))
     picture, reference = torch.randn(2, 1, 4, PIXELS // 8, PIXELS // 8, generator=torch.Generator().manual_seed(4))
-    mask = torch.zeros(PIXELS, PIXELS)
-    mask[PIXELS // 4 : PIXELS // 2, PIXELS // 4 : PIXELS // 2] = 1
+    mask = masked(PIXELS)
 
     @torch.inference_mode()
     def align() -> Any:
@@ -66,14 +137,14 @@ def prepared() -> tuple[Callable[[Callable[..., Any]], Any], Callable[[], Any]]:
     return sampler_step(model, "sd15", PIXELS), align
 
 
-def peak_of(which: str) -> int:
-    """The most memory a process of its own holds while it does one of both."""
+def measured(which: str) -> dict[str, float]:
+    """The most memory that a process of its own holds while it does one of them, and the time of its cores."""
     result = subprocess.run([sys.executable, __file__, which], capture_output=True, text=True, check=True)
-    return int(json.loads(result.stdout.splitlines()[-1]))
+    return dict(json.loads(result.stdout.splitlines()[-1]))
 
 
 def main(which: str) -> None:
-    """`which` is "step" or "align"."""
+    """`which` is "step" or "align" of SD1.5, or one of the three of Flux."""
     import bootstrap
 
     bootstrap.name_packages()
@@ -82,13 +153,15 @@ def main(which: str) -> None:
     from memory import forget_peak, peak_bytes
 
     torch.set_num_threads(2)
-    plain_run, align = prepared()
-    forget_peak()
-    if which == "step":
-        plain_run(lambda plain: plain())
+    if which in (STEP, EDIT, IN_CONTEXT):
+        run = flux_prepared(which)
     else:
-        align()
-    print(json.dumps(peak_bytes()))
+        plain_run, align = prepared()
+        run = {"step": lambda: plain_run(lambda plain: plain()), "align": align}[which]
+    forget_peak()
+    start = time.process_time()
+    run()
+    print(json.dumps({"bytes": peak_bytes(), "seconds": round(time.process_time() - start, 3)}))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
         "p3s_training": p3s.memory,
         "leffa": lambda: leffa_speed.rows(repeats),
         "align": lambda: align.rows(repeats),
+        "align_flux": align.flux_rows,
         "train": lambda: train_step.rows(repeats),
         "train_fullsize": train_memory.rows,
         "import": imports.rows,

@@ -48,6 +48,8 @@ TITLES = {
     "leffa.rss.vs_official.384x512": "Leffa, loading and one step, memory",
     "align.time_vs_step": "Refine by Align, alignment, 512 x 512",
     "align.memory_vs_step": "the same, memory",
+    "align.flux.time": "Refine by Align, in-context, two blocks as wide as Flux's, 1024 x 1024",
+    "align.flux.memory": "the same, memory",
     "import.seconds": "the pack's share of ComfyUI's start",
     "scale.overhead": "Ray cluster, a row's extra cost over one host alone",
     "scale.workers.2": "the same, two workers, rows of 10 s",

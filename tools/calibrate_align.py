@@ -49,9 +49,9 @@ def score(
     """
     import torch
     from refattention.core.patches.blocks import layer_name
+    from refattention.core.patches.families.table import picture_attentions
     from refattention.core.refine_by_align.back_ends import AUTO, IN_CONTEXT, SELF, Scene, back_end
     from refattention.core.refine_by_align.match import Finding, find
-    from refattention.core.patches.families.table import picture_attentions
     from refattention.core.refine_by_align.observe import Look, cell_and_unit, layers_of
     from refattention.core.refine_by_align.window import Work, artifacts, latent_mask, scaled
 

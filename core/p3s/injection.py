@@ -187,7 +187,7 @@ class _Rows:
     sequence: TokenSequence | None
 
     def attend(self, tokens: Tensor | None, keys: Tensor, values: Tensor) -> Tensor:
-        """The attention of some of the picture's tokens, or all, to K' and V', and to what else the model shows them."""
+        """The attention of some of the picture's tokens, or all, to K' and V' and to what else they see."""
         q = self.q if tokens is None else self.q[:, tokens]
         if self.sequence is None:
             return self.call.attend(q, keys, values)

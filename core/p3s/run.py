@@ -147,7 +147,7 @@ class SubjectRun:
         return self.settings.strength * network.weight(torch.full((1,), time, device=asked.sigma.device)).item()
 
     def bias(self, model: BaseModel, size: tuple[int, ...]) -> Tensor:
-        """(1, c, ..., h, w) that is added to noise of a size: the reference's latent where the subject is, else zeros."""
+        """(1, c, ..., h, w) that is added to noise of a size: the reference's latent where the subject is, or zeros."""
         settings = self.settings
         latent = model.process_latent_in(settings.reference.samples.float())
         if settings.subject_mask is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +26,7 @@ from .in_context import (
     in_context_maps,
     is_editing,
     require_references,
+    takes_references,
     weakened,
     with_references,
 )
@@ -307,6 +309,13 @@ def is_in_context(model: ModelPatcher, positive: Prompt, node: str, choice: str)
     """
     if choice == IN_CONTEXT:
         require_references(model, node)
+    if choice == AUTO and takes_references(model) and not is_editing(model, positive):
+        logging.getLogger(__name__).info(
+            "%s: nothing tells that this %s model is an editing model, so it looks by self-attention. If it is one "
+            "(Flux Kontext, Qwen-Image-Edit), set back_end to in-context.",
+            node,
+            family(model),
+        )
     return choice == IN_CONTEXT or (choice == AUTO and is_editing(model, positive))
 
 

@@ -1,4 +1,4 @@
-"""P3S without training on every family of transformers for pictures, against attention written out, and what is refused."""
+"""P3S without training on every family of transformers for pictures, against attention written out; what is refused."""
 
 from __future__ import annotations
 
@@ -68,7 +68,12 @@ def test_equals_the_oracle(name: str) -> None:
     """The whole equation with a part of a reference as large as the picture, usual guidance, two pictures or one."""
     subject = {"value_strength": 0.3}
     ours = injected(name, [reference(name)], strength=0.8, subject_mask=SUBJECT[None], **subject)
-    require_same(name, ours, naive(name, [reference(name)], 0.8, reference_mask=SUBJECT, **subject), batch=1 if name in MORE else 2)
+    require_same(
+        name,
+        ours,
+        naive(name, [reference(name)], 0.8, reference_mask=SUBJECT, **subject),
+        batch=1 if name in MORE else 2,
+    )
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -139,7 +144,9 @@ def test_time_of_a_flow_model_is_before_its_shift() -> None:
 def test_noise_is_biased_where_latents_have_a_frame() -> None:
     patcher = injected("qwen", [reference("qwen", other_size=True)], noise_bias=0.1, mask=LEFT[None])
     asked = patcher.model_options["transformer_options"]["refattention.p3s"]
-    guider = type("Guider", (), {"model_patcher": patcher, "conds": {"positive": []}, "cfg": 1.0, "model_options": {}})()
+    guider = type(
+        "Guider", (), {"model_patcher": patcher, "conds": {"positive": []}, "cfg": 1.0, "model_options": {}}
+    )()
     noise = tiny_latent("qwen", 2)
     added = P3SRun(asked, guider, noise.shape, torch.ones(1)).noise(noise) - noise
     assert added.shape == noise.shape and added[..., :5].abs().min() > 0 and not added[..., 7:].any()
@@ -155,7 +162,7 @@ def test_refdrop_and_p3s_on_a_transformer_are_one_too_many() -> None:
 
     subject = P3SSettings(Reference(reference("flux"), None, 5))
     for patcher in (guided(injected("flux", [reference("flux")])), apply_p3s(guided(tiny_model("flux")), subject)):
-        with pytest.raises(RuntimeError, match="P3SInject and another node of this pack.*of this Flux model"):
+        with pytest.raises(RuntimeError, match=r"P3SInject and another node of this pack.*of this Flux model"):
             run("flux", patcher)
 
 

@@ -15,13 +15,17 @@ from boxes import overlap
 from content_based import content_based
 from editing import EDITING, AnyCodec, prompt
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
+from naive_families import NaiveFamilyRefDrop
 from PIL import Image
 from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.single_evaluation import evaluate_once
+from refattention.core.refine_by_align.back_ends import SELF
 from refattention.core.refine_by_align.in_context import in_context_maps
 from refattention.core.refine_by_align.kernel import group_of_mask
 from refattention.core.refine_by_align.match import Box, Finding, find
 from refattention.core.refine_by_align.observe import Look, attention_maps, cell_and_unit, layers_of, parse_look
+from refattention.nodes.refine_by_align_stages import RefineRegion
+from sampling import distance
 from torch import Tensor
 
 NODE = "Node"
@@ -89,6 +93,58 @@ def test_usual_layers_are_in_the_middle(name: str) -> None:
 def test_models_of_videos_are_refused_by_name(name: str) -> None:
     with pytest.raises(RuntimeError, match=r"Node works on pictures, but \w+ makes videos"):
         parse_look(tiny_model(name), "261", "", 0, NODE)
+
+
+# ---- painting ----
+
+
+class Recording(AnyCodec):
+    """Keeps what it encoded."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.latents: list[Tensor] = []
+
+    def encode(self, picture: Tensor) -> Tensor:
+        self.latents.append(super().encode(picture))
+        return self.latents[-1]
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_painting_is_refdrops_oracle_under_the_mask(name: str) -> None:
+    """Two pictures and two references of sizes of their own, all odd; CFG or distilled guidance, as is usual."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = (2, 67, 101), (1, 75, 60), (1, 33, 90)
+    images, *references = (torch.rand(*size, 3, generator=generator) for size in sizes)
+    mask = torch.zeros(1, 67, 101)
+    mask[:, 20:45, 30:60] = 1
+    paint = {"seed": 3, "steps": 1, "cfg": FAMILIES[name].cfg, "denoise": 1.0, "sampler_name": "euler"}
+    work = {"scheduler": "simple", "context": 4.0, "working_size": 96, "feather": 0, "areas": "one by one"}
+
+    def painted(patcher: Any, codec: AnyCodec, strength: float, more: Tensor | None) -> Tensor:
+        prompts = tiny_prompt(name, 1), tiny_prompt(name, 2)
+        given = {"reference_image": references[0], "more_references": more, "back_end": SELF}
+        with torch.inference_mode():
+            return RefineRegion.execute(
+                patcher, codec, *prompts, images, mask, strength=strength, **given, **paint, **work
+            ).args[0]
+
+    codec = Recording(name)
+    got = painted(tiny_model(name), codec, 0.6, references[1])
+    *outside, picture = codec.latents[:3]  # for the first picture of two
+    noise = [
+        torch.randn(each.shape, generator=torch.Generator().manual_seed(seed)) for seed, each in enumerate(outside, 4)
+    ]
+    latent_mask = torch.nn.functional.adaptive_max_pool2d(mask[None], picture.shape[-2:])[0, 0]
+    oracle_model = NaiveFamilyRefDrop(name, 0.3, list(zip(outside, noise, strict=True)), mask=latent_mask)
+    want, plain = (
+        painted(patcher, AnyCodec(name), 0.0, None)
+        for patcher in (oracle_model.attach(tiny_model(name)), tiny_model(name))
+    )
+    assert len(codec.latents) == 6 and distance(want, plain) > 1e-3
+    assert distance(got, want) < 1e-4
+    assert torch.equal(got[:, mask[0] == 0], images[:, mask[0] == 0])
+    assert (got != images).any(-1)[:, mask[0] == 1].float().mean() > 0.9
 
 
 # ---- the shifted patch ----

@@ -258,11 +258,15 @@ def test_strengths_between_are_between() -> None:
 
 
 @pytest.mark.parametrize("name", EDITING)
-def test_auto_takes_what_is_an_editing_model(name: str) -> None:
+def test_auto_takes_what_is_an_editing_model(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be told is said in the log."""
+    caplog.set_level("INFO")
+
     def chosen(positive: list[Any], choice: str = AUTO) -> type:
         return type(back_end(editing_model(name), AnyCodec(name).encode, positive, NODE, None, None, choice))
 
     assert chosen(prompt(name, 1)) is (InContext if name == "flux2" else SelfAttention)
+    assert ("set back_end to in-context" in caplog.text) is (name != "flux2")
     assert chosen(prompt(name, 1, "index")) is InContext
     assert chosen(prompt(name, 1, None, (tiny_latent(name),))) is InContext
     assert chosen(prompt(name, 1, "index"), SELF) is SelfAttention

@@ -93,9 +93,9 @@ def test_which_latent_a_picture_is_in(pictures: int, latents: int, want: list[in
 
 
 def test_noise_levels_of_schedules_without_timesteps() -> None:
-    """Of Cosmos the share of noise, s / (1 + s); of SVD a place on the logarithmic schedule."""
-    cosmos, svd = (tiny_model(name).get_model_object("model_sampling") for name in ("cosmos", "svd"))
-    level = noise_level(cosmos, 261)
+    """Of Cosmos Predict2 the share of noise, s / (1 + s); of SVD a place on the logarithmic schedule."""
+    flow, svd = (tiny_model(name).get_model_object("model_sampling") for name in ("predict2", "svd"))
+    level = noise_level(flow, 261)
     assert level.shape == (1,) and level.item() / (1 + level.item()) == pytest.approx(0.261, abs=1e-5)
     low, high = math.log(svd.sigma_min), math.log(svd.sigma_max)
     assert noise_level(svd, 261).log().item() == pytest.approx(low + (high - low) * 261 / 999, abs=1e-4)

@@ -150,8 +150,8 @@ class TransformerAttentions:
             yield from ((block, depth) for depth in range(attentions))
             yield from [None] * self._layout.others
         raise RuntimeError(
-            f"{self._node}: the model computed more attentions in one pass than its blocks have, so they cannot be told "
-            "apart. Remove what was put into the model: another patch, an adapter."
+            f"{self._node}: the model computed more attentions in one pass than its blocks have, so they cannot be "
+            "told apart. Remove what was put into the model: another patch, an adapter."
         )
 
     def _naming(self, replacements: Mapping[Any, Any]) -> dict[Any, Any]:
