@@ -131,14 +131,21 @@ def test_no_family_mixes_devices(family: str) -> None:
 WORKFLOWS = ["point_mask", "deadiff", "attention_probe", "refine_by_align", "leffa_flow"]
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    workflow_here.write_files(folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_no_workflow_mixes_devices(name: str, tmp_path: Path) -> None:
+def test_no_workflow_mixes_devices(name: str, files: Path) -> None:
     def placed(output: Any) -> None:
         if isinstance(output, ClipVisionModel):
             output.load_device = output.patcher.load_device = DEVICE
 
     with pytest.MonkeyPatch.context() as patch, second_device() as counts:
-        workflow_here.put_models(tmp_path, patch)
+        workflow_here.use_files(files, patch)
         patch.setattr(management, "get_torch_device", lambda: DEVICE)
         given = workflow_here.run(name, placed)
         assert sum(counts.up.values()) > 1000

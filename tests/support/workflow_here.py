@@ -42,24 +42,29 @@ def _classes() -> dict[str, Any]:
     return {**nodes.NODE_CLASS_MAPPINGS, **{one.define_schema().node_id: one for one in asyncio.run(listed())}}
 
 
-def put_models(base: Path, patch: pytest.MonkeyPatch) -> None:
-    """Puts the demo's models and the workflows' pictures where ComfyUI looks for them, for as long as the patch."""
-    register()
+def write_files(base: Path) -> None:
+    """Writes the demo's models, and the pictures that workflows load."""
     weights.write_checkpoints(base / "checkpoints")
     weights.write_vision_encoder(base / "clip_vision")
     weights.write_deadiff(base / "model_patches")
     leffa.write_checkpoints(base / "diffusion_models")
+    for folder in ("input", "output", "temp"):
+        (base / folder).mkdir()
+    tryon.write_pictures(base / "input")
+    for picture in (ROOT / "workflows" / "pictures").glob("refattention_*"):
+        if not (base / "input" / picture.name).exists():
+            shutil.copyfile(picture, base / "input" / picture.name)
+
+
+def use_files(base: Path, patch: pytest.MonkeyPatch) -> None:
+    """Has ComfyUI find what was written, for as long as the patch."""
+    register()
     known = {**folder_paths.folder_names_and_paths}
     for folder in ("checkpoints", "clip_vision", "model_patches", "diffusion_models"):
         known[folder] = ([str(base / folder)], known[folder][1])
     patch.setattr(folder_paths, "folder_names_and_paths", known)
     for folder in ("input", "output", "temp"):
-        (base / folder).mkdir()
         patch.setattr(folder_paths, f"{folder}_directory", str(base / folder))
-    tryon.write_pictures(base / "input")
-    for picture in (ROOT / "workflows" / "pictures").glob("refattention_*"):
-        if not (base / "input" / picture.name).exists():
-            shutil.copyfile(picture, base / "input" / picture.name)
 
 
 def run(name: str, place: Callable[[Any], None]) -> dict[str, tuple[Any, ...]]:
