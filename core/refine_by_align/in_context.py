@@ -17,7 +17,6 @@ from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from torch import Tensor
 
 from ..kernels.attention import AttentionLayer
-from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, opaque
 from ..patches.blocks import Layer
 from ..patches.families.table import layout_of, picture_attentions
@@ -25,7 +24,7 @@ from ..patches.passes import COMPILED
 from ..patches.single_evaluation import evaluate_once
 from ..patches.unet import family
 from .kernel import attention_to_reference, score_bias
-from .observe import Groups, Look, Maps, layers_of, of_whole_picture, reading, watched
+from .observe import Groups, Look, Maps, View, brought, layers_of, of_whole_picture, reading, watched
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -103,15 +102,15 @@ def in_context_maps(
         For each reference (P, h', w') float32 on the CPU, by timestep and layer. 1 is what even attention gives every
         key of the sequence.
     """
-    masks = reference_masks or [None] * len(references)
+    views = [View(groups, mask) for mask in reference_masks or [None] * len(references)]
     found: list[Maps] = [{} for _ in references]
 
     def see(timestep: int, layer: Layer, maps: list[Tensor]) -> None:
-        for each, one, mask in zip(found, maps, masks, strict=True):
-            each[timestep, layer] = one if mask is None else _kept(one, mask)
+        for each, one, view in zip(found, maps, views, strict=True):
+            each[timestep, layer] = view.kept(one)
 
     observe_in_context(model, positive, samples, references, look, groups, see, node)
-    return found
+    return [brought(each) for each in found]
 
 
 def observe_in_context(
@@ -136,7 +135,7 @@ def observe_in_context(
         references: latents, each of a size of its own.
         groups: gives the weights (P, h * w) of the queries for a grid (h, w), such as `kernel.group_of_mask`.
         see: is called with the timestep, the layer, and the maps (P, h', w') over each reference, as in_context_maps
-            gives them.
+            gives them, but on the model's device.
         node: for messages.
 
     Raises:
@@ -147,20 +146,14 @@ def observe_in_context(
     wanted = [place for place in layers_of(attentions) if place in look.layers]
     grids = [_grid_of(model, latent) for latent in references]
     prompt = with_references([[positive[0][0], of_whole_picture(positive)]], references)
+    view = View(groups)
     for timestep in look.timesteps:
 
         def act(call: AttentionCall, timestep: int = timestep) -> None:
-            see(timestep, call.layer, _maps_of(call, groups(call.grid), grids, node))
+            see(timestep, call.layer, _maps_of(call, view, grids, node))
 
         comfy.model_management.throw_exception_if_processing_interrupted()
         evaluate_once(watched(model, reading(attentions, wanted, act, node)), prompt, samples, timestep, look.seed)
-
-
-def _kept(maps: Tensor, mask: Tensor) -> Tensor:
-    """Maps (P, h, w) with 0 at the tokens that a mask does not cover."""
-    kept = covered_tokens(mask, (maps.shape[1], maps.shape[2]))
-    flat = maps.flatten(1)
-    return torch.zeros_like(flat).index_copy(1, kept, flat[:, kept]).view_as(maps)
 
 
 def _grid_of(model: ModelPatcher, latent: Tensor) -> Grid:
@@ -171,7 +164,7 @@ def _grid_of(model: ModelPatcher, latent: Tensor) -> Grid:
     return rows, columns
 
 
-def _maps_of(call: AttentionCall, groups: Tensor, grids: Sequence[Grid], node: str) -> list[Tensor]:
+def _maps_of(call: AttentionCall, view: View, grids: Sequence[Grid], node: str) -> list[Tensor]:
     """The maps (P, h', w') of one attention over each reference."""
     sequence = None if call.sequence is None else call.sequence()
     counts = () if sequence is None else sequence.references
@@ -184,7 +177,7 @@ def _maps_of(call: AttentionCall, groups: Tensor, grids: Sequence[Grid], node: s
     length = sequence.k.shape[1]
     bias = score_bias(sequence.mask, sequence.queries)
     layer = AttentionLayer(call.q, sequence.k, call.heads, call.grid, (1, length), bias)
-    attention = attention_to_reference(layer, groups).cpu() * length
+    attention = attention_to_reference(layer, *view.queries(call.grid, call.q.device)) * length
     own = attention[:, length - sum(counts) :].split(list(counts), dim=1)  # of each reference, in their order
     return [each.unflatten(-1, grid) for each, grid in zip(own, grids, strict=False)]
 
@@ -217,10 +210,15 @@ def weakened(model: ModelPatcher, strength: float, references: int) -> ModelPatc
             return whole
         tokens = -2 if kwargs.get("skip_reshape") else 1
         first, length = k.shape[tokens] - sum(counts), k.shape[tokens]
-        seen = torch.tensor([*range(first), *range(first + sum(counts[:references]), length)], device=k.device)
+        hidden = sum(counts[:references])
+
+        def without_them(each: Tensor, dim: int) -> Tensor:
+            behind = each.narrow(dim, first + hidden, length - first - hidden)
+            return torch.cat([each.narrow(dim, 0, first), behind], dim)
+
         if mask is not None:
-            mask = (mask[..., :first, :] if mask.shape[-2] == length else mask).index_select(-1, seen)
-        keys, values = k.index_select(tokens, seen), v.index_select(tokens, seen)
+            mask = without_them(mask[..., :first, :] if mask.shape[-2] == length else mask, -1)
+        keys, values = without_them(k, tokens), without_them(v, tokens)
         without = attend(q.narrow(tokens, 0, first), keys, values, mask)
         whole[:, :first] = torch.lerp(without, whole[:, :first], strength)  # the references' own queries stay
         return whole

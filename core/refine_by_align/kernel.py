@@ -19,12 +19,15 @@ from ..kernels.masks import covered_tokens
 MOST = 1 << 22
 
 
-def attention_to_reference(layer: AttentionLayer, groups: Tensor, most: int = MOST) -> Tensor:
+def attention_to_reference(
+    layer: AttentionLayer, groups: Tensor, tokens: Tensor | None = None, most: int = MOST
+) -> Tensor:
     """Attention of groups of queries to all reference keys, the alignment of Refine-by-Align in one layer.
 
     Args:
         layer: queries and keys.
         groups: (P, N), the weight of each query in each group; queries without weight cost nothing.
+        tokens: (n,), the queries that have a weight; None finds them, for which a device has to be waited for.
         most: of the (B, heads, N, M) map, so many numbers exist at a time, or one row if that is more.
 
     Returns:
@@ -32,9 +35,14 @@ def attention_to_reference(layer: AttentionLayer, groups: Tensor, most: int = MO
     """
     groups = groups.to(layer.q.device, torch.float32)
     total = groups.new_zeros(len(groups), layer.k.shape[1])
-    for tokens, rows in _rows(layer, torch.nonzero(groups.any(0)).squeeze(1), most):
-        total += groups[:, tokens] @ rows.mean(0)
+    for some, rows in _rows(layer, weighted(groups) if tokens is None else tokens, most):
+        total += groups[:, some] @ rows.mean(0)
     return total
+
+
+def weighted(groups: Tensor) -> Tensor:
+    """(n,), the queries that have a weight in any group (P, N)."""
+    return torch.nonzero(groups.any(0)).squeeze(1)
 
 
 def score_bias(mask: Tensor | None, queries: slice) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import comfy.model_management
 import torch
@@ -12,16 +12,16 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from ..kernels.attention import AttentionLayer
-from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, Options
 from ..patches.blocks import Block, Layer, name_of, select_layers
 from ..patches.families.attentions import Attentions
 from ..patches.families.table import layout_of, picture_attentions, readable_attentions
 from ..patches.passes import IS_REFERENCE_PASS, ours
 from ..patches.reference_pass import PICTURE_KEYS, ReferenceRecorded, until_recorded
+from ..patches.selection import Selection
 from ..patches.single_evaluation import evaluate_once, other_seed
 from ..patches.unet import family
-from .kernel import attention_to_reference
+from .kernel import attention_to_reference, weighted
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -39,6 +39,7 @@ Route = Callable[[Tensor, Mapping[str, Any], Options], Options]
 See = Callable[[int, Layer, AttentionLayer], None]
 Groups = Callable[[tuple[int, int]], Tensor]
 Maps = dict[tuple[int, Layer], Tensor]  # by timestep and layer
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -181,28 +182,60 @@ def attention_maps(
         (P, h', w') float32 on the CPU, by timestep and layer. 1 is what even attention gives every key.
     """
     maps: Maps = {}
+    view = View(groups, reference_mask)
 
     def see(timestep: int, place: Layer, layer: AttentionLayer) -> None:
-        maps[timestep, place] = map_of(layer, groups(layer.grid), reference_mask)
+        maps[timestep, place] = view.map_of(layer)
 
     observe(model, positive, samples, reference, look, see, node)
-    return maps
+    return brought(maps)
 
 
-def map_of(layer: AttentionLayer, groups: Tensor, reference_mask: Tensor | None = None) -> Tensor:
-    """Maps over the reference of one layer, as `attention_maps` gives them.
+class View:
+    """Which queries look at which keys, worked out and brought to the device once for each grid.
 
     Args:
-        groups: (P, h * w), weights of the queries.
+        groups, reference_mask: as for `attention_maps`.
     """
-    rows, columns = layer.reference_grid
-    tokens = torch.arange(rows * columns)
-    if reference_mask is not None:
-        tokens = covered_tokens(reference_mask, layer.reference_grid)
-    visible = replace(layer, k=layer.k[:, tokens.to(layer.k.device)])
-    seen = torch.zeros(len(groups), rows * columns)
-    seen[:, tokens] = attention_to_reference(visible, groups).cpu() * len(tokens)
-    return seen.unflatten(-1, (rows, columns))
+
+    def __init__(self, groups: Groups, reference_mask: Tensor | None = None) -> None:
+        self._groups = groups
+        self._keys = Selection(None if reference_mask is None else reference_mask.unsqueeze(0))
+        self._queries: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
+
+    def queries(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """The groups (P, h * w) on a grid, and (n,) the queries that have a weight in any."""
+        if (grid, device) not in self._queries:
+            groups = self._groups(grid)
+            self._queries[grid, device] = groups.to(device), weighted(groups).to(device)
+        return self._queries[grid, device]
+
+    def map_of(self, layer: AttentionLayer) -> Tensor:
+        """Maps over the reference of one layer, as `attention_maps` gives them, on the layer's device."""
+        groups, asking = self.queries(layer.grid, layer.q.device)
+        chosen = self._keys.tokens(layer.reference_grid, layer.k.device)
+        if chosen is None:
+            seen = attention_to_reference(layer, groups, asking) * layer.k.shape[1]
+        else:
+            part = replace(layer, k=layer.k[:, chosen[0]])
+            found = attention_to_reference(part, groups, asking) * len(chosen[0])
+            seen = found.new_zeros(len(found), layer.k.shape[1]).index_copy(1, chosen[0], found)
+        return seen.unflatten(-1, layer.reference_grid)
+
+    def kept(self, maps: Tensor) -> Tensor:
+        """Maps (P, h', w') over the reference with 0 at the keys that nobody looks at."""
+        chosen = self._keys.tokens((maps.shape[1], maps.shape[2]), maps.device)
+        if chosen is None:
+            return maps
+        flat = maps.flatten(1)
+        return torch.zeros_like(flat).index_copy(1, chosen[0], flat[:, chosen[0]]).view_as(maps)
+
+
+def brought(maps: dict[Key, Tensor]) -> dict[Key, Tensor]:
+    """Maps in main memory; all together, because to bring one is to wait for the device."""
+    flat = torch.cat([each.flatten() for each in maps.values()]).cpu()
+    parts = flat.split([each.numel() for each in maps.values()])
+    return {key: part.view_as(maps[key]) for key, part in zip(maps, parts, strict=True)}
 
 
 def of_whole_picture(positive: list[Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..patches.families.attentions import Attentions
 from ..patches.families.table import readable_attentions
 from .in_context import observe_in_context
 from .kernel import group_of_mask, groups_of_points, mean_map
-from .observe import Groups, Look, cell_and_unit, map_of, observe
+from .observe import Groups, Look, View, brought, cell_and_unit, observe
 from .window import scaled
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def probe(
     )
     shown = frames[given.reference_frame]
     layers: dict[tuple[int, str], Tensor] = {}
-    places = torch.zeros(len(centres), *reference_grid)
+    places = torch.zeros(len(centres), *reference_grid, device=model.load_device)
 
     def groups(tall: Size) -> Tensor:
         grid = tall[0] // (at[-1] + 1), tall[1]
@@ -111,11 +111,13 @@ def probe(
 
     def see(timestep: int, place: Layer, tall: Tensor) -> None:
         maps = tall.unflatten(1, (frames[-1] + 1, -1))
-        layers[timestep, layer_name(place)] = maps[0]
+        layers[timestep, layer_name(place)] = maps[0].clone()  # without those of all places
         places.add_(F.interpolate(maps[None, 1:, shown], reference_grid, mode="bilinear", antialias=True)[0])
 
+    view = View(groups)
+
     def see_layer(timestep: int, place: Layer, layer: AttentionLayer) -> None:
-        see(timestep, place, map_of(layer, groups(layer.grid)))
+        see(timestep, place, view.map_of(layer))
 
     def see_maps(timestep: int, place: Layer, maps: list[Tensor]) -> None:
         see(timestep, place, maps[0])
@@ -124,7 +126,8 @@ def probe(
         observe_in_context(model, positive, latents[0], latents[1:], look, groups, see_maps, node)
     else:
         observe(model, positive, latents[0], latents[1], look, see_layer, node)
-    return Probe(layers, mean_map(list(layers.values())), places / len(layers), grid, frames, shown)
+    layers = brought(layers)
+    return Probe(layers, mean_map(list(layers.values())), places.cpu() / len(layers), grid, frames, shown)
 
 
 def token_frames(attentions: Attentions, latent: Tensor, pictures: int) -> list[int]:

@@ -15,7 +15,7 @@ from ..patches.blocks import Layer
 from ..patches.reference_pass import ReferenceRecorded
 from ..patches.single_evaluation import evaluate_once
 from ..patches.unet import require_image_unet, self_attention_layers
-from .observe import Groups, Look, Maps, map_of, require_whole, watched
+from .observe import Groups, Look, Maps, View, brought, require_whole, watched
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -74,13 +74,14 @@ def token_maps(
     layers = self_attention_layers(require_image_unet(model, node))
     wanted = [place for place in layers if place in look.layers]
     maps: Maps = {}
+    view = View(groups, reference_mask)
     for timestep in look.timesteps:
 
         def see(call: AttentionCall, timestep: int = timestep) -> None:
             layer = AttentionLayer(call.q, call.k, call.heads, call.grid, reference_grid)
-            maps[timestep, call.layer] = map_of(layer, groups(call.grid), reference_mask)
+            maps[timestep, call.layer] = view.map_of(layer)
 
         comfy.model_management.throw_exception_if_processing_interrupted()
         reading = watched(model, _Reading(wanted, see, node).route)
         evaluate_once(reading, conditioning, samples, timestep, look.seed)
-    return maps
+    return brought(maps)

@@ -64,14 +64,15 @@ def test_one_reference_of_another_size_serves_all_samples() -> None:
             assert torch.equal(values[half, b, N:], 0.5 * f_v[half, 0])
 
 
-def test_tokens_go_to_another_grid_as_a_picture_would() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_tokens_go_to_another_grid_as_a_picture_would(dtype: torch.dtype) -> None:
     rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing="ij")
-    ramp = torch.stack([rows, columns], dim=-1).reshape(1, 24, 2)
+    ramp = torch.stack([rows, columns], dim=-1).reshape(1, 24, 2).to(dtype)
     assert on_grid(ramp, (4, 6), (4, 6)) is ramp
     half = on_grid(ramp.expand(3, 2, -1, -1), (4, 6), (4, 3)).unflatten(2, (4, 3))
-    assert half.shape == (3, 2, 4, 3, 2)
-    assert torch.allclose(half[..., 0], torch.arange(4.0)[:, None].expand(4, 3), atol=1e-5)
-    assert torch.allclose(half[..., 1, 1], torch.tensor(2.5))
+    assert half.shape == (3, 2, 4, 3, 2) and half.dtype == dtype
+    assert torch.allclose(half[..., 0].float(), torch.arange(4.0)[:, None].expand(4, 3), atol=1e-5)
+    assert torch.allclose(half[..., 1, 1].float(), torch.tensor(2.5))
 
 
 def test_zeros_as_tokens_are_not_nothing() -> None:

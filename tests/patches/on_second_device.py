@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management as management
 import on_device
 import pytest
 import torch
+import workflow_here
+from comfy.clip_vision import ClipVisionModel
 from families import FAMILIES, tiny_model
 from on_device import MASK, Sampling
 from refattention.core.patches import selection, transfer
@@ -16,7 +20,7 @@ from refattention.core.patches.bank import KeyValueBank, Record
 from refattention.core.patches.transfer import Arriving, kept_tensor
 from refattention.core.refdrop.cache import ReferenceCache
 from refattention.nodes.leffa import EVERY_N
-from second_device import DEVICE, Counts, on_second, second_device, steps_of
+from second_device import DEVICE, Counts, OnSecond, on_second, second_device, steps_of
 from torch import Tensor
 
 # What a step adds to one of the plain model's: waits for the device, bytes to it, bytes from it.
@@ -29,7 +33,7 @@ STEPS: dict[str, tuple[Sampling, tuple[int, int, int]]] = {
     "refdrop, filling the cache": (on_device.refdrop("sd15", cache=False), (1, 0, 122884)),
     "refdrop, cached": (on_device.refdrop("sd15", cache=False, again=True), (1, 122880, 4)),
     "refdrop, cached in float16": (on_device.refdrop("sd15", cache=True, again=True), (1, 61440, 4)),
-    "refdrop, every 2nd step": (on_device.refdrop("sd15", reference_every=2), (1, 0, 4)),
+    "refdrop, every 3rd step": (on_device.refdrop("sd15", reference_every=3), (1, 0, 4)),
     "refdrop, recording": (on_device.recording(), (1, 0, 245764)),
     "refdrop, recorded, mask": (on_device.recorded(reference_mask=MASK), (1, 245760, 4)),
     "p3s": (on_device.p3s(subject_mask=MASK), (1, 0, 4)),
@@ -38,10 +42,16 @@ STEPS: dict[str, tuple[Sampling, tuple[int, int, int]]] = {
     "deadiff": (on_device.deadiff(mask=MASK), (0, 0, 0)),
     "deadiff, a part of the steps": (on_device.deadiff(end_percent=0.9), (1, 0, 4)),
     "leffa": (on_device.leffa(again=True), (1, 73728, 4)),
-    "leffa, every 2nd step": (on_device.leffa(reference=EVERY_N, reference_interval=2, again=True), (1, 0, 4)),
+    "leffa, every 3rd step": (on_device.leffa(reference=EVERY_N, reference_interval=3, again=True), (1, 0, 4)),
+    "align, painting": (on_device.painting("self", 0.5), (1, 0, 4)),
+    "align, painting with an adapter": (on_device.painting("adapter", 0.5), (0, 1920, 0)),
+    "flux, painting in context": (on_device.painting("in context", 0.5), (1, 3072, 0)),
 }
-# Of the plain models, whose text and inpainting channels ComfyUI brings in each step
-PLAIN = {"refdrop": (1, 960), "p3s": (1, 39424), "deadiff": (1, 39424), "leffa": (2, 3080)}
+# Of the plain models, whose text, inpainting channels and reference latents ComfyUI brings in each step
+PLAIN = {
+    **{"refdrop": (1, 960), "p3s": (1, 39424), "deadiff": (1, 39424), "leffa": (2, 3080)},
+    **{"align": (1, 960), "flux": (3, 548)},
+}
 
 
 def here(patcher: Any) -> Any:
@@ -55,7 +65,7 @@ def counted(run: Sampling) -> tuple[Tensor, list[Counts]]:
 
 
 def total(counts: Counts) -> tuple[int, int, int]:
-    return tuple(sum(each.values()) for each in (counts.waits, counts.up, counts.down))
+    return tuple(sum(each.values()) for each in counts.parts)
 
 
 @pytest.mark.parametrize("method", STEPS)
@@ -64,13 +74,41 @@ def test_what_a_step_waits_for_and_moves(method: str) -> None:
     run, expected = STEPS[method]
     got, steps = counted(run)
     waits, up = PLAIN[method.split()[0].strip(",")]
-    last = steps[-1]  # of two that share a look, the second
+    last = steps[-1]  # of three that share a look, the last
     assert (total(last)[0] - waits, total(last)[1] - up, total(last)[2]) == expected, last
     assert torch.equal(got, run(here, None))
 
 
 def test_the_tables_promise() -> None:
     assert all(waits <= 2 for _, (waits, _, _) in STEPS.values())
+
+
+# What the pack's own lines add when one timestep is looked at, and for each further one. The first brings which queries
+# and keys look at each other on each of a U-Net's grids; the maps come down together at the end.
+LOOKS = {
+    "align, self": (on_device.aligned, (7, 1056, 768), (0, 0, 768)),
+    "align, in context": (on_device.aligned, (4, 224, 192), (0, 0, 192)),
+    "align, adapter": (on_device.aligned, (4, 720, 240), (0, 0, 240)),
+    "probe, self": (on_device.probed, (6, 216000, 2065408), (0, 0, 1024)),
+    "probe, in context": (on_device.probed, (4, 43200, 2064640), (0, 0, 256)),
+}
+
+
+def own(counts: Counts) -> Counts:
+    """What was counted at lines of the pack."""
+    return Counts(*(Counter({line: n for line, n in of.items() if line.startswith("core")}) for of in counts.parts))
+
+
+@pytest.mark.parametrize("method", LOOKS)
+def test_what_a_look_waits_for_and_moves(method: str) -> None:
+    look, first, further = LOOKS[method]
+    found = []
+    for timesteps in ((261,), (261, 181)):
+        with second_device() as counts:
+            got = look(method.split(", ")[1], on_second, timesteps)
+        found.append(own(counts))
+    assert (total(found[0]), total(found[1].since(found[0]))) == (first, further), found
+    assert all(map(torch.equal, got, look(method.split(", ")[1], here, (261, 181))))
 
 
 # Their references need a prompt of their own.
@@ -81,10 +119,37 @@ NEEDING = {"pid", "hidream_o1"}
 def test_no_family_mixes_devices(family: str) -> None:
     """With a cache that is filled and used, so that all ways to the device are gone; and with a batch."""
     for run in (
-        on_device.refdrop(family, reference_mask=MASK, mask=MASK, cache=False, again=True),
-        on_device.refdrop(family, "batch", mask=MASK, concat=True),
+        on_device.refdrop(family, steps=2, reference_mask=MASK, mask=MASK, cache=False, again=True),
+        on_device.refdrop(family, "batch", steps=1, mask=MASK, concat=True),
     ):
         assert torch.equal(counted(run)[0], run(here, None))
+
+
+# Those in which the pack's nodes compute something on the device that no test above does: vision encoders, and what is
+# made of maps and pictures. Texts are encoded on the CPU, as ComfyUI does where that is as fast; gradients need a real
+# device.
+WORKFLOWS = ["point_mask", "deadiff", "attention_probe", "refine_by_align", "leffa_flow"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    workflow_here.write_files(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_no_workflow_mixes_devices(name: str, files: Path) -> None:
+    def placed(output: Any) -> None:
+        if isinstance(output, ClipVisionModel):
+            output.load_device = output.patcher.load_device = DEVICE
+
+    with pytest.MonkeyPatch.context() as patch, second_device() as counts:
+        workflow_here.use_files(files, patch)
+        patch.setattr(management, "get_torch_device", lambda: DEVICE)
+        given = workflow_here.run(name, placed)
+        assert sum(counts.up.values()) > 1000
+    assert not any(isinstance(each, OnSecond) for outputs in given.values() for each in outputs)
 
 
 def attending(act: Callable[[Tensor], Any]) -> Sampling:

@@ -30,7 +30,7 @@ def full_map(layer: AttentionLayer) -> Tensor:
 def test_equals_the_full_softmax(layer: AttentionLayer, most: int) -> None:
     groups = torch.rand(3, N, generator=torch.Generator().manual_seed(1))
     groups[:, ::3] = 0
-    got = align.attention_to_reference(layer, groups, most)
+    got = align.attention_to_reference(layer, groups, most=most)
     want = groups.double() @ full_map(layer).mean(0)
     assert (got - want).abs().max() < 1e-6
     assert torch.allclose(got.sum(1), groups.sum(1))

@@ -7,6 +7,7 @@ it. It shows neither speed nor the order in which a device works.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections import Counter
@@ -24,7 +25,6 @@ from refattention.core.patches import transfer
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "second"
@@ -60,6 +60,10 @@ class Counts:
     waits: Counter[str] = field(default_factory=Counter)
     up: Counter[str] = field(default_factory=Counter)
     down: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def parts(self) -> tuple[Counter[str], Counter[str], Counter[str]]:
+        return self.waits, self.up, self.down
 
     def since(self, other: Counts) -> Counts:
         """What came after another state of the same counts."""
@@ -105,14 +109,17 @@ class _Dispatch(TorchDispatchMode):
         super().__init__()
         self._counts = counts
         self._pinned = pinned
+        self._whole: set[Any] = set()  # functions that are not made of several
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        with self:  # of what is made of several functions, each of them
-            out = func.decompose(*args, **kwargs)
-        if out is not NotImplemented:
-            return out
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if func not in self._whole:
+            with self:  # of what is made of several functions, each of them
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+            self._whole.add(func)
+        tensors = _tensors(args, kwargs)
         here = [tensor for tensor in tensors if isinstance(tensor, OnSecond)]
         named = kwargs.get("device")
         is_here = bool(here) if named is None else torch.device(named).type == NAME
@@ -126,7 +133,9 @@ class _Dispatch(TorchDispatchMode):
                 self._counts.down[_line()] += here[0].nbytes
         if named is not None:
             kwargs = {**kwargs, "device": torch.device("cpu") if is_here else named}
-        out = func(*tree_map(_held, args), **tree_map(_held, kwargs))
+        if not (here or is_here):
+            return func(*args, **kwargs)
+        out = func(*_mapped(_held, args), **_mapped(_held, kwargs))
         if func is aten.copy_.default:
             return args[0]
         if not is_here:
@@ -134,10 +143,10 @@ class _Dispatch(TorchDispatchMode):
         # What changes its argument gives the argument back.
         given = {id(tensor.held): tensor for tensor in here}
 
-        def placed(leaf: Any) -> Any:
-            return (given[id(leaf)] if id(leaf) in given else OnSecond(leaf)) if isinstance(leaf, Tensor) else leaf
+        def placed(tensor: Tensor) -> Tensor:
+            return given[id(tensor)] if id(tensor) in given else OnSecond(tensor)
 
-        return tree_map(placed, out)
+        return _mapped(placed, out)
 
     def _count_copy(self, func: Any, args: Any, kwargs: Any, is_here: bool) -> None:
         if func is aten.copy_.default:
@@ -197,15 +206,32 @@ class _Attention:
     @staticmethod
     def apply_here(func: Any, args: Any, kwargs: Any) -> Tensor:
         """By the CPU's own kernel, which the dispatcher would not choose."""
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = _tensors(args, kwargs)
         if not all(isinstance(tensor, OnSecond) for tensor in tensors):
             raise RuntimeError(f"attention: Expected all tensors to be on the same device, but found {DEVICE} and cpu.")
         with torch.utils._python_dispatch._disable_current_modes():
-            return OnSecond(func(*tree_map(_held, args), **tree_map(_held, kwargs)))
+            return OnSecond(func(*_mapped(_held, args), **_mapped(_held, kwargs)))
 
 
-def _held(leaf: Any) -> Any:
-    return leaf.held if isinstance(leaf, OnSecond) else leaf
+def _held(tensor: Tensor) -> Tensor:
+    return tensor.held if isinstance(tensor, OnSecond) else tensor
+
+
+def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """What functions take or give, each tensor in it put through a function; torch's own way is for deeper trees."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)([_mapped(function, each) for each in value])
+    if isinstance(value, dict):
+        return {key: _mapped(function, each) for key, each in value.items()}
+    return value
+
+
+def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    _mapped(lambda tensor: found.append(tensor) or tensor, [args, kwargs])
+    return found
 
 
 def _indices(args: Any) -> list[Tensor]:
@@ -216,12 +242,20 @@ def _line() -> str:
     """The innermost line of the pack or of ComfyUI."""
     frame = sys._getframe(1)
     while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        for root, inside in ((ROOT, ("core", "nodes")), (HOST, ("comfy", "comfy_extras"))):
-            if any(path.is_relative_to(root / folder) for folder in inside):
-                return f"{path.relative_to(root)}:{frame.f_lineno} {frame.f_code.co_name}"
+        if file := _counted(frame.f_code.co_filename):
+            return f"{file}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return "elsewhere"
+
+
+@functools.cache
+def _counted(file: str) -> str:
+    """The name of a file of the pack or of ComfyUI; empty for any other."""
+    path = Path(file)
+    for root, inside in ((ROOT, ("core", "nodes")), (HOST, ("comfy", "comfy_extras"))):
+        if any(path.is_relative_to(root / folder) for folder in inside):
+            return str(path.relative_to(root))
+    return ""
 
 
 @contextmanager
