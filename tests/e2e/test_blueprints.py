@@ -25,10 +25,15 @@ def test_host_offers_them(host: HeadlessHost) -> None:
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
 def test_file_is_what_the_editor_wants(name: str) -> None:
-    """One node of one subgraph, both with the file's name; both borders of the subgraph know their links."""
+    """One node of one subgraph, both with the file's name; both borders of the subgraph know their links.
+
+    The node of one with a point editor inside says how to get there.
+    """
     blueprint = read(BLUEPRINTS[name])
     (node,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
-    assert (node["type"], node["title"], subgraph["name"]) == (subgraph["id"], name, name)
+    has_editor = any(each["type"] == "PointMask" for each in subgraph["nodes"])
+    title = name.partition(" (")[0] + " (open to click)" if has_editor else name
+    assert (node["type"], node["title"], subgraph["name"]) == (subgraph["id"], title, name)
     assert len(subgraph["description"]) > 50
     links = {link["id"]: link for link in subgraph["links"]}
     for side, end in (("inputs", "origin"), ("outputs", "target")):
