@@ -172,7 +172,7 @@ def texts(path: Path) -> Iterator[str]:
 
 def test_texts_name_nodes_as_the_search_shows_them() -> None:
     """Messages and tooltips say Leffa Body Map, never LeffaBodyMap."""
-    ids = re.compile(rf"\b({'|'.join(NODE_IDS)})\b")
+    ids = re.compile(rf"(?<![A-Za-z])({'|'.join(NODE_IDS)})(?![A-Za-z_])")
     found = [
         f"{path.relative_to(ROOT)}: {text}"
         for folder in ("core", "nodes")
@@ -180,4 +180,7 @@ def test_texts_name_nodes_as_the_search_shows_them() -> None:
         for text in texts(path)
         if ids.search(text)
     ]
+    for path in sorted((ROOT / "locales").rglob("nodeDefs.json")):
+        words = re.findall(r'"(?:description|tooltip)": (".*")', path.read_text(encoding="utf-8"))
+        found += [f"{path.parent.name}: {text}" for text in words if ids.search(text)]
     assert not found

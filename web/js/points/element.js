@@ -19,7 +19,7 @@ const MESSAGE_MS = 5000;
 /** Changes by the arrow keys are one step of the graph's undo once they pause for this long. */
 const PAUSE_MS = 700;
 const NO_PICTURE =
-  "Connect a picture to image. If another node makes it, put a Preview Image beside this node and run: then it is here.";
+  "Connect a picture to image. If another node makes it, put a Preview Image beside this one and run: then it is here.";
 const BROKEN_PICTURE = "The connected picture cannot be shown: its file is missing or no picture.";
 const HINT = "Click: on the subject. Right click: leave out. Drag moves, a double click removes a point. Wheel zooms.";
 
