@@ -162,8 +162,8 @@ def test_refdrop_and_p3s_on_a_transformer_are_one_too_many() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wan21", "P3SInject works on pictures, but WAN21_T2V makes videos"),
-        ("svd", "P3SInject works on pictures, but SVD_img2vid makes videos"),
+        ("wan21", "P3S Inject works on pictures, but WAN21_T2V makes videos"),
+        ("svd", "P3S Inject works on pictures, but SVD_img2vid makes videos"),
         ("pid", "P3S Inject cannot read a reference with the prompt of a PiD model: it enlarges"),
     ],
 )
