@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tools"))
 
 from batch.answers import describe_failure, describe_refusal
-from host_process import HostError, HostProcess, free_port
+from host_process import HostError, HostProcess, answers, free_port
 
 PACK_NAME = "ComfyUI-RefAttention"
 TINY_WORKFLOW = {
@@ -103,11 +103,14 @@ class HeadlessHost(HostProcess):
     def start(self) -> None:
         """Starts the host and returns once it answers.
 
-        Raises: HostError with the end of the log when it dies or does not answer in time.
+        Raises: HostError when the port is taken; with the end of the log when it dies or does not answer in time.
         """
         comfy = host_dir()
         self.link_packs()
         self.port = self.port or free_port()
+        # Otherwise another ComfyUI would answer in place of this one.
+        if answers(self.port):
+            raise HostError(f"Port {self.port} of 127.0.0.1 is taken by another program. Choose another one.")
         arguments = [
             "--cpu",
             "--use-pytorch-cross-attention",

@@ -189,7 +189,7 @@ def _instruction(deadiff: DEADiff, mode: str, subject: str) -> torch.Tensor | No
     if deadiff.words is None:
         raise ValueError(
             "subject needs the embeddings of all words, which this DEADiff file does not have. Choose deadiff_v1.ckpt, "
-            "or let DEADiffExtract write it with all_words."
+            "or let DEADiff Extract write it with all_words."
         )
     return deadiff.words.instruction(numbers_of(subject, vocabulary_path()))
 

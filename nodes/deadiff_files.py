@@ -38,7 +38,7 @@ class DEADiffLoader(io.ComfyNode):
                     "clip_vision",
                     optional=True,
                     tooltip="CLIP ViT-L/14 to use instead of the visual encoder in the file; needed for files "
-                    "extracted without one. The log warns when its weights differ from those in the file.",
+                    "extracted without one. The node warns when its weights differ from those in the file.",
                 ),
             ],
             outputs=[DEADiffIO.Output(display_name="deadiff", tooltip="DEADiff's weights, for DEADiff Style.")],

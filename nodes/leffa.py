@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.leffa.body_map import NEEDED_BY
+from ..core.leffa.body_map import NEEDED_BY, require_shape
 from ..core.leffa.inputs import leffa, pose_transfer, size_of, try_on
 from ..core.leffa.loader import load
 from ..core.leffa.settings import LeffaSettings
@@ -65,8 +65,8 @@ class LeffaLoader(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(
-                    tooltip="The generative U-Net, which brings the reference U-Net along. For LeffaTryOn or "
-                    "LeffaPoseTransfer."
+                    tooltip="The generative U-Net, which brings the reference U-Net along. For Leffa Try-On or "
+                    "Leffa Pose Transfer."
                 ),
                 io.Vae.Output(tooltip="The VAE of the checkpoint. Empty if the file has none: then use Load VAE."),
             ],
@@ -93,7 +93,7 @@ class LeffaTryOn(io.ComfyNode):
                 "Prepares a person, a garment and a mask for Leffa. Connect all four outputs to a KSampler (cfg 2.5, "
                 "50 steps, ddpm, ddim_uniform), then decode and paste with Leffa Repaint."
             ),
-            search_aliases=["leffa", "try on", "VTON", "virtual try-on", "clothes", "garment"],
+            search_aliases=["leffa", "try on", "VTON", "virtual try-on", "garment", "clothes swap", "dress", "outfit"],
             inputs=[
                 *_model_inputs(),
                 io.Image.Input("image", tooltip="The person. Any size; the models are trained at 768 x 1024."),
@@ -129,14 +129,15 @@ class LeffaTryOn(io.ComfyNode):
         """Returns model, positive, negative and latent."""
         image, garment_image = gate.picture(image, "image"), gate.picture(garment_image, "garment_image")
         densepose, mask = gate.picture(densepose, "densepose"), gate.masks(mask, "mask")
-        loaded = leffa(model, vae, "LeffaTryOn")
+        loaded = leffa(model, vae, "Leffa Try-On")
         require_batch(garment_image=garment_image, image=image)
         require_batch(densepose=densepose, image=image)
         require_batch(mask=mask, image=image)
+        require_shape(size_of(densepose), size_of(image))
         if size_of(densepose) != size_of(image):
             raise ValueError(
-                f"densepose is {_times(densepose)} pixels, but image is {_times(image)}. "
-                "Put LeffaBodyMap between, with image connected, or make the DensePose picture from the image itself."
+                f"densepose is {_times(densepose)} pixels, but image is {_times(image)}. If it was made from image, "
+                "put Leffa Body Map between, with image connected; else make a new one from image."
             )
         settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)
         return io.NodeOutput(*try_on(loaded, image, mask, densepose, garment_image, settings))
@@ -184,7 +185,7 @@ class LeffaPoseTransfer(io.ComfyNode):
         """Returns model, positive, negative and latent."""
         reference_image = gate.picture(reference_image, "reference_image")
         densepose = gate.picture(densepose, "densepose")
-        loaded = leffa(model, vae, "LeffaPoseTransfer")
+        loaded = leffa(model, vae, "Leffa Pose Transfer")
         require_batch(reference_image=reference_image, densepose=densepose)
         settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)
         return io.NodeOutput(*pose_transfer(loaded, reference_image, densepose, settings))

@@ -60,7 +60,7 @@ class LeffaBodyMap(io.ComfyNode):
                     "of densepose.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="densepose", tooltip="For LeffaTryOn or LeffaPoseTransfer.")],
+            outputs=[io.Image.Output(display_name="densepose", tooltip="For Leffa Try-On or Leffa Pose Transfer.")],
         )
 
     @classmethod
@@ -73,7 +73,7 @@ class LeffaBodyMap(io.ComfyNode):
         if format == AS_MODEL:
             if model is None:
                 raise ValueError("format asks for what the model needs, but none is connected. Connect Leffa Loader.")
-            format = require_leffa(model, "LeffaBodyMap").body_map or format
+            format = require_leffa(model, "Leffa Body Map").body_map or format
         if format == AS_MODEL:
             raise ValueError("The model does not say which kind of picture it needs. Choose one as format.")
         size = None if image is None else (image.shape[1], image.shape[2])

@@ -44,7 +44,7 @@ class LeffaDensePose(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="densepose", tooltip="U, V and part number as red, green and blue (UVI). For "
-                    "LeffaPoseTransfer or LeffaBodyMap."
+                    "Leffa Pose Transfer or Leffa Body Map."
                 )
             ],
         )  # fmt: skip

@@ -31,7 +31,7 @@ class LeffaFlow(io.ComfyNode):
             ),
             search_aliases=["leffa", "flow field", "attention map", "correspondence", "warp"],
             inputs=[
-                io.Model.Input("model", tooltip="The model from LeffaTryOn or LeffaPoseTransfer."),
+                io.Model.Input("model", tooltip="The model from Leffa Try-On or Leffa Pose Transfer."),
                 io.Conditioning.Input("positive", tooltip="The positive conditioning from the same node."),
                 io.Latent.Input("samples", tooltip="The finished latent from KSampler."),
                 io.Image.Input("reference_image", tooltip="The garment or person that was the reference."),
@@ -77,7 +77,7 @@ class LeffaFlow(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns the two pictures."""
         reference_image = gate.picture(reference_image, "reference_image")
-        require_leffa(model, "LeffaFlow")
+        require_leffa(model, "Leffa Flow")
         if not any(REFERENCES in options for _, options in positive):
             raise ValueError("positive has no reference of Leffa. Connect the positive output of the Leffa node.")
         latents = samples["samples"]

@@ -71,7 +71,7 @@ class LeffaMask(io.ComfyNode):
             outputs=[
                 io.Mask.Output(
                     display_name="mask", tooltip="White = repainted. The official rules give 384 x 512; any size "
-                    "will do for LeffaTryOn."
+                    "will do for Leffa Try-On."
                 )
             ],
         )  # fmt: skip
@@ -105,9 +105,9 @@ class LeffaRepaint(io.ComfyNode):
             description="Pastes what Leffa painted into the picture it was made for, with a soft edge.",
             search_aliases=["leffa", "paste", "composite", "keep background", "preserve face"],
             inputs=[
-                io.Image.Input("image", tooltip="The person, as it went into LeffaTryOn. The result has its size."),
+                io.Image.Input("image", tooltip="The person, as it went into Leffa Try-On. The result has its size."),
                 io.Image.Input("generated", tooltip="The decoded picture from the sampler."),
-                io.Mask.Input("mask", tooltip="The mask that went into LeffaTryOn, white = repainted."),
+                io.Mask.Input("mask", tooltip="The mask that went into Leffa Try-On, white = repainted."),
                 io.Combo.Input(
                     "edge",
                     options=[EXACT, OFFICIAL],

@@ -30,7 +30,7 @@ class LeffaSigmas(io.ComfyNode):
             ),
             search_aliases=["leffa", "sigmas", "timesteps", "scheduler", "published settings"],
             inputs=[
-                io.Model.Input("model", tooltip="From Leffa Loader, LeffaTryOn or LeffaPoseTransfer."),
+                io.Model.Input("model", tooltip="From Leffa Loader, Leffa Try-On or Leffa Pose Transfer."),
                 io.Int.Input(
                     "steps",
                     default=30,

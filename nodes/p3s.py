@@ -13,6 +13,7 @@ from ..core.p3s.kernel import SCHEDULES
 from ..core.p3s.settings import EMPTY, LEARNED, NODE, NONE, SAME, Adapter, P3SSettings, Schedule
 from ..core.p3s.wrappers import apply_p3s
 from ..core.patches.families.table import picture_attentions
+from ..core.patches.node_text import text_on_node
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
 from ..core.pictures import gate
@@ -30,7 +31,7 @@ class P3SInject(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describes the node to ComfyUI."""
         return io.Schema(
-            node_id=NODE,
+            node_id="P3SInject",
             display_name="P3S Inject",
             category="model/patch/reference",
             description=(
@@ -39,7 +40,7 @@ class P3SInject(io.ComfyNode):
                 "trained network reads them, as in the paper; without one the model itself does (training-free), "
                 "which is below the paper's quality."
             ),
-            search_aliases=["p3s", "subject", "selected subject", "personalization", "reference", "subject-driven"],
+            search_aliases=["p3s", "subject", "identity", "likeness", "personalization", "reference", "subject-driven"],
             inputs=[
                 *_main_inputs(),
                 *_reference_inputs(),
@@ -143,6 +144,7 @@ def _adapter(
             f"clip_vision gives tokens of width {vision.shape[-1]}, but the adapter was trained with {width}. Connect "
             "the encoder it was trained with."
         )
+    text_on_node()(f"With the adapter of '{trained.origin.class_word}'.")  # until there is something to warn of
     return Adapter(for_model(trained, model, family(model)), vision, identity_at_zero)
 
 

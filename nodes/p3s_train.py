@@ -17,7 +17,7 @@ from ..core.pictures import gate
 from .p3s_files import P3SAdapterIO, save_interrupted, states_folder
 from .shared import encoder, number_input, seed_input
 
-NODE = "P3STrain"
+NODE = "P3S Train"
 MOST_IMAGES = 7  # in a batch
 
 
@@ -28,7 +28,7 @@ class P3STrain(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describes the node to ComfyUI."""
         return io.Schema(
-            node_id=NODE,
+            node_id="P3STrain",
             display_name="P3S Train",
             category="model/patch/reference",
             description=(

@@ -46,14 +46,15 @@ class PointMask(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, positive_coords: str | None = None, negative_coords: str | None = None) -> bool | str:
-        """Refuses text that holds no points before the workflow starts; linked text is seen only later."""
+    def validate_inputs(cls, positive_coords: str | None = None) -> bool | str:
+        """Refuses text that holds no points before the workflow starts; linked text is seen only later.
+
+        The host reports what is wrong once for each input that is named here, so it is one; the other waits for
+        `execute`.
+        """
         try:
-            for name, text in ((POSITIVE, positive_coords), (NEGATIVE, negative_coords)):
-                if text is not None:
-                    points = coordinates.parse(text, name)
-                    if name == POSITIVE:
-                        _require_points(points)
+            if positive_coords is not None:
+                _require_points(coordinates.parse(positive_coords, POSITIVE))
         except ValueError as error:
             return str(error)
         return True
@@ -97,7 +98,8 @@ def _read(text: str, name: str, image: torch.Tensor) -> list[coordinates.Points]
 def _require_points(positive: list[coordinates.Points]) -> None:
     if not any(positive):
         raise ValueError(
-            f"{POSITIVE} holds no point, but at least one on the subject is needed. Click on it in the editor."
+            f"{POSITIVE} holds no point, but at least one on the subject is needed. Click on it in the point editor of "
+            "Point Mask; where that is inside a subgraph or blueprint, open it first."
         )
 
 

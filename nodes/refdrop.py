@@ -42,6 +42,11 @@ class RefDropApply(io.ComfyNode):
                 "reference feature guidance",
                 "reference only",
                 "consistent character",
+                "same character",
+                "same person",
+                "identity",
+                "character sheet",
+                "variations",
                 "blend subjects",
                 "diversity",
             ],
@@ -67,7 +72,7 @@ class RefDropApply(io.ComfyNode):
                 common.RefDropCacheIO.Input(
                     "cache",
                     optional=True,
-                    tooltip="In place of reference_latent: a run that RefDropRecord has recorded. No reference is "
+                    tooltip="In place of reference_latent: a run that RefDrop Record has recorded. No reference is "
                     "passed through the model then; sampler, scheduler, steps and denoise must be those recorded.",
                 ),
             ],
@@ -100,9 +105,9 @@ class RefDropApply(io.ComfyNode):
         if cache is not None and (reference_latent is not None or reference_positive is not None):
             raise ValueError(
                 "cache is connected beside reference_latent or reference_positive, but a node has one source of "
-                "references. Disconnect one of them; several RefDropApply nodes in a row add up."
+                "references. Disconnect one of them; several RefDrop Apply nodes in a row add up."
             )
-        available = list(attentions_of(model, "RefDropApply").layers)
+        available = list(attentions_of(model, "RefDrop Apply").layers)
         guide = RefDropSettings(
             strength=strength,
             blocks=block_choice.select(blocks, custom_blocks, available, family(model)),
@@ -171,9 +176,10 @@ class RefDropVideo(io.ComfyNode):
         reference_positive: list[Any] | None = None,
     ) -> io.NodeOutput:
         """Returns a patched clone of the model."""
-        if not attentions_of(model, "RefDropVideo").is_video:
+        if not attentions_of(model, "RefDrop Video").is_video:
             raise RuntimeError(
-                f"RefDropVideo needs a video model, but this is a {family(model)} model. Use RefDropApply for pictures."
+                f"RefDrop Video needs a video model, but this is a {family(model)} model. Use RefDrop Apply for "
+                "pictures."
             )
         return RefDropApply.execute(
             model,

@@ -34,7 +34,7 @@ class RefDropSave(io.ComfyNode):
                 "later, after a restart too, follow the same reference. No file is ever overwritten: each gets the "
                 "next number."
             ),
-            search_aliases=["refdrop", "save reference", "save recording", "keep character", "consistent character"],
+            search_aliases=["refdrop", "save reference", "save recording", "keep character"],
             is_output_node=True,
             inputs=[
                 RefDropCacheIO.Input("cache", tooltip="The recording, from RefDrop Record."),
@@ -81,7 +81,7 @@ class RefDropLoad(io.ComfyNode):
                 "Loads a recording that RefDrop Save wrote, for RefDrop Apply. Model, LoRAs, sampler, scheduler, steps "
                 "and denoise must be those that were recorded; the node shows the latter."
             ),
-            search_aliases=["refdrop", "load reference", "load recording", "kept character", "consistent character"],
+            search_aliases=["refdrop", "load reference", "load recording", "kept character"],
             inputs=[
                 io.Combo.Input(
                     "recording_name",

@@ -56,13 +56,15 @@ def reference_inputs() -> list[io.Input]:
         io.Latent.Input(
             "reference_latent",
             optional=True,
-            tooltip="The reference, of any size; each latent of a batch is one more reference. Unconnected: the first "
-            "pictures of the sampled batch (the first frame of a video) are the references for the rest of it.",
+            tooltip="The reference: a picture of any size through VAE Encode, with the model's VAE. Each latent of a "
+            "batch is one more reference. Unconnected: the first pictures of the sampled batch (the first frame of a "
+            "video) are the references for the rest of it.",
         ),
         io.Conditioning.Input(
             "reference_positive",
             optional=True,
-            tooltip="Prompt that describes the reference. Unconnected: the sampler's own prompt.",
+            tooltip="Prompt that describes the reference. Unconnected: the sampler's own prompt; the reference is then "
+            "read anew whenever that changes, which takes longer.",
         ),
     ]
 
@@ -127,8 +129,8 @@ def economy_inputs() -> list[io.Input]:
     return [
         *cache_inputs(
             "Main memory, in MiB, for what the model sees in reference_latent, so that the next picture need not pass "
-            "it through the model again. What does not fit is passed again; the log says how much is kept. -1: up to a "
-            "third of what is free. 0: nothing.",
+            "it through the model again. What does not fit is passed again; the node says how much is kept. -1: up to "
+            "a third of what is free. 0: nothing.",
             minimum=AUTOMATIC,
             default=AUTOMATIC,
         ),

@@ -34,7 +34,7 @@ class RefDropRecord(io.ComfyNode):
                 "Connect cache to RefDrop Apply, and further pictures follow this one without a reference pass, "
                 "whatever their prompt, seed and size."
             ),
-            search_aliases=["refdrop", "RFG", "record reference", "save reference", "consistent character", "story"],
+            search_aliases=["refdrop", "RFG", "record reference", "save reference", "story"],
             inputs=[
                 io.Model.Input(
                     "model", tooltip=f"Model that samples: {common.FAMILIES}. RefDrop Apply needs the same one."
@@ -111,10 +111,10 @@ class RefDropRecord(io.ComfyNode):
             batch_references = len(given.samples)
         elif latent_image is None or reference_latent is not None:
             raise ValueError(
-                "RefDropRecord needs either latent_image, to record what it samples, or reference_latent, to record a "
+                "RefDrop Record needs either latent_image, to record what it samples, or reference_latent, to record a "
                 f"finished picture, but {'neither is' if latent_image is None else 'both are'} connected."
             )
-        available = list(attentions_of(model, "RefDropRecord").layers)
+        available = list(attentions_of(model, "RefDrop Record").layers)
         chosen = block_choice.select(blocks, custom_blocks, available, family(model))
         is_half = common.is_half(cache_precision)
         sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise, sigmas)

@@ -16,7 +16,7 @@ from ..core.refine_by_align.repair import Paint, Search, report
 from ..core.refine_by_align.window import Work
 from . import refine_by_align_inputs as common
 
-NODE = "RefineByAlign"
+NODE = "Refine by Align"
 
 
 class RefineByAlign(io.ComfyNode):
@@ -26,7 +26,7 @@ class RefineByAlign(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describes the node to ComfyUI."""
         return io.Schema(
-            node_id=NODE,
+            node_id="RefineByAlign",
             display_name="Refine by Align",
             category="image/transform",
             description=(
@@ -34,7 +34,15 @@ class RefineByAlign(io.ComfyNode):
                 "matching place in the reference, then repaints the area with that place in view. Everything "
                 "farther from the mask than the feather stays bit for bit."
             ),
-            search_aliases=["artifact fix", "repair", "restore detail", "refine by align", "detailer", "inpaint"],
+            search_aliases=[
+                "artifact fix",
+                "fix logo",
+                "repair",
+                "restore detail",
+                "refine by align",
+                "detailer",
+                "inpaint",
+            ],
             is_experimental=True,
             inputs=[
                 *common.model_inputs(),
@@ -99,7 +107,7 @@ class RefineByAlign(io.ComfyNode):
         pictures = common.cases_of(image, mask, reference_image, reference_mask, more_references)
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
         repaired, matches = stages.repair(pictures, areas == common.TOGETHER, search, paint)
-        found = report(pictures, matches, NODE)
+        found = report(pictures, matches)
         boxes = [[asdict(box) for box in each] for each in found.boxes]
         of_all = boxes[0] if len(boxes) == 1 else boxes
         return io.NodeOutput(repaired, found.heat, of_all, found.places, found.matched, found.warning)

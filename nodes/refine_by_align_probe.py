@@ -19,7 +19,7 @@ from . import refine_by_align_inputs as common
 from .previews import temporary
 from .shared import encoder, seed_input
 
-NODE = "AttentionProbe"
+NODE = "Attention Probe"
 POINTS = coordinates.POSITIVE
 
 
@@ -30,7 +30,7 @@ class AttentionProbe(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describes the node to ComfyUI."""
         return io.Schema(
-            node_id=NODE,
+            node_id="AttentionProbe",
             display_name="Attention Probe",
             category="model/patch/reference",
             description=(
@@ -127,7 +127,7 @@ def _panel(given: Pictures, grid: tuple[int, int], maps: Tensor, most: float) ->
     files = {"picture": shown[0], "reference": shown[1], "maps": maps}
     if given.spot is not None:
         files["mask"] = given.spot
-    message: dict[str, Any] = {name: temporary(each, f"{NODE}_{name}") for name, each in files.items()}
+    message: dict[str, Any] = {name: temporary(each, f"AttentionProbe_{name}") for name, each in files.items()}
     for name, each in (("size", given.picture), ("reference_size", given.reference)):
         message[name] = {"width": each.shape[2], "height": each.shape[1]}
     rows, columns = grid

@@ -8,17 +8,18 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.patches.node_text import tell
 from ..core.patches.sampling import Sampling
 from ..core.pictures import gate
 from ..core.refine_by_align.back_ends import AUTO
 from ..core.refine_by_align.match import Box, Finding
 from ..core.refine_by_align.observe import parse_look
-from ..core.refine_by_align.repair import Paint, Search, report
+from ..core.refine_by_align.repair import EMPTY_MASK, Paint, Search, report
 from ..core.refine_by_align.window import Work
 from . import refine_by_align_inputs as common
 from .shared import seed_input
 
-ALIGN, REGION = "RefineAlign", "RefineRegion"
+ALIGN, REGION = "Refine Align", "Refine Region"
 
 
 class RefineAlign(io.ComfyNode):
@@ -28,7 +29,7 @@ class RefineAlign(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describes the node to ComfyUI."""
         return io.Schema(
-            node_id=ALIGN,
+            node_id="RefineAlign",
             display_name="Refine Align",
             category="image/transform",
             description=(
@@ -87,7 +88,7 @@ class RefineAlign(io.ComfyNode):
         look = parse_look(model, timesteps, layers, seed, ALIGN, adapter and adapter.origin.look)
         search = Search(look, finding)
         pictures = common.cases_of(image, mask, reference, reference_mask)
-        found = report(pictures, [stages.align_all(pictures[0], search)], ALIGN)
+        found = report(pictures, [stages.align_all(pictures[0], search)])
         whole = Box(0, 0, reference.shape[2], reference.shape[1])
         box = found.boxes[0][0] if found.boxes[0] else whole
         crop = box.cut(reference)
@@ -101,7 +102,7 @@ class RefineRegion(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describes the node to ComfyUI."""
         return io.Schema(
-            node_id=REGION,
+            node_id="RefineRegion",
             display_name="Refine Region",
             category="image/transform",
             description=(
@@ -156,5 +157,6 @@ class RefineRegion(io.ComfyNode):
         stages = common.stages(model, vae, positive, work, adapter, clip_vision, REGION, back_end)
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
         pictures = common.cases_of(image, mask, reference_image, more_references=more_references)
+        tell("" if all(case.mask.any() for case in pictures) else EMPTY_MASK, "Repainted with the reference in view.")
         repaired, _ = stages.repair(pictures, areas == common.TOGETHER, None, paint)
         return io.NodeOutput(repaired)

@@ -22,7 +22,9 @@ LIBRARIES = STANDARD | {"torch", "comfy", "numpy", "PIL", "scipy", "safetensors"
 ALLOWED = {
     "core/kernels": STANDARD | {"torch", "core/kernels"},
     "core/patches": STANDARD | {"torch", "comfy", "comfy_execution", "server", "core/patches", "core/kernels"},
-    "core/models": STANDARD | {"torch", "comfy", "numpy", "PIL", "safetensors", "core/models", "core/kernels"},
+    "core/models": STANDARD
+    | {"torch", "comfy", "numpy", "PIL", "safetensors"}
+    | {"core/models", "core/patches", "core/kernels"},
     "core/pictures": STANDARD | {"torch", "numpy", "PIL", "scipy", "cv2", "core/pictures", "core/kernels"},
     **{f"core/{method}": LIBRARIES | SHARED | {f"core/{method}"} for method in METHODS},
     "core": {"__future__"},

@@ -25,6 +25,12 @@ def free_port() -> int:
         return port
 
 
+def answers(port: int) -> bool:
+    """Whether something listens on a TCP port of 127.0.0.1."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class HostProcess:
     """Starts, awaits and stops a ComfyUI, and talks to it over HTTP.
 

@@ -68,7 +68,7 @@ def require_deadiff(weights: Weights) -> None:
     looks = next(kinds, f"something else (its first tensor is '{next(iter(weights), 'none at all')}')")
     raise ValueError(
         f"The file is not a DEADiff checkpoint: it looks like {looks}. "
-        "Choose deadiff_v1.ckpt, or the file that DEADiffExtract made from it."
+        "Choose deadiff_v1.ckpt, or the file that DEADiff Extract made from it."
     )
 
 

@@ -56,7 +56,7 @@ def official_sigmas(model: ModelPatcher, steps: int) -> Tensor:
     sampling = model.get_model_object("model_sampling")
     levels = getattr(sampling, "sigmas", None)
     if levels is None:
-        raise RuntimeError(f"DEADiffSampler needs a model with discrete noise levels, which {NODE}'s SD1.5 has.")
+        raise RuntimeError(f"DEADiff Sampler needs a model with discrete noise levels, which {NODE}'s SD1.5 has.")
     sigmas = comfy.samplers.ddim_scheduler(sampling, steps)
     return torch.cat([sigmas[:-1], levels[:1].to(sigmas)])
 
@@ -92,9 +92,9 @@ def with_fractional_timesteps(model: ModelPatcher) -> ModelPatcher:
     """
     sampling = model.get_model_object("model_sampling")
     if not isinstance(sampling, ModelSamplingDiscrete) or not isinstance(sampling, EPS | V_PREDICTION):
-        raise RuntimeError(f"DEADiffEulerSampler needs a model with discrete noise levels, which {NODE}'s SD1.5 has.")
+        raise RuntimeError(f"DEADiff Euler Sampler needs a model with discrete noise levels, which {NODE}'s SD1.5 has.")
     if isinstance(sampling, V_PREDICTION):
-        raise RuntimeError("DEADiffEulerSampler needs a model that predicts the noise, but this one predicts v.")
+        raise RuntimeError("DEADiff Euler Sampler needs a model that predicts the noise, but this one predicts v.")
     fractional = FractionalTimesteps(model.model.model_config)
     fractional.set_sigmas(sampling.sigmas)
     patched = model.clone()

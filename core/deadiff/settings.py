@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
     from comfy.model_patcher import ModelPatcher
 
-NODE = "DEADiffStyle"
+NODE = "DEADiff Style"
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,9 @@ FORMATS = [PARULA, VIRIDIS, PARTS, IUV, UVI]
 CHANNELS = {IUV: (0, 1, 2), UVI: (2, 0, 1), VUI: (2, 1, 0)}
 # What the published checkpoints were trained with
 NEEDED_BY = {PARULA: "virtual_tryon", PARTS: "virtual_tryon_dc", UVI: "pose_transfer"}
+TRY_ON, POSE_TRANSFER = (PARULA, PARTS), (UVI,)
 NUMBER_OF_PARTS = 24
+MAKE = "Leffa DensePose makes one, and so does the DensePose Estimator of comfyui_controlnet_aux."
 
 # OpenCV's colour maps at int(part * 255 / 24)
 COLOURS: dict[str, list[Colour]] = {
@@ -117,7 +119,7 @@ def draw(body: BodyMap, kind: str) -> Pixels:
     if body.uv is None:
         raise ValueError(
             f"densepose holds only the parts of the body, but {NEEDED_BY[UVI]} needs U and V as well, which cannot be "
-            "had from them. Make the map with LeffaDensePose."
+            "had from them. Make the map with Leffa DensePose."
         )
     place, *rest = CHANNELS[kind]
     pixels = numpy.empty((*body.parts.shape, 3), dtype=numpy.uint8)
@@ -142,7 +144,7 @@ def convert(densepose: Tensor, kind: str, kind_given: str | None, size: tuple[in
         ValueError: no DensePose picture, nobody in it, U and V are missing, or another shape.
     """
     if size is not None:
-        _require_shape((densepose.shape[1], densepose.shape[2]), size)
+        require_shape((densepose.shape[1], densepose.shape[2]), size)
     return torch.stack([_converted(picture, kind, kind_given, size) for picture in densepose])
 
 
@@ -167,6 +169,25 @@ def check(densepose: Tensor, needed: str | None) -> None:
             raise ValueError(_other_kind(kind, needed))
         if not (pixels != pixels[0, 0]).any():
             raise ValueError(_no_body_map(BLACK))
+
+
+def require_task(needed: str | None, task: Sequence[str], node: str) -> None:
+    """Checks that a checkpoint was trained for what a node does.
+
+    Args:
+        needed: the kind that the checkpoint needs; None if that is not known.
+        task: the kinds that checkpoints for the node need.
+
+    Raises:
+        ValueError: it is for another node.
+    """
+    if needed is None or needed in task:
+        return
+    other = "Leffa Try-On" if needed in TRY_ON else "Leffa Pose Transfer"
+    raise ValueError(
+        f"model is {NEEDED_BY[needed]}, which is for {other}, but {node} needs "
+        f"{' or '.join(NEEDED_BY[kind] for kind in task)}. Choose that in Leffa Loader."
+    )
 
 
 def kind_needed(weights: Tensor, is_sdxl: bool, name: str) -> str:
@@ -206,15 +227,15 @@ def _no_body_map(kind: str) -> str:
         return "densepose is empty: DensePose found nobody. Use a picture in which the person is seen better or larger."
     return (
         "densepose is a photograph or another picture, or a map with U and V from a lossy file, but no DensePose "
-        "picture. Make one with LeffaDensePose, or with the DensePose Estimator of comfyui_controlnet_aux."
+        f"picture. {MAKE}"
     )
 
 
 def _other_kind(kind: str, needed: str) -> str:
     came = f"densepose is a picture of the kind {kind}, but {NEEDED_BY[needed]} was trained with {needed}."
     if needed == UVI and kind != IUV:
-        return f"{came} U and V cannot be had from it: make the map with LeffaDensePose."
-    return f"{came} Put LeffaBodyMap between, with the model connected."
+        return f"{came} U and V cannot be had from it: make the map with Leffa DensePose."
+    return f"{came} Put Leffa Body Map between, with the model connected."
 
 
 def _palette(kind: str) -> Sequence[Colour]:
@@ -242,13 +263,21 @@ def _holds_uv(pixels: Pixels, kind: str) -> bool:
     return bool(parts.max() <= NUMBER_OF_PARTS and (not background.any() or (u == v)[background].mean() > 0.5))
 
 
-def _require_shape(given: tuple[int, int], size: tuple[int, int]) -> None:
-    """Detectors round sides, so the shape may be off by a little."""
+def require_shape(given: tuple[int, int], size: tuple[int, int]) -> None:
+    """Checks that a map may be of a picture: detectors round sides, so the shape may be off by a little.
+
+    Args:
+        given: (height, width) of the map.
+        size: (height, width) of the picture.
+
+    Raises:
+        ValueError: it has another shape.
+    """
     (height, width), (wanted_height, wanted_width) = given, size
     if abs(height * wanted_width - width * wanted_height) > 0.02 * height * wanted_width:
         raise ValueError(
-            f"densepose is {width} x {height} pixels and image {wanted_width} x {wanted_height}, which is another "
-            "shape. Make the DensePose picture from the image itself."
+            f"densepose is {width} x {height} pixels, but image is {wanted_width} x {wanted_height}, which is another "
+            f"shape: it was made from another picture. Make a new one from image. {MAKE}"
         )
 
 

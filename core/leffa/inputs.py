@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..pictures.grid import CELL, binary_mask, pad_to_cells, to_cells
-from .body_map import check
+from .body_map import POSE_TRANSFER, TRY_ON, check, require_task
 from .model import LeffaModel, require_leffa
 from .reference import REFERENCES, Reference
 from .settings import LeffaSettings
@@ -80,8 +80,10 @@ def try_on(
         garment_image: (B, any size, C) in [0, 1].
 
     Raises:
-        ValueError: a mask is empty, or densepose is of another kind than the checkpoint needs.
+        ValueError: the checkpoint is for pose transfer, a mask is empty, or densepose is of another kind than the
+            checkpoint needs.
     """
+    require_task(loaded.model.body_map, TRY_ON, "Leffa Try-On")
     check(densepose, loaded.model.body_map)
     binary = binary_mask(mask, size_of(image))
     if not binary.flatten(1).any(dim=1).all():
@@ -92,6 +94,7 @@ def try_on(
 
 def pose_transfer(loaded: Leffa, reference_image: Tensor, densepose: Tensor, settings: LeffaSettings) -> Outputs:
     """Inputs for persons in another pose, of whose picture no pixel is kept. As `try_on`."""
+    require_task(loaded.model.body_map, POSE_TRANSFER, "Leffa Pose Transfer")
     check(densepose, loaded.model.body_map)
     nothing = torch.full((1, *size_of(densepose), 3), GREY)
     everything = torch.ones(1, *size_of(densepose))

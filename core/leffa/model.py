@@ -117,5 +117,5 @@ def require_leffa(model: ModelPatcher, node: str) -> LeffaModel:
     channels = getattr(config, "unet_config", {}).get("in_channels")
     raise RuntimeError(
         f"{node} needs a Leffa model with 12 input channels and its reference U-Net, but got "
-        f"{type(config or model.model).__name__}{f' with {channels}' if channels else ''}. Connect LeffaLoader."
+        f"{type(config or model.model).__name__}{f' with {channels}' if channels else ''}. Connect Leffa Loader."
     )

@@ -169,7 +169,7 @@ class LeffaEvaluation(Evaluation):
         rows = kwargs.pop(REFERENCES, None)
         if rows is None:
             raise RuntimeError(
-                "Leffa: a conditioning without reference reached the model. Connect those of LeffaTryOn."
+                "Leffa: a conditioning without reference reached the model. Connect those of Leffa Try-On."
             )
         model = executor.class_obj
         looks = self._run.look(model, rows, self._asked.level, timestep.device)

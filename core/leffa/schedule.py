@@ -30,6 +30,6 @@ def official_sigmas(model: ModelPatcher, steps: int) -> Tensor:
     Raises:
         RuntimeError: the model is not Leffa's.
     """
-    require_leffa(model, "LeffaSigmas")
+    require_leffa(model, "Leffa Sigmas")
     sampling = model.get_model_object("model_sampling")
     return torch.cat([sampling.sigma(timesteps_of(steps)).float().cpu(), torch.zeros(1)])

@@ -41,12 +41,12 @@ class LeffaUNet(UNetModel):
         if x.shape[1] != self.in_channels:
             raise RuntimeError(
                 f"A Leffa model needs {self.in_channels} input channels, but only {x.shape[1]} arrived. Connect both "
-                "positive and negative of LeffaTryOn or LeffaPoseTransfer to the sampler."
+                "positive and negative of Leffa Try-On or Leffa Pose Transfer to the sampler."
             )
         if REFERENCES in kwargs:
             raise RuntimeError(
                 "The reference of Leffa was not looked at. Connect the model output of the node that made the "
-                "conditioning (LeffaTryOn, LeffaPoseTransfer) to the sampler, not the loader's."
+                "conditioning (Leffa Try-On, Leffa Pose Transfer) to the sampler, not the loader's."
             )
         return super().forward(x, *args, **kwargs)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +13,8 @@ import comfy.model_patcher
 import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
+
+from ..patches.node_text import warn
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -149,7 +150,7 @@ def require_base(model: ModelPatcher, family: str, trained_for: tuple[str, str],
         family: ComfyUI's name of the model's family.
         trained_for: that name, and the fingerprint, of the model it was trained for.
         adapter: the subject of the messages, for example "The adapter of 'dog'".
-        doubt: what another model of the family may do, for the warning in the log.
+        doubt: what another model of the family may do, for the warning.
 
     Raises:
         RuntimeError: the adapter was trained for another family.
@@ -160,6 +161,4 @@ def require_base(model: ModelPatcher, family: str, trained_for: tuple[str, str],
             "that family."
         )
     if not is_of(model, trained_for[1]):
-        logging.getLogger(__name__).warning(
-            "%s was trained with another %s model than this one; %s.", adapter, family, doubt
-        )
+        warn(f"{adapter} was trained with another {family} model than this one; {doubt}.")

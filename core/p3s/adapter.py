@@ -112,7 +112,7 @@ def trainable(
     channels, latent = model.model.model_config.unet_config["in_channels"], _latent_channels(model)
     if channels != latent:
         raise RuntimeError(
-            f"P3STrain needs a U-Net that takes the {latent} channels of a latent, but this one takes {channels}: an "
+            f"P3S Train needs a U-Net that takes the {latent} channels of a latent, but this one takes {channels}: an "
             "inpainting or instruction model. Train with the checkpoint it was made from; the adapter fits both."
         )
     make = _maker(model, vision_width, learned_weight, comfy.ops.manual_cast)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..patches.node_text import warn
 from ..patches.reference_pass import Reference
 from ..patches.schedule import check_range
 from .kernel import OFF, PAPER, injection_weight
@@ -16,7 +16,7 @@ from .kernel import OFF, PAPER, injection_weight
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-NODE = "P3SInject"
+NODE = "P3S Inject"
 KEY = "refattention.p3s"
 LEARNED = "learned"
 BOTH, TEXT = "text and reference", "text"  # which conditions a training drops
@@ -135,9 +135,7 @@ def _check_adapter(settings: P3SSettings) -> None:
             f"negative is '{EMPTY}', but only an adapter can read one. Connect an adapter, or choose '{NONE}'."
         )
     if has_weight and kind not in (LEARNED, OFF):
-        logging.getLogger(__name__).warning(
-            "The adapter has learned its own weight, but schedule is '%s', which takes its place. Choose '%s' to use "
-            "the adapter's.",
-            kind,
-            LEARNED,
+        warn(
+            f"The adapter has learned its own weight, but schedule is '{kind}', which takes its place. Choose "
+            f"'{LEARNED}' to use the adapter's."
         )

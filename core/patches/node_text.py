@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from comfy_execution.utils import get_executing_context
@@ -25,3 +26,17 @@ def text_on_node() -> Show:
         PromptServer.instance.send_progress_text(text, context.node_id)
 
     return show
+
+
+def warn(text: str) -> None:
+    """Says on the node that is executed now, and in the log, what did not go as asked but is no error."""
+    logging.getLogger(__name__).warning("%s", text)
+    text_on_node()(text)
+
+
+def tell(warning: str, otherwise: str) -> None:
+    """Warns, or says on the node how it went: what a run before showed would stay there."""
+    if warning:
+        warn(warning)
+    else:
+        text_on_node()(otherwise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -109,13 +110,20 @@ def by_similarity(
 
 def missed_points(pairs: Sequence[Pair]) -> str:
     """A sentence about points that lie outside what they selected, or nothing."""
-    found = {
-        f"{sign} {number}"
-        for pair in pairs
-        for sign, each in zip(("positive", "negative"), pair, strict=True)
-        for number in each.missed
+    selections = dict(zip(("positive", "negative"), zip(*pairs, strict=True), strict=True))
+    missed = {
+        sign: ", ".join(f"{sign} {number}" for number in sorted({number for one in each for number in one.missed}))
+        for sign, each in selections.items()
     }
-    return f"These points lie outside the region that was found: {', '.join(sorted(found))}." if found else ""
+    said = []
+    if missed["positive"]:
+        threshold = max(each.threshold for each in selections["positive"] if each.missed)
+        said.append(
+            f"The mask does not reach {missed['positive']}: set threshold below {threshold:.2f}, or move the point."
+        )
+    if missed["negative"]:
+        said.append(f"negative_mask does not reach {missed['negative']}.")
+    return " ".join(said)
 
 
 def cleaned(image: Tensor, masks: Tensor, opposite: Tensor) -> Tensor:
@@ -159,10 +167,15 @@ def _require_any(pairs: Sequence[Pair], positive: Sequence[Points]) -> None:
         return
     if any(len(subject.missed) < len(points) for subject, points in zip(subjects, positive, strict=True)):
         raise ValueError(
-            "PointMask finds a region, but minimum_area and grow leave nothing of it. Lower minimum_area or raise grow."
+            "Point Mask finds a region, but minimum_area and grow leave nothing of it. Lower minimum_area, or raise "
+            "grow."
         )
-    scores = [subject.score[y, x] for subject, points in zip(subjects, positive, strict=True) for x, y in points]
+    best = max(
+        float(subject.score[y, x]) for subject, points in zip(subjects, positive, strict=True) for x, y in points
+    )
+    threshold, lower = subjects[0].threshold, math.floor(90 * best) / 100
+    cure = f"Set threshold to {lower:.2f} (0 finds it by itself), move" if lower > 0 else "Move"
     raise ValueError(
-        f"PointMask selects nothing at the points of {POSITIVE}: similarity there is at most {max(scores):.2f}, but "
-        f"the threshold is {subjects[0].threshold:.2f}. Lower threshold, move the points, or try another layer."
+        f"Point Mask selects nothing at the points of {POSITIVE}: similarity there is at most {best:.2f}, but the map "
+        f"was cut at {threshold:.2f}. {cure} the points, or try another layer."
     )

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 MIB = 2**20
 FREE_SHARE = 3  # of the free main memory, one part may be used
 REMEMBERED_RUNS = 4  # two stages of one picture are two runs, each with noise levels of its own
+PROMPT_CHANGED = " The prompt changed, so it was looked at anew: reference_positive, if connected, avoids that."
 PLAIN = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
 
 
@@ -65,9 +66,16 @@ class ReferenceCache:
         self._passes = 0
         self.pays = True
         self._weighed = ""
+        self._advice = ""
 
-    def begin(self, key: Hashable) -> None:
-        """Begins a run; one of another key drops what there is."""
+    def begin(self, key: Hashable, follows_prompt: bool = False) -> None:
+        """Begins a run; one of another key drops what there is.
+
+        Args:
+            key: from `run_key`.
+            follows_prompt: whether the reference is read with the sampler's prompt.
+        """
+        self._advice = PROMPT_CHANGED if follows_prompt and _differ_in_prompts(key, self._key) else ""
         if key != self._key:
             self.clear()
             self._key = key
@@ -158,7 +166,8 @@ class ReferenceCache:
     def report(self) -> None:
         """Tells the log and the user how full the cache is."""
         fill, kept = f"{self.size / MIB:.0f} of {self.budget / MIB:.0f} MiB", len(self._banks)
-        text = f"{kept} reference passes kept in {fill}, {self.hits} of them reused so far.{self._weighed}"
+        text = f"{kept} looks at the reference kept ({fill}), {self.hits} of them used again so far."
+        text += self._advice + self._weighed
         log.info("RefDrop: %s", text)
         self._show(text)
 
@@ -222,6 +231,11 @@ def run_key(
         )
     except NotComparable:
         return None
+
+
+def _differ_in_prompts(one: Hashable, other: Hashable) -> bool:
+    """Whether the prompts, the last part of two keys, are all that differs."""
+    return isinstance(one, tuple) and isinstance(other, tuple) and one != other and one[:-1] == other[:-1]
 
 
 def weight_patches(model: ModelPatcher) -> Hashable:

@@ -29,7 +29,7 @@ def save_run(run: PastRun, path: str | Path) -> None:
     """
     if run.origin is None:
         raise ValueError(
-            "RefDropSave: the model of cache has weights, or a LoRA beside them (bypass), that a file cannot name, so "
+            "RefDrop Save: the model of cache has weights, or a LoRA beside them (bypass), that a file cannot name, so "
             "nothing could check later that it fits. Record with a model and LoRAs from the usual loaders."
         )
     tensors: dict[str, Tensor] = {}
@@ -71,7 +71,7 @@ def load_run(path: str | Path) -> PastRun:
     name, tensors = Path(path).name, checkpoint.load(path)
     said = checkpoint.load_metadata(path).get(KEY)
     if said is None:
-        raise RuntimeError(f"{name} is no recording of RefDrop. Choose a file that RefDropSave wrote.")
+        raise RuntimeError(f"{name} is no recording of RefDrop. Choose a file that RefDrop Save wrote.")
     checkpoint.require_floats(tensors, name)
     try:
         return _run(json.loads(said), tensors)
@@ -92,7 +92,7 @@ def _run(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> PastRun:
     run.sampling = str(about["sampling"])
     unused = set(tensors)
     for level in about["levels"]:
-        bank = run.levels.setdefault(float(level["sigma"]), KeyValueBank("RefDropApply"))
+        bank = run.levels.setdefault(float(level["sigma"]), KeyValueBank("RefDrop Apply"))
         for said in level["records"]:
             kind, number, place = said["layer"]
             record = _record(said, run, tensors)

@@ -59,7 +59,7 @@ class PastRun(list[Tensor]):
 
     def keep(self, sigma: float, bank: KeyValueBank, placed: Callable[[Chunk], Chunk]) -> None:
         """Adds what an evaluation gave at a noise level, its chunks under other names."""
-        self.levels.setdefault(sigma, KeyValueBank("RefDropApply")).add(bank, placed)
+        self.levels.setdefault(sigma, KeyValueBank("RefDrop Apply")).add(bank, placed)
         self.extend(bank.tensors)
 
     def look(
@@ -83,7 +83,7 @@ class PastRun(list[Tensor]):
         if not share_conditional:
             self._check_halves(bank, roles, conds)
         halves = [roles.index(role) if role in roles else -1 for role in self.roles]
-        found = KeyValueBank("RefDropApply", share_conditional)
+        found = KeyValueBank("RefDrop Apply", share_conditional)
         found.add(bank, lambda chunk: names.by_uuid((halves[chunk[0]], chunk[1])))
         return found
 
@@ -99,7 +99,7 @@ class PastRun(list[Tensor]):
             kind, number = missing[0]
             raise ValueError(
                 f"cache lacks {len(missing)} of the chosen blocks, {kind}.{number} for example. Choose the same blocks "
-                "in RefDropRecord and RefDropApply."
+                "in RefDrop Record and RefDrop Apply."
             )
 
     def check_schedule(self, sigmas: Tensor, where: NoiseRange) -> None:
@@ -128,8 +128,8 @@ class PastRun(list[Tensor]):
             return
         if other := self._other(model):
             raise ValueError(
-                f"cache was recorded with {other} than the connected model has. Connect RefDropRecord and "
-                "RefDropApply to the same output, or load the model and LoRAs that a loaded file was recorded with."
+                f"cache was recorded with {other} than the connected model has. Connect RefDrop Record and "
+                "RefDrop Apply to the same output, or load the model and LoRAs that a loaded file was recorded with."
             )
         self._fits = weights
 
@@ -147,7 +147,7 @@ class PastRun(list[Tensor]):
         range_ = f" from {max(self.levels):.4g} to {min(self.levels):.4g}" if self.levels else ""
         said = f" ({self.sampling})" if self.sampling else ""
         return ValueError(
-            f"RefDropApply: the cache holds {len(self.levels)} noise levels{range_}{said}, but this sampler asks "
+            f"RefDrop Apply: the cache holds {len(self.levels)} noise levels{range_}{said}, but this sampler asks "
             f"for {level:.4g}. Record with the same sampler, scheduler, steps and denoise."
         )
 
@@ -156,7 +156,7 @@ class PastRun(list[Tensor]):
         for role, entries in zip(roles, conds, strict=True):
             if entries is not None and role not in there:
                 raise ValueError(
-                    f"RefDropApply: the cache has no recording of the {role or 'further'} prompt at this step. "
+                    f"RefDrop Apply: the cache has no recording of the {role or 'further'} prompt at this step. "
                     "Record with cfg above 1 and the same guidance nodes, or turn share_conditional on."
                 )
 

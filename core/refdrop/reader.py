@@ -58,7 +58,7 @@ class ReferenceReader:
         self._key: Hashable = None
         if settings.cache is not None:
             self._key = run_key(guider.model_patcher, guider.model_options, self._passes.prompts, KEY)
-            settings.cache.begin(self._key)
+            settings.cache.begin(self._key, follows_prompt=reference.positive is None)
         # By device, because ComfyUI may run the halves side by side: interval and roles, and what was seen at them
         self._latest: dict[torch.device, tuple[tuple[int, Roles], KeyValueBank]] = {}
 

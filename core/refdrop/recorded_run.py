@@ -83,7 +83,7 @@ class RecordedRun(PastRun):
         expected = self.size + bank.size * max(levels - len(self.levels), 0)
         if expected > self._budget:
             raise ValueError(
-                f"RefDropRecord needs about {expected / MIB:.0f} MiB for this run, but cache_mib is "
+                f"RefDrop Record needs about {expected / MIB:.0f} MiB for this run, but cache_mib is "
                 f"{self._budget / MIB:.0f}. Raise it, or set cache_precision to float16, record fewer blocks, steps or "
                 "pixels."
             )
@@ -92,7 +92,7 @@ class RecordedRun(PastRun):
         """Tells the log and the user how much is kept."""
         fill = f"{self.size / MIB:.0f} of {self._budget / MIB:.0f} MiB"
         text = f"{len(self.levels)} noise levels kept in {fill}."
-        log.info("RefDropRecord: %s", text)
+        log.info("RefDrop Record: %s", text)
         self._show(text)
 
     def _half(self, role: str) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
 KEY = "refattention.refdrop.record"
-NODE = "RefDropRecord"
+NODE = "RefDrop Record"
 PREDICT_NOISE = WrappersMP.PREDICT_NOISE
 
 

@@ -210,7 +210,7 @@ def _check_batch(settings: RefDropSettings, batch: int, frames: int) -> None:
     if settings.is_from_batch and settings.batch_references >= (batch if frames == 1 else frames):
         raise ValueError(
             f"{METHOD} has no reference: reference_latent is not connected, and with batch_references = "
-            f"{settings.batch_references} {there} leaves nothing to guide. Connect reference_latent, or sample at "
-            f"least {settings.batch_references + 1}."
+            f"{settings.batch_references} {there} leaves nothing to guide. Connect reference_latent (a picture "
+            f"goes through VAE Encode), or sample at least {settings.batch_references + 1}."
         )
     check_mask_batch(settings.mask, batch, METHOD)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +10,18 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..patches.node_text import tell
 from ..patches.sampling import Sampling, sampled
 from .back_ends import BackEnd, Scene
 from .kernel import mean_map
 from .match import Box, Finding, Match, find, heat_picture
 from .observe import Look
 from .window import Artifact, Case, Work, artifacts, latent_mask, paste, scaled
+
+EMPTY_MASK = (
+    "mask is empty, so there is nothing to repair. Paint the artifact: right click on the node that loads the picture, "
+    "Open in Mask Editor."
+)
 
 
 @dataclass(frozen=True)
@@ -175,12 +180,8 @@ class Report:
     warning: str
 
 
-def report(cases: Sequence[Case], found: Sequence[Sequence[Match]], node: str) -> Report:
-    """Puts together what was found for each picture's artifacts; a warning goes to the log as well.
-
-    Args:
-        node: for the log.
-    """
+def report(cases: Sequence[Case], found: Sequence[Sequence[Match]]) -> Report:
+    """Puts together what was found for each picture's artifacts; the node and the log say it, too."""
     maps = [[torch.zeros(case.reference.shape[1:3]) for case in cases] for _ in range(2)]
     for number, matches in enumerate(found):
         for match in matches:
@@ -191,20 +192,21 @@ def report(cases: Sequence[Case], found: Sequence[Sequence[Match]], node: str) -
     warning = " ".join(
         f"Picture {number}: {each}" if len(cases) > 1 else each for number, each in enumerate(warnings, 1) if each
     )
-    if warning:
-        logging.getLogger(__name__).warning("%s: %s", node, warning)
+    areas = sum(map(len, found))
+    tell(warning, f"Matches in the reference: {areas} of {areas} areas.")
     boxes = [[match.box for match in matches] for matches in found]
     return Report(heat, torch.stack(maps[1]), boxes, not any(warnings), warning)
 
 
 def _warning(matches: Sequence[Match]) -> str:
     if not matches:
-        return "mask is empty, so there is nothing to repair."
+        return EMPTY_MASK
     missing = [number for number, match in enumerate(matches, 1) if not match.is_match]
     if not missing:
         return ""
     best = max(matches[number - 1].contrast for number in missing)
     return (
         f"The reference shows no match for {len(missing)} of {len(matches)} areas (number "
-        f"{', '.join(map(str, missing))}); the best gets {best:.2f} times the attention of the rest."
+        f"{', '.join(map(str, missing))}); the best gets {best:.2f} times the attention of the rest. "
+        "Choose another reference or reference_mask, or lower minimum_contrast."
     )

@@ -258,10 +258,10 @@ def test_the_second_of_two_equal_styles_changes_nothing() -> None:
 
 
 def test_other_families_and_a_second_style_are_refused() -> None:
-    with pytest.raises(RuntimeError, match=r"DEADiffStyle needs an SD1.5 model.*but got DemoSDXL"):
+    with pytest.raises(RuntimeError, match=r"DEADiff Style needs an SD1.5 model.*but got DemoSDXL"):
         apply_deadiff(model("sdxl"), DEADiffSettings({}))
     for first, second in ((None, None), (None, torch.ones(1, 8, 8)), (torch.ones(1, 8, 8), None)):
-        with pytest.raises(ValueError, match="already went through a DEADiffStyle node, and one of the two"):
+        with pytest.raises(ValueError, match="already went through a DEADiff Style node, and one of the two"):
             apply_deadiff(styled(mask=first), style(mask=second))
 
 

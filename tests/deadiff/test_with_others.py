@@ -131,7 +131,7 @@ def test_a_node_that_replaces_cross_attention_is_refused_in_either_order(
         patched.set_model_attn2_replace(lambda q, k, v, extra_options: q, *place)
         return patched
 
-    message = rf"DEADiffStyle: another node .*IP-Adapter.* replaces the cross-attention of block {place[0]}.{place[1]}"
+    message = rf"DEADiff Style: another node .*IP-Adapter.* replaces the cross-attention of block {place[0]}.{place[1]}"
     with pytest.raises(RuntimeError, match=message):
         apply_deadiff(ip_adapter(model("sd15")), style)
     with pytest.raises(RuntimeError, match=message):

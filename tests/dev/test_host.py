@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_host_that_never_answers_is_stopped(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(HostError, match="did not answer within 1 s"), host:
         pass
     assert host.process is None and not host.base.exists()
+
+
+def test_a_port_that_another_program_has_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "main.py").touch()
+    monkeypatch.setenv("COMFYUI_DIR", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(HostError, match=f"Port {port} of 127.0.0.1 is taken by another program"):
+            HeadlessHost(base=tmp_path / "base", port=port).start()
 
 
 def test_refusal_names_node_and_input() -> None:

@@ -29,7 +29,9 @@ def test_file_is_what_the_editor_wants(name: str) -> None:
     blueprint = read(BLUEPRINTS[name])
     (node,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
     assert (node["type"], node["title"], subgraph["name"]) == (subgraph["id"], name, name)
-    assert len(subgraph["description"]) > 50
+    assert len(subgraph["description"]) > 50 and len(blueprint["extra"]["BlueprintSearchAliases"]) > 3
+    # The editor takes the node's title from the file's name; the points are placed inside.
+    assert name.endswith("open to click)") == any(each["type"] == "PointMask" for each in subgraph["nodes"])
     links = {link["id"]: link for link in subgraph["links"]}
     for side, end in (("inputs", "origin"), ("outputs", "target")):
         assert [slot["name"] for slot in node[side]] == [slot["name"] for slot in subgraph[side]]

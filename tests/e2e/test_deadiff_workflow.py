@@ -91,7 +91,7 @@ def test_bad_input_is_answered_with_node_and_reason(
 
 
 def test_a_model_of_another_family_is_named(host: HeadlessHost, deadiff: Workflow) -> None:
-    with pytest.raises(WorkflowError, match=r"\(DEADiffStyle\): DEADiffStyle needs an SD1.5 model.*got DemoSDXL"):
+    with pytest.raises(WorkflowError, match=r"\(DEADiffStyle\): DEADiff Style needs an SD1.5 model.*got DemoSDXL"):
         run(host, set_inputs(deadiff, "CheckpointLoaderSimple", ckpt_name="sd_xl_base_1.0.safetensors"))
 
 

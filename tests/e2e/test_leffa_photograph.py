@@ -55,7 +55,7 @@ def test_without_the_map_between(host: HeadlessHost) -> None:
         else node
         for key, node in workflow.items()
     }
-    with pytest.raises(WorkflowError, match=r"\(LeffaTryOn\): densepose is .* pixels, but .* LeffaBodyMap between"):
+    with pytest.raises(WorkflowError, match=r"\(LeffaTryOn\): densepose is .* pixels, but .* Leffa Body Map between"):
         run(host, direct)
     size = {"width": 96, "height": 128, "crop": "disabled", "upscale_method": "nearest-exact"}
     scaled = {"class_type": "ImageScale", "inputs": {"image": [name, 0], **size}}

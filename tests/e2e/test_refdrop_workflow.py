@@ -117,8 +117,8 @@ def test_a_recorded_picture_guides_the_next(host: HeadlessHost, recorded_workflo
 @pytest.mark.parametrize(
     ("name", "first", "again"),
     [
-        ("refdrop", ["0 of them reused"], ["3 of them reused"]),
-        ("refdrop_record", ["RefDropRecord: 3 noise levels"], []),
+        ("refdrop", ["0 of them used again"], ["3 of them used again"]),
+        ("refdrop_record", ["RefDrop Record: 3 noise levels"], []),
     ],
 )
 def test_free_memory_drops_what_was_kept(
@@ -135,7 +135,7 @@ def test_free_memory_drops_what_was_kept(
         """What is logged about references when the guided picture gets another seed."""
         logged = len(host.log())
         host.run(set_inputs(workflow, "KSampler", seed=seed))
-        return re.findall(r"\d+ of them reused|RefDropRecord: \d+ noise levels", host.log()[logged:])
+        return re.findall(r"\d+ of them used again|RefDrop Record: \d+ noise levels", host.log()[logged:])
 
     host.free()
     assert said(31) == first

@@ -66,7 +66,7 @@ def test_no_match_is_a_warning_and_not_an_error(host: HeadlessHost, repair: Work
     with Image.open(host.base / "input" / "refattention_garbled_cup.png") as file:
         before = np.asarray(file.convert("RGB")).astype(int)
     assert np.array_equal(run(host, set_inputs(repair, "RefineByAlign", minimum_contrast=100.0)), before)
-    assert "RefineByAlign: The reference shows no match for 1 of 1 areas" in host.log()
+    assert "The reference shows no match for 1 of 1 areas" in host.log()
 
 
 def test_wrong_input_is_answered_with_node_and_reason(host: HeadlessHost, repair: Workflow) -> None:

@@ -175,8 +175,8 @@ def test_every_kind_for_every_checkpoint(loaded: dict[str, Any], checkpoint: str
     else:
         way = {
             BLACK: "DensePose found nobody",
-            PHOTOGRAPH: "no DensePose picture. Make one with LeffaDensePose",
-        }.get(kind, "make the map with LeffaDensePose" if needed == UVI and kind != IUV else "Put LeffaBodyMap between")
+            PHOTOGRAPH: "no DensePose picture. Leffa DensePose makes one",
+        }.get(kind, "map with Leffa DensePose" if needed == UVI and kind != IUV else "Put Leffa Body Map between")
         with pytest.raises(ValueError, match=f"^densepose .*{way}"):
             enter(checkpoint, model, given)
     if table()[kind, checkpoint]:
@@ -219,7 +219,7 @@ def test_size_of_the_person() -> None:
     # A detector that works at 512 gives 682.67 rows as 683
     odd = picture(rendered(bodies.parts(0, 512, 683), VIRIDIS))
     assert LeffaBodyMap.execute(odd, PARULA, "auto", image=person)[0].shape == person.shape
-    with pytest.raises(ValueError, match="densepose is 384 x 512 pixels and image 512 x 512, which is another shape"):
+    with pytest.raises(ValueError, match="is 384 x 512 pixels, but image is 512 x 512, which is another shape"):
         LeffaBodyMap.execute(picture(rendered(labels, PARULA)), PARTS, "auto", image=torch.zeros(1, 512, 512, 3))
 
 
@@ -247,7 +247,7 @@ def test_what_is_missing_is_told(loaded: dict[str, Any]) -> None:
         LeffaBodyMap.execute(given, AS_MODEL, "auto")
     with pytest.raises(ValueError, match=r"has the number 2.. in the channel that holds the 24 parts"):
         LeffaBodyMap.execute(given, PARTS, UVI)
-    with pytest.raises(ValueError, match=r"densepose is 384 x 512 pixels, but image is 96 x 128.*LeffaBodyMap"):
+    with pytest.raises(ValueError, match=r"densepose is 384 x 512 pixels, but image is 96 x 128.*Leffa Body Map"):
         person = torch.rand(1, 128, 96, 3)
         LeffaTryOn.execute(
             loaded["virtual_tryon"], AveragingVAE(), person, person, given, half_mask(8, 8), "once", 1, True

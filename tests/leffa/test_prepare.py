@@ -42,7 +42,7 @@ def test_sigmas(kind: str, steps: int) -> None:
 
 
 def test_other_models_are_refused() -> None:
-    with pytest.raises(RuntimeError, match="LeffaSigmas needs a Leffa model"):
+    with pytest.raises(RuntimeError, match="Leffa Sigmas needs a Leffa model"):
         LeffaSigmas.execute(stock_model("sd15"), 30)
 
 

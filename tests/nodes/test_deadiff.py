@@ -150,7 +150,7 @@ def test_another_family_is_named(deadiff: Any, family: str) -> None:
         settings.set_inference_dtype(torch.float32, None)
         meta, cpu = torch.device("meta"), torch.device("cpu")
         other = CoreModelPatcher(settings.get_model({}, "", device=meta), load_device=cpu, offload_device=cpu)
-    with pytest.raises(RuntimeError, match=rf"DEADiffStyle needs an SD1.5 model, .* but got \w*{family}\."):
+    with pytest.raises(RuntimeError, match=rf"DEADiff Style needs an SD1.5 model, .* but got \w*{family}\."):
         apply(Unread(), other)
 
 

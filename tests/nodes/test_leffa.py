@@ -71,11 +71,12 @@ def test_alpha_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"densepose": picture(1, 64, 40)}, "densepose is 40 x 64 pixels, but image is 48 x 64"),
+        ({"densepose": picture(1, 64, 40)}, "40 x 64 pixels, but image is 48 x 64, which is another shape"),
+        ({"densepose": picture(1, 32, 24)}, "24 x 32 pixels, but image is 48 x 64. If it was made from image"),
         ({"mask": torch.zeros(1, 64, 64)}, "mask is empty, so nothing would be painted"),
         ({"mask": torch.stack([torch.ones(9, 9), torch.zeros(9, 9)]), "image": picture(2, 64, 48)}, "mask is empty"),
         ({"vae": AveragingVAE(16)}, r"vae makes latents of the shape \(1, 16, 8, 6\) where Leffa needs \(1, 4, 8, 6\)"),
-        ({"vae": None}, "LeffaTryOn got no VAE"),
+        ({"vae": None}, "Leffa Try-On got no VAE"),
         (
             {"image": picture(2, 64, 48), "garment_image": picture(3, 48, 48)},
             "garment_image holds a batch of 3, but image one of 2",
@@ -92,6 +93,17 @@ def test_wrong_input_is_told(inputs: dict[str, Any], message: str) -> None:
 def test_another_model_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"needs a Leffa model with 12 input channels .* but got DemoSD15 with 4"):
         try_on(stock_model("sd15"))
+
+
+def test_a_checkpoint_for_another_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its map is looked at: that one would be of the right kind in the right node."""
+    for_pose, for_try_on = model("sdxl"), model()
+    monkeypatch.setattr(for_pose.model, "body_map", body_map.UVI)
+    monkeypatch.setattr(for_try_on.model, "body_map", body_map.PARTS)
+    with pytest.raises(ValueError, match="pose_transfer, which is for Leffa Pose Transfer, but Leffa Try-On needs"):
+        try_on(for_pose)
+    with pytest.raises(ValueError, match=r"virtual_tryon_dc, which is for Leffa Try-On.* needs pose_transfer. Choose"):
+        LeffaPoseTransfer.execute(for_try_on, AveragingVAE(), picture(1, 48, 48), picture(1, 64, 48), "once", 1, True)
 
 
 def test_pose_transfer_leaves_no_pixel_of_the_person_in_the_input() -> None:

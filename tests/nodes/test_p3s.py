@@ -22,7 +22,7 @@ def apply(**inputs: Any) -> Any:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "P3SInject got no reference. Connect reference_image and vae, or reference_latent"),
+        ({}, "P3S Inject got no reference. Connect reference_image and vae, or reference_latent"),
         ({"reference_image": torch.rand(1, 72, 88, 3)}, "reference_image is connected, but vae is not"),
         (
             {"reference_image": torch.rand(1, 72, 88, 3), "reference_latent": REFERENCE},
@@ -32,10 +32,10 @@ def apply(**inputs: Any) -> Any:
             {"reference_latent": {"samples": latent(1, 16, 9, 9)}},
             r"shape \(1, 16, 9, 9\), but this DemoSD15.*\(batch, 4,",
         ),
-        ({"reference_latent": {"samples": latent(2, 4, 9, 9)}}, "a batch of 2 pictures, but P3SInject takes one"),
+        ({"reference_latent": {"samples": latent(2, 4, 9, 9)}}, "a batch of 2 pictures, but P3S Inject takes one"),
         ({"reference_latent": REFERENCE, "subject_mask": torch.zeros(1, 8, 8)}, "subject_mask is all black"),
         ({"reference_latent": REFERENCE, "subject_mask": torch.ones(2, 8, 8)}, "subject_mask holds 2 masks for one"),
-        ({"reference_latent": REFERENCE, "mask": torch.ones(2, 8, 8)}, "mask holds 2 masks, but P3SInject takes one"),
+        ({"reference_latent": REFERENCE, "mask": torch.ones(2, 8, 8)}, "mask holds 2 masks, but P3S Inject takes one"),
         ({"reference_latent": REFERENCE, "negative": "empty reference"}, "only an adapter can read one"),
         ({"reference_latent": REFERENCE, "schedule": "learned"}, "a model without an adapter has no weight that was"),
         ({"reference_latent": REFERENCE, "noise_bias": math.inf}, "noise_bias must be a number, but is inf"),
@@ -65,7 +65,7 @@ def test_two_nodes_inject_two_subjects() -> None:
 
 def test_another_architecture_is_named() -> None:
     other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Identity()))
-    with pytest.raises(RuntimeError, match="P3SInject cannot patch the attention of a SimpleNamespace model"):
+    with pytest.raises(RuntimeError, match="P3S Inject cannot patch the attention of a SimpleNamespace model"):
         P3SInject.execute(other, **WIDGETS, reference_latent=REFERENCE)
 
 

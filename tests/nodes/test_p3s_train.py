@@ -61,7 +61,7 @@ def test_a_list_of_pictures_of_several_sizes_is_one_training() -> None:
             torch.ones(1, 9, 9), torch.eye(8)[None], torch.ones(1, 5, 5)
         ]).args  # fmt: skip
         assert any(weight.any() for name, weight in adapter.weights.items() if "zero" in name)
-        with pytest.raises(ValueError, match="seed is a list of 2, but P3STrain takes one: only images and masks"):
+        with pytest.raises(ValueError, match="seed is a list of 2, but P3S Train takes one: only images and masks"):
             P3STrain.execute([model("sd15")], **{**given, "seed": [1, 2]}, images=[IMAGE])
         with pytest.raises(ValueError, match="masks holds 2 masks for 3 pictures"):
             P3STrain.execute([model("sd15")], **given, images=[IMAGE] * 3, masks=[torch.ones(2, 9, 9)])
@@ -111,7 +111,7 @@ def test_a_cancelled_training_goes_on_when_it_is_queued_again(
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"images": IMAGE.expand(8, -1, -1, -1)}, "images is a batch of 8 pictures, but P3STrain takes 1 to 7"),
+        ({"images": IMAGE.expand(8, -1, -1, -1)}, "images is a batch of 8 pictures, but P3S Train takes 1 to 7"),
         ({"masks": torch.ones(2, 9, 9)}, "masks holds 2 masks for 1 pictures"),
         ({"masks": torch.zeros(1, 9, 9)}, "One of the masks is all black"),
         ({"identifier": " "}, "identifier is empty"),
@@ -126,7 +126,7 @@ def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
 
 def test_another_architecture_is_named() -> None:
     other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Identity()))
-    with pytest.raises(RuntimeError, match="P3STrain cannot patch the attention of"):
+    with pytest.raises(RuntimeError, match="P3S Train cannot patch the attention of"):
         P3STrain.execute(other, None, None, None, IMAGE, **WIDGETS)
 
 

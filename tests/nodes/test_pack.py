@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
 import logging
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -156,3 +158,29 @@ def test_every_picture_of_a_template_is_shipped() -> None:
             assert (PICTURES / name).is_file(), (
                 f"{path.name} loads {name}, which is not in workflows/pictures (docs/developing.md says how to add one)"
             )
+
+
+def texts(path: Path) -> Iterator[str]:
+    """All strings of a module but its docstrings and the nodes' ids."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    ids = {each.value for each in ast.walk(tree) if isinstance(each, ast.keyword) and each.arg == "node_id"}
+    docs = {each.value for each in ast.walk(tree) if isinstance(each, ast.Expr)}
+    for each in ast.walk(tree):
+        if isinstance(each, ast.Constant) and isinstance(each.value, str) and each not in ids | docs:
+            yield each.value
+
+
+def test_texts_name_nodes_as_the_search_shows_them() -> None:
+    """Messages and tooltips say Leffa Body Map, never LeffaBodyMap."""
+    ids = re.compile(rf"(?<![A-Za-z])({'|'.join(NODE_IDS)})(?![A-Za-z_])")
+    found = [
+        f"{path.relative_to(ROOT)}: {text}"
+        for folder in ("core", "nodes")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for text in texts(path)
+        if ids.search(text)
+    ]
+    for path in sorted((ROOT / "locales").rglob("nodeDefs.json")):
+        words = re.findall(r'"(?:description|tooltip)": (".*")', path.read_text(encoding="utf-8"))
+        found += [f"{path.parent.name}: {text}" for text in words if ids.search(text)]
+    assert not found

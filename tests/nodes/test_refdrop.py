@@ -127,7 +127,7 @@ def test_the_video_node_guides_by_the_first_frame(family: str) -> None:
 
 
 def test_the_video_node_refuses_models_of_pictures() -> None:
-    with pytest.raises(RuntimeError, match="RefDropVideo needs a video model, but this is a DemoSD15 model"):
+    with pytest.raises(RuntimeError, match="RefDrop Video needs a video model, but this is a DemoSD15 model"):
         video(model("sd15"))
 
 
@@ -135,7 +135,7 @@ def test_a_family_that_cannot_be_patched_is_named() -> None:
     patcher = tiny_model("flux")
     parts = {"diffusion_model": torch.nn.Linear(1, 1), "model_config": type("Aura", (), {})()}
     patcher.model = type("Model", (), parts)()
-    with pytest.raises(RuntimeError, match=r"RefDropApply cannot patch the attention of a Aura model: it is of a"):
+    with pytest.raises(RuntimeError, match=r"RefDrop Apply cannot patch the attention of a Aura model: it is of a"):
         apply(patcher)
 
 

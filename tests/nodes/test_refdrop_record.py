@@ -75,13 +75,13 @@ def test_float16_and_fewer_blocks_take_less_memory() -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "RefDropRecord needs either latent_image.*but neither is connected"),
+        ({}, "RefDrop Record needs either latent_image.*but neither is connected"),
         ({"latent_image": {}, "reference_latent": {}}, "but both are connected"),
         ({"reference_latent": {"samples": torch.zeros(1, 4, 8, 8)}}, r"reference_latent has the shape \(1, 4, 8, 8\)"),
         ({"latent_image": {"samples": torch.zeros(1, 16, 8, 8)}, "batch_references": 2}, "batch_references is 2, but"),
         (
             {"latent_image": {"samples": torch.zeros(1, 16, 64, 64)}, "cache_mib": 1},
-            r"RefDropRecord needs about 6 MiB for this run, but cache_mib is 1\.",
+            r"RefDrop Record needs about 6 MiB for this run, but cache_mib is 1\.",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,6 +108,21 @@ def test_empty_mask_changes_nothing_and_says_so(caplog: pytest.LogCaptureFixture
     _, box, _, matched, warning, crop = run(RefineAlign, mask=torch.zeros(1, 64, 64))
     assert box == {"x": 0, "y": 0, "width": 70, "height": 90} and not matched and warning
     assert torch.equal(crop, picture(90, 70, 2))
+
+
+def test_the_node_shows_how_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning that is only in the log and at an output is seen by nobody; one of a run before must not stay."""
+    shown: list[str] = []
+    monkeypatch.setattr("refattention.core.patches.node_text.text_on_node", lambda: shown.append)
+    empty = torch.zeros(1, 64, 64)
+    run(RefineRegion, mask=empty)
+    run(RefineByAlign, mask=empty)
+    assert shown == [shown[0]] * 2 and re.match("mask is empty.*Open in Mask Editor", shown[0])
+    run(RefineRegion, mask=MASKS["several"])
+    warning = run(RefineAlign, mask=MASKS["several"], minimum_contrast=50.0)[-2]
+    assert shown[2] == "Repainted with the reference in view." and shown[3] == warning != ""
+    run(RefineAlign, mask=MASKS["several"])
+    assert shown[4:] == ["Matches in the reference: 1 of 1 areas."]
 
 
 def test_a_reference_without_a_match_leaves_the_picture_and_says_so() -> None:

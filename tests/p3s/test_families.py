@@ -162,16 +162,16 @@ def test_refdrop_and_p3s_on_a_transformer_are_one_too_many() -> None:
 
     subject = P3SSettings(Reference(reference("flux"), None, 5))
     for patcher in (guided(injected("flux", [reference("flux")])), apply_p3s(guided(tiny_model("flux")), subject)):
-        with pytest.raises(RuntimeError, match=r"P3SInject and another node of this pack.*of this Flux model"):
+        with pytest.raises(RuntimeError, match=r"P3S Inject and another node of this pack.*of this Flux model"):
             run("flux", patcher)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wan21", "P3SInject works on pictures, but WAN21_T2V makes videos"),
-        ("svd", "P3SInject works on pictures, but SVD_img2vid makes videos"),
-        ("pid", "P3SInject cannot read a reference with the prompt of a PiD model: it enlarges"),
+        ("wan21", "P3S Inject works on pictures, but WAN21_T2V makes videos"),
+        ("svd", "P3S Inject works on pictures, but SVD_img2vid makes videos"),
+        ("pid", "P3S Inject cannot read a reference with the prompt of a PiD model: it enlarges"),
     ],
 )
 def test_other_models_are_refused_by_name(name: str, message: str) -> None:
@@ -180,5 +180,5 @@ def test_other_models_are_refused_by_name(name: str, message: str) -> None:
 
 
 def test_an_adapter_is_for_a_unet() -> None:
-    with pytest.raises(RuntimeError, match="P3SInject with an adapter cannot patch the attention of a Flux model"):
+    with pytest.raises(RuntimeError, match="P3S Inject with an adapter cannot patch the attention of a Flux model"):
         p3s_support.inject(tiny_model("flux"), adapter=object())

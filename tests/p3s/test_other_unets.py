@@ -79,7 +79,7 @@ def test_an_adapter_of_the_base_fits_both(base: Any, larger: Any) -> None:
 
 
 def test_training_with_one_is_refused(larger: Any) -> None:
-    message = r"P3STrain needs a U-Net that takes the 4 channels of a latent, but this one takes [89]: an inpainting"
+    message = r"P3S Train needs a U-Net that takes the 4 channels of a latent, but this one takes [89]: an inpainting"
     with pytest.raises(RuntimeError, match=message):
         trainable(larger, VISION_WIDTH, seed=0)
 

@@ -197,7 +197,7 @@ def test_references_are_read_without_each_other() -> None:
 
 def test_tiled_queries_are_refused() -> None:
     patcher = HyperTile.execute(injected(model("sd15")), 32, 2, 0, False)[0]
-    with pytest.raises(RuntimeError, match=r"P3SInject needs the 16 x 16 tokens of block .* in one piece"):
+    with pytest.raises(RuntimeError, match=r"P3S Inject needs the 16 x 16 tokens of block .* in one piece"):
         sample(patcher, latent(1, 4, 16, 16), *PROMPTS)
 
 

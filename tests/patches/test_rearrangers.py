@@ -154,7 +154,7 @@ def test_an_incomplete_recording_is_refused(family: str, cache: Callable[..., An
         nodes = [cache, lambda model, kept=kept: apply_recorder(model, kept)]
         for node in nodes[::order]:
             patcher = node(patcher)
-        with pytest.raises(RuntimeError, match=r"RefDropRecord saw only \d of 8 steps whole: another node"):
+        with pytest.raises(RuntimeError, match=r"RefDrop Record saw only \d of 8 steps whole: another node"):
             run(family, patcher)
         patcher = tiny_model(family)
 
@@ -273,7 +273,7 @@ def test_context_windows_that_hide_what_a_method_needs(
 def test_context_windows_and_the_other_methods() -> None:
     patcher, noise = tiny_model("sd15"), tiny_latent("sd15", 5)
     kept = RecordedRun(patcher, blocks_of(patcher), 1, BUDGET, False)
-    with pytest.raises(RuntimeError, match=r"RefDropRecord: another node \(Context Windows\).*cannot be recorded"):
+    with pytest.raises(RuntimeError, match=r"RefDrop Record: another node \(Context Windows\).*cannot be recorded"):
         run("sd15", context_windows(apply_recorder(patcher, kept), 3), noise=noise)
     with pytest.raises(RuntimeError, match=r"DEADiff\w*: another node \(Context Windows\).*a mask for each picture"):
         run("sd15", context_windows(styled(patcher, mask=torch.ones(5, 8, 8)), 3), noise=noise)

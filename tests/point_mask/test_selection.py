@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from refattention.core.kernels.grid import layout
+from refattention.core.point_mask.frames import missed_points
 from refattention.core.point_mask.kernel import similarity
-from refattention.core.point_mask.selection import Refinement, discs, fill, similar_regions
+from refattention.core.point_mask.selection import Refinement, Selection, discs, fill, similar_regions
 
 SIDE, PATCH = 24, 7
 SUBJECT, LOOK_ALIKE, BACKGROUND = range(3)
@@ -91,6 +92,17 @@ def test_missed_points_are_numbered() -> None:
         synthetic(0.0), PLAN, [ON_SUBJECT], [ON_LOOK_ALIKE], Refinement(threshold=0.8, rescale=False)
     )
     assert chosen.missed == (1,) and not chosen.mask.any()
+
+
+def test_missed_points_are_told_with_what_to_do() -> None:
+    size = (4, 4)
+    hit = Selection(torch.ones(size), torch.ones(size), 0.3)
+    missed = Selection(torch.ones(size), torch.ones(size), 0.49, (2,))
+    assert missed_points([(hit, hit)]) == ""
+    assert missed_points([(missed, hit)]) == (
+        "The mask does not reach positive 2: set threshold below 0.49, or move the point."
+    )
+    assert missed_points([(hit, missed), (hit, missed)]) == "negative_mask does not reach negative 2."
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])

@@ -75,6 +75,18 @@ def test_the_second_image_does_not_pass_the_reference_again(family: str) -> None
         assert passes.take() == 0
 
 
+@pytest.mark.parametrize("has_prompt", [True, False])
+def test_another_prompt_is_told_where_it_costs_a_pass(has_prompt: bool) -> None:
+    shown: list[str] = []
+    own = tiny_prompt("sd15", 7) if has_prompt else None
+    patcher, _ = guided("sd15", ReferenceCache(64 * MIB, show=shown.append), own)
+    for change in ({}, {"prompt": 8}, {"prompt": 8, "seed": 9}):
+        run("sd15", patcher, **change)
+    run("sd15", lora(patcher))
+    told = ["reference_positive" in text for text in shown]
+    assert told == [False, not has_prompt, False, False]
+
+
 def lora(patcher: Any) -> Any:
     key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_k.weight"
     patcher.add_patches({key: (torch.ones_like(patcher.get_model_object(key)),)})
@@ -175,7 +187,7 @@ def test_a_budget_that_is_too_small_keeps_a_part(caplog: pytest.LogCaptureFixtur
             assert torch.equal(run("sd15", patcher), first)
             assert passes.take() == expected
     assert cache.size == whole.size * 2 // 3
-    assert "2 reference passes kept in 0 of 0 MiB, 4 of them reused so far" in caplog.text
+    assert "2 looks at the reference kept (0 of 0 MiB), 4 of them used again so far" in caplog.text
 
 
 def test_half_precision_takes_half_the_memory() -> None:

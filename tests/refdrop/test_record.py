@@ -214,7 +214,7 @@ def test_a_budget_that_is_too_small_is_refused_at_once() -> None:
     steps = []
     model = tiny_model("sd15")
     recorded = RecordedRun(model, blocks_of(model), 1, size - 1, False)
-    with pytest.raises(ValueError, match=r"RefDropRecord needs about \d+ MiB for this run, but cache_mib is"):
+    with pytest.raises(ValueError, match=r"RefDrop Record needs about \d+ MiB for this run, but cache_mib is"):
         run("sd15", apply_recorder(model, recorded), tiny_latent("sd15"), callback=lambda step, *_: steps.append(step))
     assert not steps
 
@@ -230,7 +230,7 @@ def test_what_cannot_be_recorded_is_refused() -> None:
         sample(apply_recorder(model, recorded), noise, [[text, {"area": (4, 4, 0, 0)}]], tiny_prompt("sd15", 2))
     model.set_model_attn1_replace(lambda q, k, v, extra_options: v, "middle", 0)
     recorded = RecordedRun(model, frozenset({("middle", 0)}), 1, 64 * MIB, False)
-    with pytest.raises(RuntimeError, match="RefDropRecord had no effect: another patch"):
+    with pytest.raises(RuntimeError, match="RefDrop Record had no effect: another patch"):
         run("sd15", apply_recorder(model, recorded), noise)
 
 

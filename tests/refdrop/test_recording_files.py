@@ -166,7 +166,7 @@ def test_a_lora_beside_the_weights_cannot_be_saved(tmp_path: Path) -> None:
     guided(model, recorded)
     with pytest.raises(ValueError, match="other weights"):
         guided(lora(bypass=True), recorded)
-    with pytest.raises(ValueError, match=r"RefDropSave: the model of cache .* a LoRA beside them") as refused:
+    with pytest.raises(ValueError, match=r"RefDrop Save: the model of cache .* a LoRA beside them") as refused:
         saved(recorded, tmp_path)
     assert is_clear(str(refused.value)) and not list(tmp_path.iterdir())
 
@@ -192,7 +192,7 @@ def test_weights_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(origin, "fingerprint", unreadable)
     recorded = record("sd15")
     assert torch.isfinite(run("sd15", guided(tiny_model("sd15"), recorded), 1)).all()
-    with pytest.raises(ValueError, match="RefDropSave: the model of cache has weights"):
+    with pytest.raises(ValueError, match="RefDrop Save: the model of cache has weights"):
         saved(recorded, tmp_path)
 
 

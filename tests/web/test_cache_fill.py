@@ -20,7 +20,7 @@ SMALL = {
 # The text on a node, once it is another than after so many reuses.
 SHOWN = """
 ([id, reused]) => window.app.graph.getNodeById(id).widgets.map((each) => each.value)
-    .find((value) => /reference passes kept/.test(value) && !reused.some((each) => value.includes(` ${each} of them`)))
+    .find((value) => /looks at the reference/.test(value) && !reused.some((each) => value.includes(` ${each} of them`)))
 """
 
 
@@ -40,10 +40,14 @@ def test_the_fill_is_shown_on_the_node(frontend: Frontend) -> None:
         frontend.queue()
         text = frontend.page.wait_for_function(SHOWN, arg=[ids["RefDropApply"], reused]).json_value()
         reused.append(
-            int(re.fullmatch(r"2 reference passes kept in 5 of 2048 MiB, (\d+) of them reused so far.", text)[1])
+            int(
+                re.fullmatch(
+                    r"2 looks at the reference kept \(5 of 2048 MiB\), (\d+) of them used again so far.", text
+                )[1]
+            )
         )
     assert reused[1] == reused[0] + 2
-    frontend.page.get_by_text(re.compile("reference passes kept")).first.wait_for()
+    frontend.page.get_by_text(re.compile("looks at the reference kept")).first.wait_for()
     frontend.screenshot(ROOT / "out" / "web" / f"fill_{frontend.renderer}.png")
     assert own_widgets(frontend) == saved
 

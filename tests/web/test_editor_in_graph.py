@@ -52,7 +52,7 @@ def test_run_shows_the_mask_and_keeps_the_nodes_size(with_eyes: Scene) -> None:
     assert abs(brightness(editor, *outside) - plain[1]) < 12
     assert frontend.evaluate(size, with_eyes.node) == before
     editor.click(*NOSE, button="right")
-    editor.root.get_by_text("The points changed since this mask was made.").wait_for()
+    editor.root.get_by_text("The points changed since this mask was made: run again.").wait_for()
 
 
 def test_other_picture_hides_the_mask(with_eyes: Scene) -> None:

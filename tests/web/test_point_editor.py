@@ -251,6 +251,29 @@ def test_text_that_is_no_plain_list_is_never_touched(scene: Scene, text: str, wo
     scene.editor.wait_status("Undone.")
 
 
+@pytest.mark.parametrize("count", [1, 20])
+def test_words_that_find_no_room_are_cut_between_lines(scene: Scene, count: int) -> None:
+    """A problem of some lines leaves whole lines of the hint, or none."""
+    scene.frontend.set_widget(scene.node, POSITIVE, json.dumps([{"x": 9999, "y": 9}] * count))
+    scene.editor.wait_status("Outside the picture")
+    lines = scene.editor.root.locator(".words").evaluate(
+        """(words) => {
+            const line = parseFloat(getComputedStyle(words).lineHeight);
+            const top = (each) => each.getBoundingClientRect().top;
+            const scale = words.getBoundingClientRect().height / words.offsetHeight;
+            const note = words.querySelector(".note");
+            return [words.offsetHeight / line, (top(note) - top(words)) / scale / line];
+        }"""
+    )
+    assert [round(each) for each in lines] == pytest.approx(lines, abs=0.05)
+    assert round(lines[0]) == 3 and (round(lines[1]) >= 3) == (count == 20)
+
+
+def test_only_negative_points_ask_for_the_subject(scene: Scene) -> None:
+    scene.frontend.set_widget(scene.node, NEGATIVE, '[{"x": 30, "y": 40}]')
+    scene.editor.wait_status("0 positive, 1 negative: click on the subject")
+
+
 def test_linked_input_is_shown_and_not_changed(frontend: Frontend) -> None:
     scene = Scene(frontend)
     text = '[{"x": 30, "y": 40}]'
@@ -266,7 +289,7 @@ def test_linked_input_is_shown_and_not_changed(frontend: Frontend) -> None:
 
 
 def test_names_and_roles_for_those_who_do_not_see(scene: Scene) -> None:
-    expect(scene.editor.root).to_contain_text("No points yet.")  # what it shows is written a moment after it is there
+    expect(scene.editor.root).to_contain_text("No points yet")  # what it shows is written a moment after it is there
     tree = scene.editor.root.aria_snapshot()
     for line in (
         'toolbar "Points"',
@@ -275,7 +298,7 @@ def test_names_and_roles_for_those_who_do_not_see(scene: Scene) -> None:
         'button "Undo" [disabled]',
         'button "Remove all points" [disabled]',
         'application "Point editor"',
-        'status "No points yet."',
+        'status "No points yet: click on the subject."',
     ):
         assert line in tree, tree
     scene.editor.stage.focus()

@@ -19,7 +19,7 @@ const MESSAGE_MS = 5000;
 /** Changes by the arrow keys are one step of the graph's undo once they pause for this long. */
 const PAUSE_MS = 700;
 const NO_PICTURE =
-  "Connect a picture to image. One that other nodes make shows after a run of this node or a Preview Image beside it.";
+  "Connect a picture to image. If another node makes it, put a Preview Image beside this one and run: then it is here.";
 const BROKEN_PICTURE = "The connected picture cannot be shown: its file is missing or no picture.";
 const HINT = "Click: on the subject. Right click: leave out. Drag moves, a double click removes a point. Wheel zooms.";
 
@@ -185,8 +185,9 @@ export class PointEditorElement extends LiveElement {
 
   #summary() {
     const { positive, negative } = this.#editor.points;
-    if (positive.length + negative.length) return `${positive.length} positive, ${negative.length} negative`;
-    return this.#editor.size ? "No points yet." : "";
+    const missing = positive.length ? "" : ": click on the subject";
+    if (positive.length + negative.length) return `${positive.length} positive, ${negative.length} negative${missing}`;
+    return this.#editor.size ? `No points yet${missing}.` : "";
   }
 
   #where() {

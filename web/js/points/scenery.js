@@ -50,7 +50,7 @@ export class Scenery {
     this.#loads.load("heat", current?.similarity, `${this.#runs}`, pictureLayer);
     this.size = this.#size(current);
     const moved = current !== null && current.shown?.points !== points;
-    this.note = moved ? "The points changed since this mask was made." : (current?.note ?? "");
+    this.note = moved ? "The points changed since this mask was made: run again." : (current?.note ?? "");
   }
 
   /** @param {import("./draw.js").Mode} mode */
