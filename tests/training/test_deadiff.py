@@ -215,7 +215,5 @@ def test_a_start_lies_where_the_loader_node_looks(trained: Path, monkeypatch: py
     there = {("checkpoints", "v1.ckpt"): "/somewhere/v1.ckpt"}
     monkeypatch.setattr(folder_paths, "get_full_path", lambda *asked: there.get(asked))
     assert file_of(config, "v1.ckpt", deadiff.FOLDERS, "models.start") == Path("/somewhere/v1.ckpt")
-    with pytest.raises(
-        ConfigError, match=r"'v2\.ckpt', but .*, nor one in models/model_patches, nor one in"
-    ):
+    with pytest.raises(ConfigError, match=r"'v2\.ckpt', but .*, nor one in models/model_patches, nor one in"):
         file_of(config, "v2.ckpt", deadiff.FOLDERS, "models.start")
