@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_heart import METHODS, config_of, configured, small_eyes, task_of
+from overfitting import METHODS, config_of, configured, small_eyes, task_of
 from timing import alternate
 from training.loop import Loop, accelerator_of, optimizer_of
 

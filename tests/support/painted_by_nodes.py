@@ -1,4 +1,4 @@
-"""What the nodes paint of the pictures that a training has learnt by heart, against those pictures."""
+"""What the nodes paint of the pictures that a training has overfitted on, against those pictures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import comfy.sample
 import torch
-from by_heart import SIZE
 from deadiff_support import WIDGETS as DEADIFF
+from overfitting import SIZE
 from p3s_support import WIDGETS as P3S
 from refattention.core.deadiff.loaded import load as load_deadiff
 from refattention.core.leffa.loader import load as load_leffa

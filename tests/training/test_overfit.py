@@ -1,4 +1,4 @@
-"""Each training learns eight pictures by heart, and its node paints them with the trained file.
+"""Each training overfits on eight pictures, and its node paints them with the trained file.
 
 With REFATTENTION_TRAIN_CHECK=1 to the end, and what was reached is printed beside what is aimed at; else a few steps.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from by_heart import COUNT, METHODS, config_of, configured, fixed_loss, small_eyes, task_of
+from overfitting import COUNT, METHODS, config_of, configured, fixed_loss, small_eyes, task_of
 from painted_by_nodes import score
 from training_support import train_here
 
@@ -50,7 +50,7 @@ LONG = {
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("method", METHODS)
-def test_eight_pictures_are_learnt_by_heart(method: str, tmp_path: Path) -> None:
+def test_each_training_overfits_on_eight_pictures(method: str, tmp_path: Path) -> None:
     long = LONG[method]
     steps, rate = (long.steps, long.rate) if IS_LONG else (6, 1e-3)
     file = configured(method, tmp_path, steps=steps, learning_rate=rate, warmup=min(steps // 2, 10), schedule="cosine")

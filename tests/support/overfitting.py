@@ -1,4 +1,4 @@
-"""Eight pictures of the drawn world for each training, small enough to be learnt by heart in minutes."""
+"""Eight pictures of the drawn world for each training, small enough to overfit on in minutes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training_support import EXTENSION, config_file
 from world import data_sets
 
 COUNT, SIZE = 8, 64
-# Nothing is dropped: what is learnt by heart is seen in each step.
+# Nothing is dropped: what it overfits on is seen whole in each step.
 METHODS: dict[str, dict[str, Any]] = {
     "leffa": {"condition_drop": 0.0},
     "deadiff": {"drops": [0.0, 0.0, 0.0]},
