@@ -120,7 +120,7 @@ def small_eyes() -> Iterator[None]:
 
 
 @torch.no_grad()
-def fixed_loss(task: Any, draws: int = 4) -> float:
+def fixed_loss(task: Any, draws: int) -> float:
     """The denoising loss of all samples at so many fixed timesteps and noises each."""
     found = []
     for seed in range(draws):
