@@ -8,28 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from people import leffa_config
+from overfitting import METHODS, config_of, configured, small_eyes, task_of
 from timing import alternate
-from training.config import build, read
 from training.loop import Loop, accelerator_of, optimizer_of
 
 
 def rows(repeats: int) -> dict[str, dict[str, Any]]:
-    """Leffa's two U-Nets at demo size, two persons of 48 x 64 pixels to a step."""
-    with tempfile.TemporaryDirectory() as folder:
-        return {"train.step.leffa": _row(Path(folder), repeats)}
+    """The demo's world at 64 x 64 pixels, two pictures to a step."""
+    with tempfile.TemporaryDirectory() as folder, small_eyes():
+        return {f"train.step.{method}": _row(method, Path(folder) / method, repeats) for method in METHODS}
 
 
-def _row(folder: Path, repeats: int) -> dict[str, Any]:
-    from refattention_demo.configs import register
-    from training.tasks import leffa
-
-    register()
-    table = read(leffa_config(folder), [])
-    config = build(table, folder, leffa.Data, leffa.Options, leffa.DEFAULTS)
-    accelerator, task = accelerator_of(config, cpu=True), leffa.Task(config)
+def _row(method: str, folder: Path, repeats: int) -> dict[str, Any]:
+    folder.mkdir()
+    config = config_of(method, configured(method, folder, batch_size=2))
+    accelerator, task = accelerator_of(config, cpu=True), task_of(method, config)
     train, samples = config.phases[0].train, [task.sample((number, number, 0)) for number in range(2)]
-    task.begin(config.phases[0])
     loop = Loop(task, config, accelerator)
     loop._begin(resume=False)
     learning = [weight for weight in task.objective.parameters() if weight.requires_grad]

@@ -81,8 +81,8 @@ def main(command_line: Sequence[str]) -> int:
     except (EvaluationError, OSError) as error:
         print(error, file=sys.stderr)
         return USAGE
-    left_out = {"tryon": {"lpips": "LPIPS", "inception": "FID and KID"}, "subject": {"dino": "DINO"}}.get(options.kind, {})
-    for name, what in left_out.items():
+    optional = {"tryon": {"lpips": "LPIPS", "inception": "FID and KID"}, "subject": {"dino": "DINO"}}
+    for name, what in optional.get(options.kind, {}).items():
         if getattr(options, name) is None:
             print(f"{what} left out: --{name} names no network.")
     if options.output:

@@ -202,3 +202,18 @@ def test_a_mix_without_data_and_pairs_that_are_none(trained: Path) -> None:
     table.write_text(json.dumps({**rows()[0], "kind": "colour"}))
     with pytest.raises(ConfigError, match="kind of a record is 'colour'"):
         task_of(trained, "data.file=style.jsonl")
+
+
+def test_a_start_lies_where_the_loader_node_looks(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import folder_paths
+    from refattention.nodes import deadiff_files
+    from training.models import file_of
+    from training.tasks import deadiff
+
+    assert deadiff.FOLDERS == deadiff_files.FOLDERS
+    config = build(read(trained / "config.toml", []), trained, deadiff.Data, deadiff.Options, deadiff.DEFAULTS)
+    there = {("checkpoints", "v1.ckpt"): "/somewhere/v1.ckpt"}
+    monkeypatch.setattr(folder_paths, "get_full_path", lambda *asked: there.get(asked))
+    assert file_of(config, "v1.ckpt", deadiff.FOLDERS, "models.start") == Path("/somewhere/v1.ckpt")
+    with pytest.raises(ConfigError, match=r"'v2\.ckpt', but .*, nor one in models/model_patches, nor one in"):
+        file_of(config, "v2.ckpt", deadiff.FOLDERS, "models.start")

@@ -19,6 +19,7 @@ from refattention.core.patches.unet import family
 from refattention.core.refine_by_align.adapter import for_model
 from refattention.core.refine_by_align.files import load_adapter
 from refattention.core.refine_by_align.training import ALIGNMENT, REFINEMENT
+from safetensors.torch import save_file
 from training.config import ConfigError, build, read
 from training_support import EXTENSION, base_file, blob, config_file, losses, save_picture, train_here
 
@@ -290,6 +291,9 @@ def test_p3s_refuses_switches_that_cannot_be(
 
 
 def test_p3s_names_what_is_wrong(subject: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"model.diffusion_model.of_something": torch.zeros(1)}, subject.parent / "other.safetensors")
+    assert train_here("p3s", subject, "--set", "models.checkpoint=other.safetensors") == 2
+    assert "models.checkpoint names" in (said := capsys.readouterr().err) and "no checkpoint that ComfyUI" in said
     assert train_here("p3s", subject, "--set", "data.prompt=a photo of a cup") == 2
     assert "prompt must contain {identifier}" in capsys.readouterr().err
     save_picture(subject.parent / "data" / "other.mask.png", torch.ones(8, 8))

@@ -108,9 +108,7 @@ def _vector(output: Any) -> Any:
 class Networks:
     """What scores need beside the pictures; each may be missing."""
 
-    def __init__(
-        self, clip: Path | None, dino: Path | None, lpips: Path | None, inception: Path | None = None
-    ) -> None:
+    def __init__(self, clip: Path | None, dino: Path | None, lpips: Path | None, inception: Path | None = None) -> None:
         self.clip = Clip(clip) if clip else None
         self.dino = Dino(dino) if dino else None
         self.lpips = _lpips(lpips) if lpips else None

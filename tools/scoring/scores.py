@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .lines import Line
-from .networks import Clip, Networks, load
+from .networks import Networks, load
 
 Scores = dict[str, list[float]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Loaded:
 def extend(config: Config) -> None:
     """Runs the Python files that make more models known to ComfyUI."""
     for name in config.models.extensions:
-        path = file_of(config, name, "", "models.extensions")
+        path = file_of(config, name, (), "models.extensions")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         if spec is None or spec.loader is None:
             raise ConfigError(f"models.extensions names {path}, which is no Python file.")
@@ -40,8 +40,11 @@ def extend(config: Config) -> None:
         spec.loader.exec_module(module)
 
 
-def file_of(config: Config, name: str, folder: str, key: str) -> Path:
+def file_of(config: Config, name: str, folders: Sequence[str], key: str) -> Path:
     """The file that a setting names: a path, or a name in one of ComfyUI's model folders.
+
+    Args:
+        folders: those that the node which loads such a file looks in.
 
     Raises:
         ConfigError: there is none.
@@ -51,24 +54,27 @@ def file_of(config: Config, name: str, folder: str, key: str) -> Path:
     path = config.path(name)
     if path.is_file():
         return path
-    if folder and (found := folder_paths.get_full_path(folder, name)):
-        return Path(found)
-    raise ConfigError(
-        f"{key} names '{name}', but there is no {path}{f', nor one in models/{folder}' if folder else ''}."
-    )
+    for folder in folders:
+        if found := folder_paths.get_full_path(folder, name):
+            return Path(found)
+    nor = "".join(f", nor one in models/{folder}" for folder in folders)
+    raise ConfigError(f"{key} names '{name}', but there is no {path}{nor}.")
 
 
 def load_base(config: Config) -> Loaded:
     """The base model with its text encoder and VAE."""
-    path = file_of(config, config.models.checkpoint, "checkpoints", "models.checkpoint")
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(path))
+    path = file_of(config, config.models.checkpoint, ["checkpoints"], "models.checkpoint")
+    try:
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(path))
+    except RuntimeError as error:
+        raise ConfigError(f"models.checkpoint names {path}, which is no checkpoint that ComfyUI knows.") from error
     return Loaded(model, clip, load_vae(config, vae))
 
 
 def load_vae(config: Config, own: Any) -> Any:
     """The VAE that the configuration names, or else a checkpoint's own."""
     if config.models.vae:
-        path = file_of(config, config.models.vae, "vae", "models.vae")
+        path = file_of(config, config.models.vae, ["vae"], "models.vae")
         return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path), safe_load=True))
     if own is None:
         raise ConfigError("The checkpoint has no VAE. Name one as models.vae.")
@@ -77,7 +83,7 @@ def load_vae(config: Config, own: Any) -> Any:
 
 def load_vision(config: Config) -> Any:
     """The vision encoder, as CLIPVisionLoader gives it, or as `load_clip_vision(path)` of an extension does."""
-    path = file_of(config, config.models.clip_vision, "clip_vision", "models.clip_vision")
+    path = file_of(config, config.models.clip_vision, ["clip_vision"], "models.clip_vision")
     for name in config.models.extensions:
         load = getattr(sys.modules[Path(name).stem], "load_clip_vision", None)
         if load and (loaded := load(path)) is not None:

@@ -40,6 +40,7 @@ from .common import ListData, chance, noise_of, one_of, paint, paths_of, read_js
 DEFAULTS = {"learning_rate": 1e-4, "warmup": 10000, "height": 512, "width": 512}
 Data = ListData
 VISION = ".visual_encoder."
+FOLDERS = ("model_patches", "checkpoints")  # DEADiff Loader's
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ class Task:
         if config.models.start and options.qformer:
             raise ConfigError("[method] qformer and models.start both say what the Q-Formers start from. Name one.")
         if config.models.start:
-            weights = checkpoint.load(file_of(config, config.models.start, "diffusion_models", "models.start"))
+            weights = checkpoint.load(file_of(config, config.models.start, FOLDERS, "models.start"))
             loaded = load(weights, clip_vision)
             self._tower: VisionTower = loaded.towers[STYLE]
             readers, attentions = loaded.readers.model, loaded.projections.patcher.model
@@ -228,7 +229,7 @@ class Task:
             inner = 4 * width
             sizes = Sizes(self._tower.width, width, options.queries, options.layers, max(width // 64, 1), inner, inner)
             return new_readers(sizes, config.common.seed)
-        path = file_of(config, options.qformer, "diffusion_models", "[method] qformer")
+        path = file_of(config, options.qformer, FOLDERS, "[method] qformer")
         readers = readers_from(checkpoint.load(path), config.common.seed)
         vision, tokens = len(readers.style.vision_norm.weight), readers.style.query_tokens.shape[-1]
         if (vision, tokens) != (self._tower.width, width):

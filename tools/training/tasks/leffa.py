@@ -187,7 +187,7 @@ class Task:
     def _load(self, config: Config) -> None:
         """Both U-Nets, from a Stable Diffusion or a Leffa file, the VAE, and what the file has besides."""
         if config.models.start:
-            path = file_of(config, config.models.start, "diffusion_models", "models.start")
+            path = file_of(config, config.models.start, ["diffusion_models", "checkpoints"], "models.start")
             self._kept = checkpoint.load(path)
             parts = loader.from_state_dict(dict(self._kept), path.name)
             model, vae = parts.generative.model, load_vae(config, parts.vae)

@@ -234,7 +234,7 @@ class Task:
         options: Options = config.phases[0].method
         network = trainable(base.model, self._width, config.common.seed, options.rngr, options.learned_weight)
         if config.models.start:
-            adapter = load_adapter(file_of(config, config.models.start, "model_patches", "models.start"))
+            adapter = load_adapter(file_of(config, config.models.start, ["model_patches"], "models.start"))
             start_from(network, adapter)
         self.objective = Objective(base.model, network, Settings(mixed_precision=train.precision != "no"))
 

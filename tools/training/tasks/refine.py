@@ -178,7 +178,7 @@ class Task:
         network = new_network(base.model, self._width, config.common.seed)
         self.objective = Completion(base.model, network)
         if config.models.start:
-            self._start(load_adapter(file_of(config, config.models.start, "model_patches", "models.start")))
+            self._start(load_adapter(file_of(config, config.models.start, ["model_patches"], "models.start")))
 
         # A record's picture is the same in every epoch; what an inpainting model is shown of it is not.
         memory = Memory(0) if base.model.model.concat_keys else Memory()
