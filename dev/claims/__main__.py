@@ -85,12 +85,11 @@ def main() -> None:
                 results.groups[name] = found
             else:
                 results.base = found
-            report.write(chosen.out, results)
+            report.write(chosen.out, results, [*GROUPS])
         print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
 
     _share(iter(chosen.only), min(chosen.hosts, len(chosen.only)), chosen.weights, measured)
-    results.groups = {name: results.groups[name] for name in GROUPS if name in results.groups}
-    print(f"{report.write(chosen.out, results)} after {time.monotonic() - started:.0f} s")
+    print(f"{report.write(chosen.out, results, [*GROUPS])} after {time.monotonic() - started:.0f} s")
 
 
 def _share(names: Iterator[str], hosts: int, weights: Path, work: Callable[[WorldHost, str], None]) -> None:

@@ -25,7 +25,7 @@ VIEWS, SEEDS = 4, 4  # pictures to learn from, and to paint of each subject
 STRENGTHS = (0.0, 0.5, 1.0)
 SCHEDULES = ("fixed", "increasing", "decreasing")
 # The world's models are small: few steps at a high rate.
-TRAINING = {"epochs": 20, "learning_rate": 1e-3, "mixed_precision": False, "gradient_checkpointing": False}
+TRAINING = {"epochs": 40, "learning_rate": 1e-3, "mixed_precision": False, "gradient_checkpointing": False}
 FIDELITY, EDITABILITY = "chance of the subject's body and shirt colour", "chance of the prompt's scene and pose"
 Measures = dict[str, NDArray[np.float64]]  # (subjects, SEEDS) each
 
@@ -75,6 +75,7 @@ class Subject:
         first, second = (inside(truth.shirt(self.case.views[0], figure)) for figure in range(2))
         graph = pointed(graph, self.files[0], first, second, radius=2)
         _learn_from(graph, self.files, self.case.views)
+        del graph[node_id(graph, "P3SSave")]  # dozens of files of 20 MB
         inputs(graph, "P3STrain").update(
             {**TRAINING, **training},
             class_word=self.case.wanted.figures[0].character.species,

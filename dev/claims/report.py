@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,13 @@ def read(folder: Path) -> Results:
     return Results(found["base"], {name: Findings.from_json(each) for name, each in found["groups"].items()})
 
 
-def write(folder: Path, results: Results) -> Path:
-    """Writes results, table and plots and returns the table's path."""
+def write(folder: Path, results: Results, groups: Sequence[str]) -> Path:
+    """Writes results, table and plots and returns the table's path.
+
+    Args:
+        groups: all there are, in the table's order; those that were not measured are named below it.
+    """
+    results = Results(results.base, {name: results.groups[name] for name in groups if name in results.groups})
     lines = [
         HEAD,
         _state_of(results.base),
@@ -53,6 +59,8 @@ def write(folder: Path, results: Results) -> Path:
         "|---|---|---|---|---|---|",
     ]
     lines += [_line(row) for findings in results.groups.values() for row in findings.rows]
+    if waiting := [name for name in groups if name not in results.groups]:
+        lines += ["", f'Not measured so far: `make claims CLAIMS_ARGS="--only {" ".join(waiting)}"`.']
     for paper, shown in _plots(results).items():
         name = paper.lower().replace(" ", "_")
         plots.write(folder / "claims" / f"{name}.png", shown)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from claims import p3s_trained, plots, point_mask, rank_one, refdrop, report, rows
+from claims.__main__ import GROUPS
 from claims.report import Results
 from claims.rows import Curve, Findings, Plot, Row
 from PIL import Image
@@ -66,9 +67,10 @@ def test_the_table_keeps_rows_that_fail_or_were_not_measured(tmp_path: Path) -> 
         Row("RefDrop", "open", "", None, None, "no model"),
     ]
     found = Findings("RefDrop", kept, [Plot("c", "identity", [curve])])
-    text = report.write(tmp_path, Results({"species": 0.9}, {"refdrop": found})).read_text(encoding="utf-8")
+    text = report.write(tmp_path, Results({"species": 0.9}, {"a": found}), ["a", "b"]).read_text(encoding="utf-8")
     assert "| RefDrop | fails | m | 32 | -1.5 [-1.5, -1.5] | no |" in text
     assert "not measured; too few cases" in text
+    assert '--only b"' in text, "groups without results are named"
     assert "not measured; no model" in text and "species 90 %" in text
     with Image.open(tmp_path / "claims" / "refdrop.png") as picture:
         assert picture.size == plots.PANEL and len(np.unique(np.asarray(picture))) > 3
@@ -78,20 +80,20 @@ def test_groups_that_are_not_measured_again_stay_as_they_are(tmp_path: Path) -> 
     curve = Curve("own", [0.0, 0.4], [rows.estimate([0.1, 0.2]), rows.estimate([0.3, 0.5])])
     kept = [rows.above("P3S", "points", "m", np.arange(32.0)), Row("P3S", "open", "", None, None, "no model")]
     first = Results({"species": 0.9}, {name: Findings("P3S", kept, [Plot("t", name, [curve])]) for name in "ab"})
-    text = report.write(tmp_path, first).read_text(encoding="utf-8")
+    text = report.write(tmp_path, first, "ab").read_text(encoding="utf-8")
     with Image.open(tmp_path / "claims" / "p3s.png") as picture:
         assert picture.width == 2 * plots.PANEL[0], "the plots of a paper are in one picture"
     again = report.read(tmp_path)
     assert again == first
     again.groups["b"] = Findings("P3S", [rows.above("P3S", "anew", "m", [1.0] * 32)])
-    changed = report.write(tmp_path, again).read_text(encoding="utf-8")
+    changed = report.write(tmp_path, again, "ab").read_text(encoding="utf-8")
     first_rows, changed_rows = ([line for line in found.splitlines() if "| P3S" in line] for found in (text, changed))
     assert changed_rows[:2] == first_rows[:2] and len(changed_rows) == 3 and "anew" in changed_rows[2]
 
 
 def test_the_published_table_is_that_of_the_published_results(tmp_path: Path) -> None:
     docs = ROOT / "docs"
-    path = report.write(tmp_path, report.read(docs))
+    path = report.write(tmp_path, report.read(docs), [*GROUPS])
     assert path.read_text(encoding="utf-8") == (docs / "CLAIMS.md").read_text(encoding="utf-8")
 
 
