@@ -51,7 +51,7 @@ TITLES = {
     "leffa.rss.vs_official.384x512": "Leffa, loading and one step, memory",
     "align.time_vs_step": "Refine by Align, alignment, 512 x 512",
     "align.memory_vs_step": "the same, memory",
-    "align.flux.time": "Refine by Align, in-context, two blocks as wide as Flux's, 1024 x 1024; ends at the last attention",
+    "align.flux.time": "Refine by Align, in-context, two blocks as wide as Flux's, 1024 x 1024, until the last map",
     "align.flux.memory": "the same, memory (1.21 times that of a step without the reference)",
     "import.seconds": "the pack's share of ComfyUI's start",
     "scale.overhead": "Ray cluster, a row's extra cost over one host alone",
