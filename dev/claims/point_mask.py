@@ -36,7 +36,7 @@ def run(host: WorldHost, count: int) -> Findings:
             above(PAPER, "two points choose the right look-alike", against, right - wrong),
             above(PAPER, "the mask is the subject", "IoU with the chosen one; holds above 0.5", right, 0.5),
             above(PAPER, "the negative point helps", AGAINST_ONE, right - right_alone, if_not=ENOUGH),
-            above(PAPER, "one point alone, for comparison", against, right_alone - wrong_alone),
+            above(PAPER, "one point alone chooses it, too", against, right_alone - wrong_alone),
         ],
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import torch
@@ -13,6 +15,21 @@ from world.pictures import to_batch
 # Where figures that fill the frame have shirt and face: top, bottom, left, right in pixels of 128.
 SHIRT_BOX, FACE_BOX = (76, 112, 44, 84), (26, 56, 44, 84)
 Chances = dict[str, NDArray[np.float32]]
+
+
+class NotHereError(Exception):
+    """What a group of rows is measured on is not on this machine."""
+
+
+def require(*files: Path) -> None:
+    """Checks that what `world.train_adapters` makes is there.
+
+    Raises:
+        NotHereError: names the files that are missing.
+    """
+    missing = [each.name for each in files if not each.exists()]
+    if missing:
+        raise NotHereError(f"needs {', '.join(missing)} of `python -m world.train_adapters`")
 
 
 class Reader:

@@ -88,13 +88,19 @@ def run(host: WorldHost, count: int) -> Findings:
     chosen, reader = cases(count), Reader()
     files = [host.put_picture(f"refdrop_{number}", case.reference) for number, case in enumerate(chosen)]
 
-    def measured(number: int, strength: float, file: str) -> dict[str, float]:
+    def measured(number: int, strength: float, file: str, has_prompt: bool = True) -> dict[str, float]:
         graph = workflow(chosen[number], number, strength, file)
+        if not has_prompt:
+            del inputs(graph, "RefDropApply")["reference_positive"]
         return measure(reader, host.pictures(graph, node_id(graph, "SaveImage"))[0], chosen[number])
 
     own = [[measured(number, c, files[number]) for c in STRENGTHS] for number in range(count)]
     foreign = [[measured(number, c, files[(number + 1) % count]) for c in FOREIGN] for number in range(count)]
-    found = _findings(_table(own), _table(foreign), _diversity(host, chosen, files))
+    wordless = [
+        np.array([measured(n, 0.4, files[(n + shift) % count], has_prompt=False)["identity"] for n in range(count)])
+        for shift in range(2)
+    ]
+    found = _findings(_table(own), _table(foreign), wordless[0] - wordless[1], _diversity(host, chosen, files))
     found.rows.append(Row(PAPER, "video: flicker falls with c = 0.2", "", None, None, "no video model is trained"))
     return found
 
@@ -107,7 +113,7 @@ def _table(measured: list[list[dict[str, float]]]) -> Table:
     return {name: np.array([[one[name] for one in case] for case in measured]) for name in measured[0][0]}
 
 
-def _findings(own: Table, foreign: Table, diversity: NDArray[np.float64]) -> Findings:
+def _findings(own: Table, foreign: Table, wordless: NDArray[np.float64], diversity: NDArray[np.float64]) -> Findings:
     at, zero = list(STRENGTHS), STRENGTHS.index(0.0)
     four = STRENGTHS.index(0.4)
     rises = np.diff(own["identity"].mean(0)) > 0
@@ -117,16 +123,24 @@ def _findings(own: Table, foreign: Table, diversity: NDArray[np.float64]) -> Fin
     scene = own_at["scene"] - own["scene"][:, zero]
     surplus = own_at["identity"] - foreign_at["identity"]
     closer = foreign_at["distance"] - own_at["distance"]
+    gains = [(each["identity"] - own["identity"][:, zero]).mean() for each in (foreign_at, own_at)]
+    share = gains[0] / gains[1]
     rows = [
         above(PAPER, "identity rises with c", f"slope of {IDENTITY}", slopes(at, own["identity"]), note=monotonic),
         above(
             PAPER, "colours approach the reference's", "fall of the colour distance by c", -slopes(at, own["distance"])
         ),
-        above(PAPER, "this reference acts, not any", f"{IDENTITY}, own minus foreign reference, c = 0.4", surplus),
+        above(
+            PAPER, "this reference acts, not any", f"{IDENTITY}, own minus foreign reference, c = 0.4", surplus,
+            note=f"{share:.0%} of what c = 0.4 brings comes with the foreign one, by the reference's prompt",
+        ),
+        above(
+            PAPER, "also where no prompt describes it", "the same, `reference_positive` unconnected", wordless
+        ),
         above(PAPER, "the same by colour", "colour distance, foreign minus own reference, c = 0.4", closer),
         above(PAPER, "the scene follows the prompt", f"chance of the prompt's scene, {AGAINST_NONE}", scene, -0.1),
         above(PAPER, "negative c: subjects differ more", "colour distance in a batch, c = -0.3 minus 0", diversity),
-    ]
+    ]  # fmt: skip
     return Findings(PAPER, rows, [*(_plot(own, foreign, name) for name in ("identity", "distance")), _obedience(own)])
 
 

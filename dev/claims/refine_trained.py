@@ -14,20 +14,18 @@ from world_host import WorldHost, inputs, node_id
 
 from . import refine
 from .point_mask import overlap
-from .reading import Reader
+from .reading import Reader, require
 from .refine import PAPER, Case
-from .rows import Findings, Row, above
+from .rows import Findings, above
 
 # Each chosen on other pictures than those of the claims
 FREE = {"timesteps": str(refine.BEST[0]), "layers": refine.BEST[1], "margin": 0.6, "strength": 0.6, "cfg": 4.0}
 TRAINED = {"timesteps": "261", "layers": "output.8", "margin": 0.15, "strength": 1.0, "cfg": 2.0}
-NEEDED = "needs the file of `world.train_adapters refine`; the steps so far were too few, as dev/world/README.md says"
 
 
 def run(host: WorldHost, count: int) -> Findings:
-    """Measures both on that many pictures; without the training's own file there is nothing to measure."""
-    if not result("refine").exists():
-        return Findings(PAPER, [Row(PAPER, "the trained back end beats the training-free one", "", None, None, NEEDED)])
+    """Measures both on that many pictures."""
+    require(result("refine"))
     folder = host.base / "models" / "model_patches"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(result("refine"), folder / "refine_align.safetensors")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ models trained on a toy world of cartoon characters whose truth is known to the 
 directions, not the quality on real pictures. Intervals are 95 %, by resampling the cases, and where several pictures
 come of one training, Student's over the subjects; a claim holds if its whole interval lies on the claimed side. Rows
 that fail stay.
+
+*Chance of* an attribute: how sure the world's classifier is that the picture shows it. *Colour distance*: CIE76,
+between median colours of shirt and face. A *foreign* reference is another case's picture, with the prompts of this one.
 """
 PROMPTS = 64
 
@@ -29,10 +33,12 @@ class Results:
     Attributes:
         base: how often the base model shows what its prompt says, by attribute.
         groups: name of a group of rows -> what it found.
+        reader: how often the classifier reads from drawings of the same what they show.
     """
 
     base: dict[str, float] = field(default_factory=dict)
     groups: dict[str, Findings] = field(default_factory=dict)
+    reader: dict[str, float] = field(default_factory=dict)
 
 
 def read(folder: Path) -> Results:
@@ -41,7 +47,11 @@ def read(folder: Path) -> Results:
     if not path.exists():
         return Results()
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return Results(found["base"], {name: Findings.from_json(each) for name, each in found["groups"].items()})
+    return Results(
+        found["base"],
+        {name: Findings.from_json(each) for name, each in found["groups"].items()},
+        found.get("reader", {}),
+    )
 
 
 def write(folder: Path, results: Results, groups: Sequence[str]) -> Path:
@@ -50,10 +60,12 @@ def write(folder: Path, results: Results, groups: Sequence[str]) -> Path:
     Args:
         groups: all there are, in the table's order; those that were not measured are named below it.
     """
-    results = Results(results.base, {name: results.groups[name] for name in groups if name in results.groups})
+    results = replace(results, groups={name: results.groups[name] for name in groups if name in results.groups})
     lines = [
         HEAD,
-        _state_of(results.base),
+        _counts(results),
+        "",
+        _state_of(results),
         "",
         "| Paper | Claim | Metric | n | Mean, 95 % | Holds |",
         "|---|---|---|---|---|---|",
@@ -85,9 +97,23 @@ def _plots(results: Results) -> dict[str, list[Plot]]:
     return found
 
 
-def _state_of(base: dict[str, float]) -> str:
-    said = ", ".join(f"{name} {100 * share:.0f} %" for name, share in base.items())
-    return f"What the base model makes of a prompt, by the world's classifier over {PROMPTS} held-out prompts: {said}."
+def _counts(results: Results) -> str:
+    found = Counter(row.holds for findings in results.groups.values() for row in findings.rows)
+    return f"**{found[True]} claims hold, {found[False]} do not, {found[None]} were not measured.**"
+
+
+def _state_of(results: Results) -> str:
+    said = ", ".join(
+        f"{name} {_percent(results.base, name)} ({_percent(results.reader, name)})" for name in results.base
+    )
+    return (
+        f"What the base model makes of a prompt, by the classifier over {PROMPTS} held-out prompts, and in brackets "
+        f"what the classifier reads from drawings of the same: {said}."
+    )
+
+
+def _percent(shares: dict[str, float], name: str) -> str:
+    return f"{100 * shares[name]:.0f} %" if name in shares else "not measured"
 
 
 def _line(row: Row) -> str:

@@ -67,11 +67,14 @@ def test_the_table_keeps_rows_that_fail_or_were_not_measured(tmp_path: Path) -> 
         Row("RefDrop", "open", "", None, None, "no model"),
     ]
     found = Findings("RefDrop", kept, [Plot("c", "identity", [curve])])
-    text = report.write(tmp_path, Results({"species": 0.9}, {"a": found}), ["a", "b"]).read_text(encoding="utf-8")
+    text = report.write(tmp_path, Results({"species": 0.9}, {"a": found}, {"species": 0.99}), ["a", "b"]).read_text(
+        encoding="utf-8"
+    )
     assert "| RefDrop | fails | m | 32 | -1.5 [-1.5, -1.5] | no |" in text
     assert "not measured; too few cases" in text
     assert '--only b"' in text, "groups without results are named"
-    assert "not measured; no model" in text and "species 90 %" in text
+    assert "not measured; no model" in text and "species 90 % (99 %)" in text
+    assert "**0 claims hold, 1 do not, 2 were not measured.**" in text
     with Image.open(tmp_path / "claims" / "refdrop.png") as picture:
         assert picture.size == plots.PANEL and len(np.unique(np.asarray(picture))) > 3
 
