@@ -25,6 +25,8 @@ CHANNELS = {IUV: (0, 1, 2), UVI: (2, 0, 1), VUI: (2, 1, 0)}
 NEEDED_BY = {PARULA: "virtual_tryon", PARTS: "virtual_tryon_dc", UVI: "pose_transfer"}
 TRY_ON, POSE_TRANSFER = (PARULA, PARTS), (UVI,)
 NUMBER_OF_PARTS = 24
+# Detectors round the sides of what they are given, some to whole blocks of 64 pixels.
+SHAPES = 0.1
 MAKE = "Leffa DensePose makes one, and so does the DensePose Estimator of comfyui_controlnet_aux."
 
 # OpenCV's colour maps at int(part * 255 / 24)
@@ -264,7 +266,7 @@ def _holds_uv(pixels: Pixels, kind: str) -> bool:
 
 
 def require_shape(given: tuple[int, int], size: tuple[int, int]) -> None:
-    """Checks that a map may be of a picture: detectors round sides, so the shape may be off by a little.
+    """Checks that a map may be of a picture.
 
     Args:
         given: (height, width) of the map.
@@ -274,10 +276,10 @@ def require_shape(given: tuple[int, int], size: tuple[int, int]) -> None:
         ValueError: it has another shape.
     """
     (height, width), (wanted_height, wanted_width) = given, size
-    if abs(height * wanted_width - width * wanted_height) > 0.02 * height * wanted_width:
+    if abs(height * wanted_width - width * wanted_height) > SHAPES * height * wanted_width:
         raise ValueError(
             f"densepose is {width} x {height} pixels, but image is {wanted_width} x {wanted_height}, which is another "
-            f"shape: it was made from another picture. Make a new one from image. {MAKE}"
+            "shape, so it was made from another picture. Make one from image, with Leffa DensePose for example."
         )
 
 

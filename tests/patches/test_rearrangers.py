@@ -275,7 +275,7 @@ def test_context_windows_and_the_other_methods() -> None:
     kept = RecordedRun(patcher, blocks_of(patcher), 1, BUDGET, False)
     with pytest.raises(RuntimeError, match=r"RefDrop Record: another node \(Context Windows\).*cannot be recorded"):
         run("sd15", context_windows(apply_recorder(patcher, kept), 3), noise=noise)
-    with pytest.raises(RuntimeError, match=r"DEADiff\w*: another node \(Context Windows\).*a mask for each picture"):
+    with pytest.raises(RuntimeError, match=r"DEADiff Style: another node \(Context Windows\).*a mask for each picture"):
         run("sd15", context_windows(styled(patcher, mask=torch.ones(5, 8, 8)), 3), noise=noise)
     for method in (p3s, styled):
         # Every picture is computed alone, so windows only round differently.

@@ -181,7 +181,9 @@ def test_gradients_reach_all_of_both_unets(task: Any, checkpoints: bool) -> None
     task.objective(two)["loss"].backward()
     missing = [name for name, weight in task.objective.named_parameters() if weight.grad is None]
     assert not missing
-    idle = [name for name, weight in task.objective.named_parameters() if not weight.grad.any()]
+    # A softmax over one key has no gradient, up to the rounding of the processor's kernel.
+    largest = max(float(weight.grad.abs().max()) for weight in task.objective.parameters())
+    idle = [name for name, weight in task.objective.named_parameters() if weight.grad.abs().max() < 1e-9 * largest]
     # In the middle of the reference there is one token, so nothing to choose from.
     middle = "reference.middle_block.1.transformer_blocks.0.attn1."
     assert idle == [f"{middle}to_q.weight", f"{middle}to_k.weight"]

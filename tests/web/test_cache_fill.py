@@ -42,7 +42,7 @@ def test_the_fill_is_shown_on_the_node(frontend: Frontend) -> None:
         reused.append(
             int(
                 re.fullmatch(
-                    r"2 looks at the reference kept \(5 of 2048 MiB\), (\d+) of them used again so far.", text
+                    r"2 looks at the reference kept \(5 of \d+ MiB\), (\d+) of them used again so far.", text
                 )[1]
             )
         )
