@@ -120,7 +120,7 @@ def obedience(host: WorldHost, count: int) -> tuple[dict[str, float], dict[str, 
             del graph[node_id(graph, unused)]
         pictures.append(host.pictures(graph, node_id(graph, "SaveImage"))[0])
     shown, model = [truth for _, truth in asked], classifier.trained()
-    drawn = np.stack([draw.picture(each) for each in shown]).astype(np.float32) / 255
+    drawn = np.asarray(np.stack([draw.picture(each) for each in shown]) / 255, np.float32)
     painted, read = (measure.accuracy(model, to_batch(each), shown) for each in (np.stack(pictures), drawn))
     return {name: painted[name] for name in KEPT}, {name: read[name] for name in KEPT}
 

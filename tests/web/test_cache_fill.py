@@ -41,9 +41,9 @@ def test_the_fill_is_shown_on_the_node(frontend: Frontend) -> None:
         text = frontend.page.wait_for_function(SHOWN, arg=[ids["RefDropApply"], reused]).json_value()
         reused.append(
             int(
-                re.fullmatch(
-                    r"2 looks at the reference kept \(5 of \d+ MiB\), (\d+) of them used again so far.", text
-                )[1]
+                re.fullmatch(r"2 looks at the reference kept \(5 of \d+ MiB\), (\d+) of them used again so far.", text)[
+                    1
+                ]
             )
         )
     assert reused[1] == reused[0] + 2
