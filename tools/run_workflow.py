@@ -101,9 +101,10 @@ def check_rows(options: argparse.Namespace) -> None:
     if options.table:
         check_table(options.table, faults)
     faults.raise_any()
-    for name in sorted(set(options.again).difference(row.name for row in rows_of(options.table))):
-        faults.add("", f"--again {name}: the table has no row of this name.")
-    faults.raise_any()
+    if options.again:
+        for name in sorted(set(options.again).difference(row.name for row in rows_of(options.table))):
+            faults.add("", f"--again {name}: the table has no row of this name.")
+        faults.raise_any()
 
 
 def common_of(settings: Sequence[str]) -> dict[str, str]:

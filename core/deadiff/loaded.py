@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..models import checkpoint
 from ..patches.blocks import Layer
-from ..patches.node_text import text_on_node, warn
+from ..patches.node_text import tell
 from .checkpoint import Weights, fill, reading, require_deadiff, sizes_of
 from .names import attention_layers
 from .network import ImageAttentions, Readers
@@ -235,11 +235,11 @@ def _stock_tower(clip_vision: ClipVisionModel, own: Mapping[str, VisionTower]) -
             f"clip_vision is a {clip_vision.model_type} without a class token. Connect CLIP ViT-L/14, or nothing."
         )
     tower = tower_from_clip_vision(clip_vision)
+    warning = ""
     if own and own[STYLE].width == tower.width and not same(own[STYLE].weights(), tower.weights()):
-        warn(
+        warning = (
             "The connected clip_vision has other weights than the visual encoder in the DEADiff file, so the "
             "style will differ from the official one. Leave clip_vision unconnected to use the file's own."
         )
-    else:
-        text_on_node()("clip_vision reads the pictures, in place of the encoder in the file.")
+    tell(warning, "clip_vision reads the pictures, in place of the encoder in the file.")
     return tower

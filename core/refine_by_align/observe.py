@@ -219,7 +219,7 @@ class View:
         else:
             part = replace(layer, k=layer.k[:, chosen[0]])
             found = attention_to_reference(part, groups, asking) * len(chosen[0])
-            seen = found.new_zeros(len(found), layer.k.shape[1]).index_copy(1, chosen[0], found)
+            seen = _among_all(found, chosen[0], layer.k.shape[1])
         return seen.unflatten(-1, layer.reference_grid)
 
     def kept(self, maps: Tensor) -> Tensor:
@@ -228,7 +228,12 @@ class View:
         if chosen is None:
             return maps
         flat = maps.flatten(1)
-        return torch.zeros_like(flat).index_copy(1, chosen[0], flat[:, chosen[0]]).view_as(maps)
+        return _among_all(flat[:, chosen[0]], chosen[0], flat.shape[1]).view_as(maps)
+
+
+def _among_all(found: Tensor, chosen: Tensor, keys: int) -> Tensor:
+    """Numbers (P, n) of the chosen of so many keys, with 0 for the others."""
+    return found.new_zeros(len(found), keys).index_copy(1, chosen, found)
 
 
 def brought(maps: dict[Key, Tensor]) -> dict[Key, Tensor]:

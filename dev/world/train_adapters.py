@@ -13,11 +13,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from refattention_demo.world import expand, models
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from . import data_sets, deadiff_start, export, refine_start
 from .config import ADAPTER_STATE, ADAPTERS, ROOT, result
@@ -42,11 +44,8 @@ def main() -> None:
 def write_models() -> None:
     """Base model, vision encoder and what DEADiff starts from, as files; those that are there stay."""
     ADAPTER_STATE.mkdir(parents=True, exist_ok=True)
-    if not BASE.exists():
-        tensors = expand.checkpoint(export.compact())
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, BASE)
-    if not VISION.exists():
-        save_file(export.vision(), VISION)
+    _write(BASE, lambda: expand.checkpoint(export.compact()))
+    _write(VISION, export.vision)
     deadiff_start.write(DEADIFF_START, BASE)
 
 
@@ -93,10 +92,14 @@ def begun(name: str) -> Path:
     if result(name).exists():
         return result(name)
     path = ADAPTER_STATE / "demo_leffa.safetensors"
-    if not path.exists():
-        tensors = expand.leffa(load_file(models.FOLDER / models.LEFFA), export.compact())
-        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+    _write(path, lambda: expand.leffa(load_file(models.FOLDER / models.LEFFA), export.compact()))
     return path
+
+
+def _write(path: Path, make: Callable[[], dict[str, Tensor]]) -> None:
+    """Writes tensors in the precision that they have; a file that is there stays."""
+    if not path.exists():
+        save_file({name: tensor.contiguous().clone() for name, tensor in make().items()}, path)
 
 
 if __name__ == "__main__":

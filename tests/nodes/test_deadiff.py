@@ -13,6 +13,7 @@ import folder_paths
 import pytest
 import torch
 from comfy.model_patcher import CoreModelPatcher
+from deadiff_support import WIDGETS
 from PIL import Image
 from refattention.core.deadiff.loaded import load
 from refattention.core.deadiff.preprocess import encoder_input
@@ -25,15 +26,6 @@ from refattention_demo.deadiff_layout import DEMO_SIZE, random_weights
 from safetensors.torch import save_file
 from sampling import distance, latent, model, prompt, sample
 
-WIDGETS: dict[str, Any] = {
-    "mode": "style",
-    "strength": 1.0,
-    "fit": "squash",
-    "combine": "average",
-    "strict": True,
-    "start_percent": 0.0,
-    "end_percent": 1.0,
-}
 PICTURE = torch.rand(1, 24, 40, 3, generator=torch.Generator().manual_seed(0))
 OTHER = torch.rand(1, 30, 20, 3, generator=torch.Generator().manual_seed(1))
 NOISE, PROMPTS = latent(2, 4, 16, 12), (prompt("sd15", 1), prompt("sd15", 2))

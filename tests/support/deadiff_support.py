@@ -36,6 +36,8 @@ WIDGETS: dict[str, Any] = {
     "start_percent": 0.0,
     "end_percent": 1.0,
 }
+# Kinds of the training's records -> the node's mode
+KIND_MODES = {"style": "style", "subject": "content", "reconstruction": "style & content"}
 NODE_MODES = {"style": "style", "content": "content", "both": "style & content"}
 PICTURE = torch.zeros(1, 8, 8, 3)
 

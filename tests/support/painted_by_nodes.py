@@ -7,6 +7,7 @@ from typing import Any
 
 import comfy.sample
 import torch
+from deadiff_support import KIND_MODES
 from deadiff_support import WIDGETS as DEADIFF
 from overfitting import SIZE
 from p3s_support import WIDGETS as P3S
@@ -23,7 +24,6 @@ from refattention.nodes.refine_by_align_stages import RefineRegion
 from torch import Tensor
 from training.models import conditioning
 
-MODES = {"style": "style", "subject": "content", "reconstruction": "style & content"}
 SAMPLER = "euler"
 
 
@@ -50,7 +50,7 @@ def _leffa(task: Any, file: Path, number: int, steps: int) -> Latents:
 
 def _deadiff(task: Any, file: Path, number: int, steps: int) -> Latents:
     sample, record, adapter = task.sample((number, 0, 0)), task._records[number], load_deadiff(checkpoint.load(file))
-    settings = {**DEADIFF, "mode": MODES[record.kind]}
+    settings = {**DEADIFF, "mode": KIND_MODES[record.kind]}
     model = DEADiffStyle.execute(task._model, adapter, sample.reference[None], **settings)[0]
     want = task._encode._vae.encode(sample.target[None])
     return _sampled(model, conditioning(task._clip, record.text), torch.zeros_like(want), steps), want

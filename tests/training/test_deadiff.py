@@ -30,7 +30,6 @@ from training.pictures import picture
 from training_support import EXTENSION, base_file, blob, config_file, losses, save_picture, train_here
 
 SELF = "blip.Qformer.bert.encoder.layer.0.attention.self"
-MODES = {SAME_STYLE: "style", SAME_SUBJECT: "content", RECONSTRUCTION: "style & content"}
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +119,7 @@ def test_the_objective_predicts_what_the_node_does(trained: Path, task: Any, kin
     deadiff = load(checkpoint.load(trained / "run" / "deadiff.safetensors"))
     record = task._records[number]
     image = picture(trained / "data" / (record.reference or record.target))[None]
-    values = {**support.WIDGETS, "mode": MODES[kind]}
+    values = {**support.WIDGETS, "mode": support.KIND_MODES[kind]}
     patched = DEADiffStyle.execute(task._model, deadiff, image, **values)[0]
     timesteps = torch.tensor([300])
     sigma = task._sampling.sigmas[timesteps][:, None, None, None]

@@ -58,6 +58,15 @@ const ACTION_BUTTONS = group(
   button('action="clear"', "Remove all points", "Remove all points", CLEAR),
 );
 
+/** What stands below a stage, as high whatever it says. */
+export const WORDS = `<div class="words">
+  <div class="foot">
+    <span class="status" role="status" aria-live="polite"></span>
+    <span class="where" aria-hidden="true"></span>
+  </div>
+  <div class="note"></div>
+</div>`;
+
 const MARKUP = `
 <link rel="stylesheet" href="${new URL("./editor.css", import.meta.url).href}">
 <div class="bar" role="toolbar" aria-label="Points">${SIGN_BUTTONS}${MODE_BUTTONS}${ACTION_BUTTONS}</div>
@@ -70,13 +79,7 @@ const MARKUP = `
   Tab selects the next point, Delete removes it, P and N choose the sign of the next point, Control Z undoes,
   plus, minus and zero zoom.
 </p>
-<div class="words">
-  <div class="foot">
-    <span class="status" role="status" aria-live="polite"></span>
-    <span class="where" aria-hidden="true"></span>
-  </div>
-  <div class="note"></div>
-</div>`;
+${WORDS}`;
 
 /** @param {HTMLElement} host gets a shadow root, so that styles of other packs do not reach the editor */
 export function buildParts(host) {

@@ -4,6 +4,8 @@
  * @typedef {ReturnType<typeof buildParts>} Parts
  */
 
+import { WORDS } from "../points/parts.js";
+
 const styles = (/** @type {string} */ path) => `<link rel="stylesheet" href="${new URL(path, import.meta.url).href}">`;
 
 const MARKUP = `
@@ -22,13 +24,7 @@ ${styles("../points/editor.css")}${styles("./probe.css")}
   Arrow keys move the probe by one cell, with Shift by four. Enter chooses its place as the spot, Escape goes back to the
   chosen spot.
 </p>
-<div class="words">
-  <div class="foot">
-    <span class="status" role="status" aria-live="polite"></span>
-    <span class="where" aria-hidden="true"></span>
-  </div>
-  <div class="note"></div>
-</div>`;
+${WORDS}`;
 
 /** @param {HTMLElement} host gets a shadow root, so that styles of other packs do not reach the panel */
 export function buildParts(host) {
