@@ -77,12 +77,18 @@ def warp(reference: Tensor, flow: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def flow_errors(
-    layers: Sequence[AttentionLayer], reference: Tensor, target: Tensor, mask: Tensor, temperature: float = TEMPERATURE
+    layers: Sequence[AttentionLayer],
+    reference: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    temperature: float = TEMPERATURE,
+    min_ratio: float = MIN_RATIO,
 ) -> Tensor:
     """How far the reference, warped by what the layers attend to, is from the target, sample by sample.
 
     Args:
         layers, reference, target, mask, temperature: as of `leffa_loss`.
+        min_ratio: layers with a grid below this part of the picture's height do not count.
 
     Returns:
         (B,), sum over the layers of the mean over the masked pixels of |warp(I_ref, F) - I|^2.
@@ -90,7 +96,7 @@ def flow_errors(
     total = target.new_zeros(len(target))
     area = (mask.sum((1, 2, 3)) * target.shape[1]).clamp(min=1)
     for layer in layers:
-        if layer.grid[0] / target.shape[-2] >= MIN_RATIO:
+        if layer.grid[0] / target.shape[-2] >= min_ratio:
             flow = attention_flow(layer, temperature).unflatten(1, layer.grid)
             error = (warp(reference, flow, (target.shape[-2], target.shape[-1])) - target) ** 2 * mask
             total = total + error.sum((1, 2, 3)) / area

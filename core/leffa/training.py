@@ -24,7 +24,7 @@ from ..patches.blocks import Layer
 from ..patches.blockwise import differentiable, pass_of
 from ..patches.frozen import Noised, denoise
 from ..patches.unet import self_attention_layers
-from .kernel import MAX_TIMESTEP, TEMPERATURE, WEIGHT, flow_errors
+from .kernel import MAX_TIMESTEP, MIN_RATIO, TEMPERATURE, WEIGHT, flow_errors
 from .layout import CHANNELS, GENERATIVE, REFERENCE
 from .model import LeffaSampling, LeffaSD15, LeffaSDXL
 from .unet import CLASSES, LeffaUNet
@@ -42,12 +42,16 @@ class Settings:
         leffa: adds L_leffa, as the last, short phase does.
         weight: lambda.
         temperature: tau.
+        max_timestep: samples from this one on do not count.
+        min_ratio: layers with a grid below this part of the picture's height do not count.
         gradient_checkpointing: recomputes blocks for their gradients, instead of keeping what is in them.
     """
 
     leffa: bool = False
     weight: float = WEIGHT
     temperature: float = TEMPERATURE
+    max_timestep: int = MAX_TIMESTEP
+    min_ratio: float = MIN_RATIO
     gradient_checkpointing: bool = True
 
 
@@ -151,10 +155,11 @@ class TryOn(nn.Module):
     def _leffa(self, batch: Batch, layers: list[AttentionLayer]) -> Tensor:
         """L_leffa; a sum over samples, so that it does not depend on how they are spread over processes.
 
-        Samples at early timesteps, and those whose reference is dropped, cost nothing. What is left is divided by
+        Samples at high noise, and those whose reference is dropped, cost nothing. What is left is divided by
         how many samples are expected to be late enough.
         """
-        rows = torch.nonzero((batch.timesteps < MAX_TIMESTEP) & batch.is_shown.cpu()).flatten().to(batch.target.device)
+        settings, late = self.settings, batch.timesteps < self.settings.max_timestep
+        rows = torch.nonzero(late & batch.is_shown.cpu()).flatten().to(batch.target.device)
         if not len(rows):
             return batch.target.new_zeros(())
         chosen = [
@@ -164,10 +169,15 @@ class TryOn(nn.Module):
         # Coordinates are finer than what mixed precision resolves.
         with torch.autocast(batch.target.device.type, enabled=False):
             errors = flow_errors(
-                chosen, batch.worn[rows], batch.person[rows], batch.mask[rows], self.settings.temperature
+                chosen,
+                batch.worn[rows],
+                batch.person[rows],
+                batch.mask[rows],
+                settings.temperature,
+                settings.min_ratio,
             )
-        expected = len(batch.target) * MAX_TIMESTEP / TIMESTEPS
-        return self.settings.weight * errors.sum() / expected
+        expected = len(batch.target) * settings.max_timestep / TIMESTEPS
+        return settings.weight * errors.sum() / expected
 
 
 def trainable(part: str, config: Mapping[str, Any], weights: Weights) -> LeffaUNet:

@@ -48,6 +48,11 @@ def caption(shown: Record, rng: Generator, named: Named = Named()) -> str:
     return text
 
 
+def setting(shown: Record) -> str:
+    """Where a picture is set and in which style, and nothing of whom it shows."""
+    return f"{scenes.WORDS[shown.scene]}, {STYLES[shown.style].words}"
+
+
 def _person(figure: Figure, rng: Generator, named: Named, pose: bool = True) -> str:
     def says(chance: float) -> bool:
         return rng.random() < chance

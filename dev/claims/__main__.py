@@ -21,6 +21,7 @@ from host import ROOT
 
 from . import (
     deadiff,
+    deadiff_control,
     leffa,
     p3s,
     p3s_ablations,
@@ -48,6 +49,7 @@ GROUPS = {
     "p3s_trained": p3s_trained.run,
     "p3s_ablations": p3s_ablations.run,
     "deadiff": deadiff.run,
+    "deadiff_control": deadiff_control.run,
     "leffa": leffa.run,
     "refine": refine.run,
     "refine_trained": refine_trained.run,

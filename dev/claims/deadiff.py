@@ -15,11 +15,13 @@ from world_host import WorldHost, inputs, node_id, small
 from demo_host import load_workflow
 
 from .reading import Reader
-from .rows import Findings, Row, above
+from .rows import Findings, above
 
 PAPER = "DEADiff"
-UNLEARNT = "the content branch has learnt nothing yet: its tokens are the same for every picture"
-NOT_TRAINED = "a second training, of all layers by reconstruction, was not made"
+LOOKS = "chance of species, body and shirt colour"
+BOTH = "style & content"
+UNSAID = "prompts of the setting alone"
+Measures = dict[str, NDArray[np.float64]]  # (cases,) each
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,10 @@ class Case:
     reference: Record
     wanted: Record
 
-    @property
-    def prompt(self) -> str:
-        """All but the style."""
+    def prompt(self, names_subject: bool = True) -> str:
+        """All but the style; or the setting alone, in the flat style."""
+        if not names_subject:
+            return captions.setting(replace(self.wanted, style="flat"))
         return captions.caption(self.wanted, np.random.default_rng(0), replace(captions.EVERYTHING, style=0))
 
 
@@ -48,58 +51,103 @@ def cases(count: int) -> list[Case]:
     return found
 
 
-def run(host: WorldHost, count: int) -> Findings:
-    """Measures all rows on that many references."""
-    chosen, reader = cases(count), Reader()
-    files = [host.put_picture(f"style_{number}", case.reference) for number, case in enumerate(chosen)]
+class Painter:
+    """Paints held-out cases by the published template, and reads what they show.
 
-    def measured(strength: float, **settings: Any) -> dict[str, NDArray[np.float64]]:
-        pictures = np.concatenate(
-            [painted(host, case, number, files[number], strength, settings) for number, case in enumerate(chosen)]
+    Args:
+        file_name: of DEADiff's weights, in the host's models; empty: the template's.
+    """
+
+    def __init__(self, host: WorldHost, count: int, file_name: str = "") -> None:
+        self.host, self.cases, self.reader, self._file_name = host, cases(count), Reader(), file_name
+        self._files = [host.put_picture(f"style_{number}", case.reference) for number, case in enumerate(self.cases)]
+
+    def measured(self, strength: float, names_subject: bool = True, is_two: bool = False, **settings: Any) -> Measures:
+        """Chances of the reference's style, species and looks, of the prompt's species, and of the next case's looks.
+
+        Args:
+            is_two: the next case's reference is connected, too, for its content.
+        """
+        chances = self.reader.chances(
+            np.concatenate(
+                [self._painted(number, strength, names_subject, is_two, settings) for number in range(len(self.cases))]
+            )
         )
-        chances = reader.chances(pictures)
-        of = {"style": ("style", "reference"), "species": ("species", "wanted"), "leak": ("species", "reference")}
+
+        def of(name: str, records: list[Record]) -> NDArray[np.float64]:
+            return np.array([self.reader.of(chances, name, each)[n] for n, each in enumerate(records)], float)
+
+        def looks(records: list[Record]) -> NDArray[np.float64]:
+            return np.mean([of(name, records) for name in ("species", "body", "shirt")], axis=0, dtype=float)
+
+        references = [case.reference for case in self.cases]
         return {
-            name: np.array([reader.of(chances, what, getattr(case, whose))[n] for n, case in enumerate(chosen)], float)
-            for name, (what, whose) in of.items()
+            "style": of("style", references),
+            "species": of("species", [case.wanted for case in self.cases]),
+            "leak": of("species", references),
+            "looks": looks(references),
+            "next": looks([*references[1:], references[0]]),
         }
 
-    without, with_style, content = measured(0.0), measured(1.0), measured(1.0, mode="content")
+    def _painted(
+        self, number: int, strength: float, names_subject: bool, is_two: bool, settings: dict[str, Any]
+    ) -> NDArray[np.float32]:
+        graph = small(load_workflow("deadiff"), self.cases[number].prompt(names_subject), number)
+        inputs(graph, "LoadImage")["image"] = self._files[number]
+        inputs(graph, "DEADiffStyle").update(strength=strength, strict=strength > 0, **settings)
+        if self._file_name:
+            inputs(graph, "DEADiffLoader")["deadiff_name"] = self._file_name
+        if is_two:
+            file = self._files[(number + 1) % len(self._files)]
+            graph["content"] = {"class_type": "LoadImage", "inputs": {"image": file}, "_meta": {"title": "Content"}}
+            inputs(graph, "DEADiffStyle")["content_image"] = ["content", 0]
+        return self.host.pictures(graph, node_id(graph, "SaveImage"))
+
+
+def run(host: WorldHost, count: int) -> Findings:
+    """Measures all rows on that many references."""
+    painter = Painter(host, count)
+    without, styled, content = (
+        painter.measured(0.0), painter.measured(1.0), painter.measured(1.0, mode="content")
+    )  # fmt: skip
+    style_alone, content_alone, both = (
+        painter.measured(1.0, names_subject=False, is_two=mode == BOTH, mode=mode)
+        for mode in ("style", "content", BOTH)
+    )
     return Findings(
         PAPER,
         [
             above(
                 PAPER, "the style is the reference's", "chance of its style, strength 1 minus 0",
-                with_style["style"] - without["style"],
+                styled["style"] - without["style"],
             ),
             above(
                 PAPER, "the text still says what is shown",
                 "chance of the prompt's species, strength 1 minus 0; holds above -0.1",
-                with_style["species"] - without["species"], -0.1,
+                styled["species"] - without["species"], -0.1,
             ),
             above(
                 PAPER, "the reference's content stays out",
                 "chance of its species, 0 minus strength 1; holds above -0.1",
-                without["leak"] - with_style["leak"], -0.1,
+                without["leak"] - styled["leak"], -0.1,
             ),
             above(
                 PAPER, "the coarse layers are those of the content",
-                "chance of its species, mode content minus mode style",
-                content["leak"] - with_style["leak"], if_not=UNLEARNT,
+                f"{LOOKS}, mode content minus mode style; {UNSAID}",
+                content_alone["looks"] - style_alone["looks"],
             ),
             above(
                 PAPER, "the fine layers are those of the style", "chance of its style, mode style minus mode content",
-                with_style["style"] - content["style"],
+                styled["style"] - content["style"],
             ),
-            Row(PAPER, "beats one encoder for all layers, trained by reconstruction", "", None, None, NOT_TRAINED),
+            above(
+                PAPER, "style and content of two pictures: the one's looks",
+                f"{LOOKS}, both minus the style alone; {UNSAID}", both["next"] - style_alone["next"],
+            ),
+            above(
+                PAPER, "style and content of two pictures: the other's style",
+                f"chance of its style, both minus the style alone; holds above -0.1; {UNSAID}",
+                both["style"] - style_alone["style"], -0.1,
+            ),
         ],
     )  # fmt: skip
-
-
-def painted(
-    host: WorldHost, case: Case, seed: int, file: str, strength: float, settings: dict[str, Any]
-) -> NDArray[np.float32]:
-    graph = small(load_workflow("deadiff"), case.prompt, seed)
-    inputs(graph, "LoadImage")["image"] = file
-    inputs(graph, "DEADiffStyle").update(strength=strength, strict=strength > 0, **settings)
-    return host.pictures(graph, node_id(graph, "SaveImage"))

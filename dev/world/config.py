@@ -97,10 +97,15 @@ _ON = {
 }
 ADAPTERS = {
     "leffa": Adapter("leffa"),
-    # from there the same number of steps, without and with the loss on attention
+    # from there the same number of steps, without and with the loss on attention; with the paper's weight of it, 1e-3,
+    # 300 steps are too few to tell the two apart
     "leffa_plain": Adapter("leffa", "leffa", changes=_ON),
-    "leffa_flow": Adapter("leffa", "leffa", changes={**_ON, "method.leffa": True}),
+    "leffa_flow": Adapter("leffa", "leffa", changes={**_ON, "method.leffa": True, "method.weight": 0.1}),
     "deadiff": Adapter("deadiff"),
+    # Beside the style branch the content branch had learnt nothing: it begins again, alone.
+    "deadiff_content": Adapter("deadiff", "deadiff", 6000, {"method.mix": [0, 1, 0], "train.steps": 1500}),
+    # the claims' control: both branches, so tokens in all layers, and no pairs
+    "deadiff_reconstructed": Adapter("deadiff", changes={"method.mix": [0, 0, 1], "train.steps": 1500}),
     "refine": Adapter("refine", count=400),
 }
 

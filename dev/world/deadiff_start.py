@@ -21,6 +21,8 @@ SIZE = DEADiffSize(
 )  # fmt: skip
 # The norms of the encoder were made for 1024 features of which only the first are not zero.
 NARROWER = (FULL_WIDTH / WIDTH) ** 0.5
+# The blocks of the U-Net that get the content's tokens.
+COARSE = "input_blocks.7", "input_blocks.8", "middle_block", "output_blocks.3", "output_blocks.4"
 # Image tokens begin as the text's do, but quietly.
 LOUDNESS = 0.3
 
@@ -38,6 +40,12 @@ def write(path: Path, base: Path) -> None:
         elif "embeddings" in name or "query_tokens" in name:
             weights[name] = weights[name] * 0.3
     save_file({name: tensor.float().clone() for name, tensor in weights.items()}, path)
+
+
+def with_new_content(trained: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A trained file in which all that the content branch has is again as in the start, but for the encoder."""
+    new = ("content_", *(f"model.diffusion_model.{block}." for block in COARSE))
+    return {name: start.get(name, each) if name.startswith(new) else each for name, each in trained.items()}
 
 
 def visual_encoder() -> dict[str, Tensor]:

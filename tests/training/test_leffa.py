@@ -19,7 +19,7 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 from people import SIZE, leffa_config
 from refattention.core.kernels.attention import AttentionLayer
 from refattention.core.leffa import layout
-from refattention.core.leffa.kernel import joined_in_space, leffa_loss
+from refattention.core.leffa.kernel import flow_errors, joined_in_space, leffa_loss
 from refattention.core.leffa.layout import GENERATIVE, REFERENCE
 from refattention.core.leffa.loader import load
 from refattention.core.leffa.training import (
@@ -158,6 +158,13 @@ def test_the_losses_are_those_of_the_paper(task: Any) -> None:
     want = leffa_loss(layers, three.worn, three.person, three.mask, three.timesteps, 1.5, 1e-2)
     # The kernel's is the mean of the two late samples; the objective counts on half of the three.
     assert found["leffa"].item() == pytest.approx(want.item() * 2 / 1.5, rel=1e-4)
+    with torch.no_grad():
+        task.objective.settings = Settings(True, 1e-2, 1.5, 750, 1 / 16, gradient_checkpointing=False)
+        fewer = task.objective(three)["leffa"].item()
+    kept = [each for each in layers if each.grid[0] / three.person.shape[-2] >= 1 / 16]
+    assert 0 < len(kept) < len(layers)
+    want = flow_errors(kept, three.worn, three.person, three.mask, 1.5)[three.timesteps < 750]
+    assert fewer == pytest.approx(1e-2 * want.sum().item() / (3 * 0.75), rel=1e-4)
     with torch.no_grad():
         sampling = task.objective._sampling[0]
         sigma = sampling.sigma(three.timesteps)

@@ -25,7 +25,7 @@ from refattention.core.models.base import unet_weights
 from refattention.core.pictures.grid import binary_mask, to_cells
 from torch import Tensor
 
-from ..config import Config, Phase
+from ..config import Config, ConfigError, Phase
 from ..data import Looked, require_good
 from ..models import Encoder, file_of, load_base, load_vae
 from ..pictures import Size, labels, mask, picture
@@ -43,12 +43,14 @@ PROBED = 64  # records whose maps are read before the first step: what is wrong 
 
 @dataclass(frozen=True)
 class Options:
-    """`[method]`; weight and temperature are the paper's.
+    """`[method]`; all that is said of L_leffa is the paper's.
 
     Attributes:
         task: try_on, or pose_transfer, where all of the picture is painted.
         leffa: adds L_leffa, for the last phase.
         weight, temperature: its lambda and tau.
+        max_timestep: it is for timesteps below this one, of 1000.
+        min_ratio: and for layers whose grid is at least this part of the picture's height.
         condition_drop: fraction of the samples without a reference, which guidance compares with.
     """
 
@@ -56,6 +58,8 @@ class Options:
     leffa: bool = False
     weight: float = 1e-3
     temperature: float = 2.0
+    max_timestep: int = 500
+    min_ratio: float = 1 / 32
     condition_drop: float = 0.1
 
 
@@ -103,10 +107,17 @@ class Task:
     def begin(self, phase: Phase) -> None:
         """Takes on the settings of a phase."""
         train, options = phase.train, phase.method
+        if not 0 < options.max_timestep <= TIMESTEPS:
+            raise ConfigError(f"[method] max_timestep is {options.max_timestep}. Set it to one of 1 to {TIMESTEPS}.")
         self._size = train.height, train.width
         self._drop = options.condition_drop
         self.objective.settings = Settings(
-            options.leffa, options.weight, options.temperature, train.gradient_checkpointing
+            options.leffa,
+            options.weight,
+            options.temperature,
+            options.max_timestep,
+            options.min_ratio,
+            train.gradient_checkpointing,
         )
 
     def plan(self, step_size: int, seed: int) -> Plan:

@@ -1,0 +1,56 @@
+"""DEADiff against its control: tokens of both branches in all layers, which learnt by reconstruction alone."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+from world.config import result
+from world_host import WorldHost
+
+from .deadiff import BOTH, PAPER, Measures, Painter
+from .reading import require
+from .rows import Curve, Findings, Plot, above, estimate
+
+CONTROL = "deadiff_reconstructed"
+STRENGTHS = (0.1, 0.2, 0.4, 0.7, 1.0)
+OTHER = "one that learnt by reconstruction, in all layers"
+
+
+def run(host: WorldHost, count: int) -> Findings:
+    """Measures all rows on that many references."""
+    require(result(CONTROL))
+    file_name = f"{CONTROL}.safetensors"
+    shutil.copyfile(result(CONTROL), host.base / "models" / "model_patches" / file_name)
+    ours = [Painter(host, count).measured(strength) for strength in STRENGTHS]
+    theirs = [Painter(host, count, file_name).measured(strength, mode=BOTH) for strength in STRENGTHS]
+    paper, whole, equal = ours[-1], theirs[-1], at_equal_text(theirs, ours[-1])
+    rows = [
+        above(
+            PAPER, f"the text says more of what is shown than with {OTHER}",
+            "chance of the prompt's species, DEADiff's minus the other's, strength 1 both",
+            paper["species"] - whole["species"],
+        ),
+        above(
+            PAPER, f"less of the reference's content comes than with {OTHER}",
+            "chance of its species, the other's minus DEADiff's, strength 1 both", whole["leak"] - paper["leak"],
+        ),
+        above(
+            PAPER, f"at equal text accuracy, more style than with {OTHER}",
+            "chance of the reference's style, DEADiff's at strength 1 minus the other's at "
+            f"{STRENGTHS[equal]}, the highest at which it follows the text as well (0.02 less counts as equal)",
+            paper["style"] - theirs[equal]["style"],
+        ),
+    ]  # fmt: skip
+    curves = [
+        Curve(f"{name}, {what}", list(STRENGTHS), [estimate(each[what]) for each in series])
+        for name, series in (("DEADiff", ours), ("control", theirs))
+        for what in ("style", "species")
+    ]
+    return Findings(PAPER, rows, [Plot("strength", "chance", curves)])
+
+
+def at_equal_text(theirs: list[Measures], paper: Measures) -> int:
+    """Which of the strengths is the highest that keeps as much of the text in the mean; the lowest if none does."""
+    kept = [number for number, each in enumerate(theirs) if each["species"].mean() >= paper["species"].mean() - 0.02]
+    return int(np.max(kept, initial=0))
