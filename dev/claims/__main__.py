@@ -51,6 +51,7 @@ GROUPS = {
     "deadiff": deadiff.run,
     "deadiff_control": deadiff_control.run,
     "leffa": leffa.run,
+    "leffa_choices": leffa.run_choices,
     "refine": refine.run,
     "refine_trained": refine_trained.run,
 }

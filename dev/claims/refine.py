@@ -22,7 +22,10 @@ LITTLE, MUCH = (61, 161, 261), (461, 661, 861)
 TIMESTEPS = (*LITTLE, *MUCH)
 LAYERS = ("output.5", "output.8", "output.11")
 BEST = 261, "output.8"
-STEPS, GUIDANCE = 15, 4.0
+STEPS, GUIDANCE, STRENGTH = 15, 4.0, 0.6
+PAINTING = {
+    "working_size": draw.SIZE, "context": 3.0, "steps": STEPS, "cfg": GUIDANCE, "denoise": 1.0, "feather": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,9 @@ def run(host: WorldHost, count: int) -> Findings:
         ]
     }
     repaired, alone = (
-        np.array([error(host, case, n, strength) for n, case in enumerate(chosen)]) for strength in (0.6, 0.0)
+        np.array([error(host, case, n, strength) for n, case in enumerate(chosen)]) for strength in (STRENGTH, 0.0)
     )
+    by_whole = np.array([error_by_whole(host, case, n) for n, case in enumerate(chosen)])
     by_step = [by_place[step, BEST[1]] for step in TIMESTEPS]
     less, more = (np.mean(each, axis=0) for each in (by_step[: len(LITTLE)], by_step[len(LITTLE) :]))
     others = np.mean([by_place[BEST[0], layer] for layer in LAYERS if layer != BEST[1]], axis=0)
@@ -84,7 +88,13 @@ def run(host: WorldHost, count: int) -> Findings:
         above(
             PAPER, "there is a best layer", f"IoU of {BEST[1]} minus the mean of the others", by_place[BEST] - others
         ),
-        above(PAPER, "a reference repairs better than none", f"{of_repair}, strength 0 minus 0.6", alone - repaired),
+        above(
+            PAPER, "a reference repairs better than none", f"{of_repair}, strength 0 minus {STRENGTH}", alone - repaired
+        ),
+        above(
+            PAPER, "the matching part repairs better than the whole reference",
+            f"{of_repair}, by the whole minus by the part", by_whole - repaired,
+        ),
     ]  # fmt: skip
     return Findings(PAPER, rows, [Plot("t", "IoU", [curve])])
 
@@ -117,9 +127,24 @@ def error(host: WorldHost, case: Case, number: int, strength: float) -> float:
     """How far the repaired square is from the right one, in colours from 0 to 1."""
     graph = filled("refine_by_align", case, number)
     inputs(graph, "RefineByAlign").update(
-        timesteps=str(BEST[0]), layers=BEST[1], working_size=draw.SIZE, context=3.0, minimum_contrast=0.0,
-        strength=strength, steps=STEPS, cfg=GUIDANCE, denoise=1.0, feather=0, margin=0.6, seed=number,
+        PAINTING, timesteps=str(BEST[0]), layers=BEST[1], minimum_contrast=0.0, strength=strength, margin=0.6,
+        seed=number,
     )  # fmt: skip
+    return _left(host, graph, case)
+
+
+def error_by_whole(host: WorldHost, case: Case, number: int) -> float:
+    """The same, refined with all of the reference in view."""
+    graph = filled("refine_two_steps", case, number)
+    region, align = inputs(graph, "RefineRegion"), node_id(graph, "RefineAlign")
+    region.update(PAINTING, strength=STRENGTH, seed=number, reference_image=graph[align]["inputs"]["reference_image"])
+    for unused in [name for name, node in graph.items() if node["class_type"] in ("RefineAlign", "PreviewImage")]:
+        del graph[unused]
+    return _left(host, graph, case)
+
+
+def _left(host: WorldHost, graph: dict[str, Any], case: Case) -> float:
+    """How far a workflow's picture is from the right one, inside the logo's square."""
     painted = host.pictures(graph, node_id(graph, "SaveImage"))[0]
     right = draw.picture(case.whole).astype(np.float32) / 255
     return float(np.abs(painted - right)[truth.logo(case.whole)].mean())

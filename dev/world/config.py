@@ -95,18 +95,23 @@ _ON = {
     **{"train.steps": 300, "train.learning_rate": 4e-4, "train.schedule": "cosine", "train.warmup": 20},
     **{"save.every": 300, "validate.every": 300},
 }
+_FLOW = {**_ON, "method.leffa": True, "method.weight": 0.1}
 ADAPTERS = {
     "leffa": Adapter("leffa"),
     # from there the same number of steps, without and with the loss on attention; with the paper's weight of it, 1e-3,
     # 300 steps are too few to tell the two apart
     "leffa_plain": Adapter("leffa", "leffa", changes=_ON),
-    "leffa_flow": Adapter("leffa", "leffa", changes={**_ON, "method.leffa": True, "method.weight": 0.1}),
+    "leffa_flow": Adapter("leffa", "leffa", changes=_FLOW),
+    # each without one of the paper's choices
+    "leffa_tau": Adapter("leffa", "leffa", changes={**_FLOW, "method.temperature": 1.0}),
+    "leffa_timesteps": Adapter("leffa", "leffa", changes={**_FLOW, "method.max_timestep": 1000}),
+    "leffa_coarse": Adapter("leffa", "leffa", changes={**_FLOW, "method.min_ratio": 0.0}),
     "deadiff": Adapter("deadiff"),
     # Beside the style branch the content branch had learnt nothing: it begins again, alone.
-    "deadiff_content": Adapter("deadiff", "deadiff", 6000, {"method.mix": [0, 1, 0], "train.steps": 1500}),
+    "deadiff_content": Adapter("deadiff", "deadiff", changes={"method.mix": [0, 1, 0], "train.steps": 1500}),
     # the claims' control: both branches, so tokens in all layers, and no pairs
     "deadiff_reconstructed": Adapter("deadiff", changes={"method.mix": [0, 0, 1], "train.steps": 1500}),
-    "refine": Adapter("refine", count=400),
+    "refine": Adapter("refine", count=800),
 }
 
 

@@ -26,7 +26,7 @@ from .config import ROOT, STATE
 from .vision import SIDE
 
 BATCH, RATE, WARM_UP = 8, 2e-3, 30
-PARTS = (400, 0.0), (600, 0.2)  # steps, and the weight of looking at the counterpart
+PARTS = (400, 0.0), (600, 0.2), (1000, 0.2)  # steps, and the weight of looking at the counterpart
 SMALLEST = 8  # side of the grids that are told where to look
 CURVE = STATE / "curves" / "refine_start.jsonl"
 Seen = dict[str, tuple[Tensor, Tensor]]
