@@ -43,9 +43,15 @@ def write(path: Path, base: Path) -> None:
 
 
 def with_new_content(trained: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A trained file in which all that the content branch has is again as in the start, but for the encoder."""
+    """A trained file in which the content branch begins again, silently.
+
+    Its tokens say nothing yet, and coarse layers that hear them learn to look away from them within a hundred steps;
+    from then on there is no gradient to learn by. So their values begin as zeros.
+    """
     new = ("content_", *(f"model.diffusion_model.{block}." for block in COARSE))
-    return {name: start.get(name, each) if name.startswith(new) else each for name, each in trained.items()}
+    begun = {name: start.get(name, each) if name.startswith(new) else each for name, each in trained.items()}
+    silent = {name: torch.zeros_like(each) for name, each in begun.items() if name.startswith(new) and "i_to_v" in name}
+    return begun | silent
 
 
 def visual_encoder() -> dict[str, Tensor]:
