@@ -7,6 +7,7 @@ PYTEST_ARGS ?=
 # Files go to the workers in the order they are collected: the browser tests have to come last in each.
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+METHODS := leffa deadiff refine
 LOCK_WITHOUT := api assets-01 image other video
 export COMFYUI_DIR
 
@@ -33,11 +34,11 @@ test: setup browser ## run all tests; a test that was skipped fails the run
 soak: setup ## 200 workflows of all methods through one server, some of them cancelled
 	REFATTENTION_SOAK_RUNS=200 $(BIN)/pytest -s tests/e2e/test_soak.py
 
-train-check: setup ## each training overfits on eight small pictures and its node paints them, about ten minutes
+train-check: setup ## each training overfits on eight small pictures and its node paints them: some minutes
 	REFATTENTION_TRAIN_CHECK=1 $(BIN)/pytest -s tests/training/test_overfit.py
 
 train-fullsize: setup ## one step of each training on a full-size SD1.5 with random weights: needs 20 GiB, writes bench/results
-	$(BIN)/python bench/run.py --only train_fullsize
+	$(BIN)/python bench/run.py --only $(METHODS:%=train_fullsize.%)
 
 fuzz: setup ## loaders on 2000 wrong files, nodes on random values, RefDrop against its oracle on 1000 random cases
 	REFATTENTION_FUZZ_FILES=2000 REFATTENTION_FUZZ_PROMPTS=1000 REFATTENTION_FUZZ=1000 \

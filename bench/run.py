@@ -10,6 +10,7 @@ import json
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def on_cpu(repeats: int) -> dict[str, Measure]:
         "align": lambda: align.rows(repeats),
         "align_flux": align.flux_rows,
         "train": lambda: train_step.rows(repeats),
-        "train_fullsize": train_memory.rows,
+        **{f"train_fullsize.{method}": partial(train_memory.row, method) for method in train_memory.SIZES},
         "import": imports.rows,
         "scale": lambda: scale.measured(scale.hosts),
         "scale_virtual": lambda: scale.measured(scale.virtual),

@@ -21,7 +21,7 @@ def rows(repeats: int) -> dict[str, dict[str, Any]]:
 
 def _row(method: str, folder: Path, repeats: int) -> dict[str, Any]:
     folder.mkdir()
-    config = config_of(method, configured(method, folder, batch_size=2))
+    config = config_of(method, configured(method, folder, height=64, width=64, batch_size=2))
     accelerator, task = accelerator_of(config, cpu=True), task_of(method, config)
     train, samples = config.phases[0].train, [task.sample((number, number, 0)) for number in range(2)]
     loop = Loop(task, config, accelerator)

@@ -1,12 +1,14 @@
-"""Eight pictures of the drawn world for each training, small enough to overfit on in minutes."""
+"""Eight pictures of the drawn world for the trainings, small enough to overfit on in minutes."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -17,33 +19,38 @@ from PIL import Image
 from refattention_demo.configs import register
 from refattention_demo.world import draw, expand, models, record, truth
 from safetensors.torch import load_file, save_file
+from taught_base import taught
+from torch import Tensor
 from training.config import build, read
+from training.pictures import Crop, picture
 from training_support import EXTENSION, config_file
 from world import data_sets
 
-COUNT, SIZE = 8, 64
+COUNT, SIZE = 8, 32
 # Nothing is dropped: what it overfits on is seen whole in each step.
 METHODS: dict[str, dict[str, Any]] = {
     "leffa": {"condition_drop": 0.0},
-    "deadiff": {"drops": [0.0, 0.0, 0.0]},
+    # In the other two sets one branch reads, whose tokens reach some of the layers only: too few for a whole picture.
+    "deadiff": {"drops": [0.0, 0.0, 0.0], "mix": [0, 0, 1]},
     "refine": {"condition_drop": 0.0, "alignment_share": 1.0, "flip": False},
     # One prompt for eight pictures: only if each is read for itself, it is told which one to paint.
     "p3s": {"condition_drop": 0.0, "reference": "same"},
 }
 
 
-def configured(method: str, folder: Path, **train: Any) -> Path:
+def configured(method: str, folder: Path, taught_steps: int = 0, **train: Any) -> Path:
     """Data of a method, the world's base model, and a configuration of a training on them.
 
     Args:
         folder: an empty one.
+        taught_steps: so long the base is taught the pictures first, where the method keeps it frozen; 0 = not.
         train: settings of `[train]` beside the sizes.
     """
     (folder / "data").mkdir()
     lines = [DATA[method](folder / "data", number) for number in range(COUNT)]
     if method != "p3s":
         (folder / "data" / "train.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    weights = expand.checkpoint(load_file(models.FOLDER / models.BASE))
+    weights = _base(0 if method == "leffa" else taught_steps)
     save_file({name: each.contiguous() for name, each in weights.items()}, folder / "base.safetensors")
     start = {"start": str(models.FOLDER / models.DEADIFF)} if method == "deadiff" else {}
     words = {"identifier": "orange", "class_word": "cat"} if method == "p3s" else {}
@@ -65,8 +72,27 @@ def _rng(number: int) -> np.random.Generator:
     return np.random.default_rng([7, number])
 
 
+@functools.cache
+def _base(taught_steps: int) -> dict[str, Tensor]:
+    """The checkpoint."""
+    weights = expand.checkpoint(load_file(models.FOLDER / models.BASE))
+    if not taught_steps:
+        return weights
+    with TemporaryDirectory() as folder:
+        files = [Path(folder) / _shown(Path(folder), number)["target"] for number in range(COUNT)]
+        pictures = [picture(file) for file in files]
+    crop = Crop((pictures[0].shape[0], pictures[0].shape[1]), (SIZE, SIZE))
+    return taught(weights, torch.stack([crop.picture(each) for each in pictures]), taught_steps)
+
+
+def _shown(folder: Path, number: int) -> dict[str, str]:
+    """One of the eight pictures, which is its own reference."""
+    Image.fromarray(draw.picture(record.random_record(_rng(number)))).save(folder / f"{number}.png")
+    return {"kind": "reconstruction", "target": f"{number}.png"}
+
+
 def _object(folder: Path, number: int) -> dict[str, str]:
-    """Somebody, and the same one elsewhere."""
+    """Somebody in one of the eight pictures, and the same one elsewhere."""
     rng = _rng(number)
     shown = record.random_record(rng)
     other = record.another_view(shown, rng)
@@ -82,18 +108,11 @@ def _object(folder: Path, number: int) -> dict[str, str]:
     return files
 
 
-def _view(folder: Path, number: int) -> dict[str, str]:
-    """One subject, in other poses and scenes each time."""
-    shown = record.another_view(record.random_record(_rng(0)), _rng(number))
-    Image.fromarray(draw.picture(shown)).save(folder / f"{number}.png")
-    return {}
-
-
 DATA: dict[str, Callable[[Path, int], dict[str, str]]] = {
     "leffa": lambda folder, number: data_sets.person(folder, f"{number}", _rng(number)),
-    "deadiff": lambda folder, number: data_sets.pair(folder, f"{number}", _rng(number)),
+    "deadiff": _shown,
     "refine": _object,
-    "p3s": _view,
+    "p3s": _shown,
 }
 
 

@@ -9,7 +9,6 @@ import comfy.sample
 import torch
 from deadiff_support import KIND_MODES
 from deadiff_support import WIDGETS as DEADIFF
-from overfitting import SIZE
 from p3s_support import WIDGETS as P3S
 from refattention.core.deadiff.loaded import load as load_deadiff
 from refattention.core.leffa.loader import load as load_leffa
@@ -62,7 +61,7 @@ def _refine(task: Any, file: Path, number: int, steps: int) -> Latents:
 
     example, text = task.sample((number, 1, 0)).example, [[torch.zeros(1, 77, 64), {}]]
     vae, vision = task._vae, refine.load_vision(None)
-    work = {"context": 9.0, "working_size": SIZE, "feather": 0, "areas": "together"}  # all of the picture, as it is
+    work = {"context": 9.0, "working_size": 0, "feather": 0, "areas": "together"}  # all of the picture, as it is
     sampling = {"strength": 1.0, "seed": 7, "steps": steps, "cfg": 1.0, "denoise": 1.0, "scheduler": "normal"}
     with torch.inference_mode():
         got = RefineRegion.execute(

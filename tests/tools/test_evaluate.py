@@ -68,6 +68,13 @@ class StandIn(torch.nn.Module):
         return cells if return_features else cells.softmax(1)
 
 
+class Maps(torch.nn.Module):
+    """Called as Inception is, but its features are maps."""
+
+    def forward(self, img: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        return img
+
+
 def test_fid_and_kid_by_a_file_of_inception(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.jit.script(StandIn()).save(str(tmp_path / "inception.pt"))
     for number in range(8):
@@ -89,9 +96,22 @@ def test_fid_and_kid_by_a_file_of_inception(tmp_path: Path, capsys: pytest.Captu
 
     within = [(kernel(each, each).sum() - kernel(each, each).trace()) / (4 * 3) for each in (results, truths)]
     assert found["KID"]["mean"] == pytest.approx((sum(within) - 2 * kernel(results, truths).mean()).item(), rel=1e-3)
-    (tmp_path / "inception.pt").write_bytes(b"something else")
-    assert evaluate.main(given) == 2
-    assert "inception.pt is no TorchScript, as inception-2015-12-05.pt is" in capsys.readouterr().err
+
+
+def test_another_file_than_inceptions_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_picture(tmp_path / "0.png", blob(0, (24, 32)))
+    file, lines = tmp_path / "other.pt", [{"result": "0.png", "truth": "0.png"}] * 2
+    given = ["tryon", listed(tmp_path, lines), "--inception", str(file)]
+    no_script = "other.pt is no TorchScript, as inception-2015-12-05.pt is."
+    for write, said in (
+        (lambda: None, no_script),
+        (lambda: file.write_bytes(b"something else"), no_script),
+        (lambda: torch.jit.script(torch.nn.Conv2d(3, 2, 1)).save(file), "is not inception-2015-12-05.pt: it makes no"),
+        (lambda: torch.jit.script(Maps()).save(file), "is not inception-2015-12-05.pt: its features have another"),
+    ):
+        write()
+        assert evaluate.main(given) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_lpips_by_a_file_of_alexnet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

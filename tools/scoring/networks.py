@@ -89,15 +89,26 @@ class Inception:
 
         try:
             self._model = torch.jit.load(path, map_location="cpu").eval()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise EvaluationError(f"{path} is no TorchScript, as inception-2015-12-05.pt is.") from error
+        self._path = path
 
     def __call__(self, path: Path) -> Any:
-        """The features of a picture before the last layer."""
+        """The features of a picture before the last layer.
+
+        Raises:
+            EvaluationError: the file holds another network.
+        """
         import torch
 
-        with torch.no_grad():
-            return self._model((load(path) * 255).round(), return_features=True)[0]
+        try:
+            with torch.no_grad():
+                found = self._model((load(path) * 255).round(), return_features=True)
+        except RuntimeError as error:
+            raise EvaluationError(f"{self._path} is not inception-2015-12-05.pt: it makes no features.") from error
+        if found.ndim != 2:
+            raise EvaluationError(f"{self._path} is not inception-2015-12-05.pt: its features have another shape.")
+        return found[0]
 
 
 def _vector(output: Any) -> Any:
