@@ -26,8 +26,9 @@ INTRODUCTION = """# Families
 Which models the training-free methods work on. A *family* is all models of one architecture, fine-tunes included.
 The second column has the names that messages use, which are ComfyUI's.
 A *no* is refused by name in one sentence; the number says [why](#why-not). Each family was tried on a small random
-model of ComfyUI's own class, against attention written out; trained models of most were not. Strengths, layers and timesteps that the help pages
-advise are the papers', found on U-Nets. A model of videos takes the probe's pictures as frames.
+model of ComfyUI's own class, against attention written out; trained models of most were not. Strengths, layers and
+timesteps that the help pages advise are the papers', found on U-Nets. A model of videos takes the probe's pictures
+as frames.
 
 *Made by `dev/family_table.py` from the code.*
 """
@@ -64,9 +65,7 @@ def page() -> str:
         there = [name for name, video in is_video.items() if video == (tiny_name == "svd")]
         lines.append(_row(tiny_name, title, ", ".join(there), why_not))
     lines += [_row(tiny[key], layout.name, ", ".join(names[key]), why_not) for key, layout in LAYOUTS.items()]
-    lines += [
-        _row(tiny_name, title, FAMILIES[tiny_name].host_class, why_not) for tiny_name, title in PICTURES.items()
-    ]
+    lines += [_row(tiny_name, title, FAMILIES[tiny_name].host_class, why_not) for tiny_name, title in PICTURES.items()]
     whys: dict[str, list[str]] = {}
     for key, why in REASONS.items():
         whys.setdefault(why, []).extend(names.get(key, []))
@@ -74,7 +73,19 @@ def page() -> str:
     heads = ["Models", "ComfyUI's names", *_methods()]
     head = f"| {' | '.join(heads)} |\n|---|---|{':-:|' * len(_methods())}\n"
     notes = "\n".join(f"{number}. {why}." for number, why in enumerate(why_not, 1))
-    return INTRODUCTION + "\n" + head + "\n".join(lines) + "\n" + WHY_NOT + notes + "\n" + REFUSED + "\n".join(refused) + "\n"
+    return (
+        INTRODUCTION
+        + "\n"
+        + head
+        + "\n".join(lines)
+        + "\n"
+        + WHY_NOT
+        + notes
+        + "\n"
+        + REFUSED
+        + "\n".join(refused)
+        + "\n"
+    )
 
 
 def _row(tiny: str, title: str, names: str, why_not: list[str]) -> str:

@@ -47,7 +47,8 @@ def is_editing(model: ModelPatcher, positive: list[Any]) -> bool:
     """Whether a model is surely meant to see references in its sequence.
 
     Flux 2 and the later Qwen-Image-Edit can be told by their architecture. Others cannot, as Flux Kontext from Flux 1
-    or the first Qwen-Image-Edit from Qwen-Image: there the prompt decides, which came through a node for editing models.
+    or the first Qwen-Image-Edit from Qwen-Image: there the prompt decides, which came through a node
+    for editing models.
     """
     if not takes_references(model):
         return False
@@ -78,8 +79,8 @@ def require_references(model: ModelPatcher, node: str) -> None:
     """
     if not takes_references(model):
         raise RuntimeError(
-            f"{node}: in-context needs an editing model whose reference latents come right behind the picture ({NAMES}), "
-            f"but this is a {family(model)} model. Connect one of those, or set back_end to auto."
+            f"{node}: in-context needs an editing model whose reference latents come right behind the picture "
+            f"({NAMES}), but this is a {family(model)} model. Connect one of those, or set back_end to auto."
         )
 
 

@@ -101,6 +101,22 @@ def test_off_is_bit_identical_and_the_connected_model_stays(name: str) -> None:
     assert not model.wrappers and "refattention.p3s" not in model.model_options["transformer_options"]
 
 
+def test_the_pictures_rows_of_a_joint_attention_are_computed_once() -> None:
+    """Five text tokens and 24 of the picture: its rows see as many of the subject, then only the text's are left."""
+    seen: list[tuple[int, int]] = []
+
+    def watch(func: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        tokens = 2 if kwargs.get("skip_reshape") else 1
+        seen.append((q.shape[tokens], k.shape[tokens]))
+        return func(q, k, v, *args, **kwargs)
+
+    patcher = injected("flux", [reference("flux")])
+    patcher.model_options["transformer_options"]["optimized_attention_override"] = watch
+    run("flux", patcher)
+    read = [(29, 29)] * 3  # the subject's pass ends at the last of four layers
+    assert seen == [*read, *[(24, 29 + 24), (5, 29)] * 4]
+
+
 @pytest.mark.parametrize("per_query", [False, True])
 @pytest.mark.parametrize("is_bool", [False, True])
 def test_masks_hide_other_tokens_and_none_of_the_subjects(per_query: bool, is_bool: bool) -> None:

@@ -22,7 +22,14 @@ from refattention.core.refine_by_align.back_ends import SELF, back_end
 from refattention.core.refine_by_align.in_context import in_context_maps
 from refattention.core.refine_by_align.kernel import group_of_mask
 from refattention.core.refine_by_align.match import Box, Finding, find
-from refattention.core.refine_by_align.observe import Look, attention_maps, cell_and_unit, layers_of, observe, parse_look
+from refattention.core.refine_by_align.observe import (
+    Look,
+    attention_maps,
+    cell_and_unit,
+    layers_of,
+    observe,
+    parse_look,
+)
 from refattention.nodes.refine_by_align_stages import RefineRegion
 from sampling import distance
 from seen_tokens import tokens_of
@@ -88,17 +95,26 @@ def test_a_token_lies_where_its_latents_do(name: str) -> None:
     """What differs in one cell changes the query of that cell most, counted row by row on the grid."""
     patcher, latents = tiny_model(name), tiny_latent(name)
     cell, unit = cell_and_unit(patcher)
-    side, first = unit // cell, layers_of(attentions_of(patcher, NODE))[:1]
+    look = Look(frozenset(layers_of(attentions_of(patcher, NODE))[:1]), (1,))
+
+    def queries(picture: Tensor) -> Tensor:
+        """(rows, columns, C)."""
+        seen: list[Tensor] = []
+
+        def see(timestep: int, place: Any, layer: Any) -> None:
+            seen.append(layer.q[0].unflatten(0, layer.grid))
+
+        with torch.inference_mode():
+            observe(patcher, tiny_prompt(name, 1), picture, latents, look, see, NODE)
+        return seen[0]
+
+    side, before = unit // cell, queries(latents)
     for row, column in ((0, 3), (2, 1), (3, 4)):
-        other, seen = latents.clone(), []
+        other = latents.clone()
         part = other[..., row * side : (row + 1) * side, column * side : (column + 1) * side]
         part += torch.randn(part.shape, generator=torch.Generator().manual_seed(1))
-        for each in (latents, other):
-            with torch.inference_mode():
-                look = Look(frozenset(first), (1,))
-                observe(patcher, tiny_prompt(name, 1), each, latents, look, lambda *layer: seen.append(layer[2]), NODE)
-        moved = (seen[1].q - seen[0].q)[0].norm(dim=-1).unflatten(0, seen[0].grid)
-        assert moved.argmax() == row * seen[0].grid[1] + column
+        moved = (queries(other) - before).norm(dim=-1)
+        assert moved.argmax() == row * moved.shape[1] + column
 
 
 # ---- painting ----
@@ -171,7 +187,7 @@ def tied(name: str) -> Any:
     return content_based(replace(family, config={**family.config, **WIDER.get(name, {})}))
 
 
-# Those whose attention is content-based after a tie of weights; others keep some place in it, or have pixels for tokens.
+# Those whose attention is content-based after a tie of weights; others keep some place in it, or see few pixels.
 TIED = [*TRANSFORMERS, "mage", "hidream", "omnigen2", "kandinsky5_image", "hunyuan_image"]
 TIED_EDITING = [name for name in EDITING if name in TIED]
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 SHARPNESS = 40.0
 # How families call the projections and the norms of queries and keys.
-QUERIES = ((".to_q.", ".to_k."), (".wq.", ".wk."), (".w2q.", ".w2k."), (".to_query.", ".to_key."), (".q_proj.", ".k_proj."))
+QUERIES = ((".to_q.", ".to_k."), (".to_query.", ".to_key."))
 NORMS = (
     *(("query_norm", "key_norm"), ("norm_q", "norm_k"), ("q_norm", "k_norm"), ("ln_q", "ln_k")),
-    *(("qnorm", "knorm"), ("q_rms_norm", "k_rms_norm")),
+    ("q_rms_norm", "k_rms_norm"),
 )
-SHIFTS = ("_mod.", "odulation", "distilled_guidance_layer", "modX", "modC", "tproj", ".mod.lin", "img_mod", "adaln")
-EMBEDDERS = ("pe_embedder", "rope_embedder", "pos_embed", "rope_embedder_3d")
-OF_TEXT = ("txt", "context_block", "llm")
+SHIFTS = ("_mod.", "odulation", "distilled_guidance_layer")
+EMBEDDERS = ("pe_embedder", "rope_embedder", "rope_embedder_3d")
+OF_TEXT = ("txt", "context_block")
 
 
 def content_based(family: TinyFamily) -> ModelPatcher:
@@ -33,26 +33,21 @@ def content_based(family: TinyFamily) -> ModelPatcher:
     for name, weight in weights.items():
         if name == "pos_embed" or ("refiner" in name and "norm" not in name) or _adds_the_same_to_all(name):
             weight.zero_()
-        elif name.endswith(("qkv.weight", "qkv_x.weight")) and not any(part in name for part in OF_TEXT):
+        elif name.endswith("qkv.weight") and not any(part in name for part in OF_TEXT):
             _tie(weight, model.get_submodule(name.rsplit(".", 2)[0]))
         elif (key := weights.get(_swapped(name, QUERIES))) is not None and key.shape[1] == weight.shape[1]:
-            if not any("norm" in each for each in weights if each.startswith(name.rsplit(".", 2)[0])):
-                key.mul_(SHARPNESS**0.5)
             shared = len(weight) // len(key)  # so many heads of the queries have one of the keys
-            size = next((len(each) for other, each in weights.items() if _swapped(other, NORMS)), len(key))
-            weight.copy_(key.unflatten(0, (-1, size if shared > 1 else len(key))).repeat_interleave(shared, 0).flatten(0, 1))
+            size = next(len(each) for other, each in weights.items() if _swapped(other, NORMS)) if shared > 1 else 1
+            weight.copy_(key.unflatten(0, (-1, size)).repeat_interleave(shared, 0).flatten(0, 1))
         elif (key := weights.get(_swapped(name, NORMS))) is not None:
-            is_about_0 = name.endswith("qnorm.scale")  # Krea 2 adds 1
-            weight.copy_(_slow(model, len(weight)) * SHARPNESS**0.5 - float(is_about_0))
+            weight.copy_(_slow(model, len(weight)) * SHARPNESS**0.5)
             key.copy_(weight)
     return patcher
 
 
 def _tie(weight: Tensor, attention: Any) -> None:
     """Makes the queries' part of a joint projection that of the keys; several query heads may share a key head."""
-    heads = next(
-        getattr(attention, name) for name in ("n_local_heads", "num_heads", "num_attention_heads", "heads") if hasattr(attention, name)
-    )
+    heads = attention.n_local_heads if hasattr(attention, "n_local_heads") else attention.num_heads
     key_heads = getattr(attention, "n_local_kv_heads", heads)
     size = len(weight) // (heads + 2 * key_heads)
     keys = weight[heads * size : (heads + key_heads) * size]
