@@ -73,9 +73,9 @@ SPREAD = (
     "machine would tell."
 )
 SEQUENCE = (
-    "A step that has the reference in view, as this look needs it, has twice the picture's tokens and takes 1.19 times as "
-    "much itself. The weights are of two blocks; those of the whole model are over twenty times as many, beside which "
-    "the tokens weigh little."
+    "A step that has the reference in view, as this look needs it, has twice the picture's tokens and takes 1.19 times "
+    "as much itself. The weights are of two blocks; those of the whole model are over twenty times as many, beside "
+    "which the tokens weigh little."
 )
 REASONS = {
     "align.flux.memory_vs_plain": SEQUENCE,
