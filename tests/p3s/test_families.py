@@ -91,7 +91,7 @@ def test_one_half_of_a_batch_with_masks() -> None:
     require_same("qwen", ours, naive("qwen", [reference("qwen")], value_strength=0.2, is_conditional=True), batch=2)
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", PICTURES)
 def test_off_is_bit_identical_and_the_connected_model_stays(name: str) -> None:
     plain, model = run(name, tiny_model(name)), tiny_model(name)
     assert torch.equal(run(name, injected(name, [reference(name)], strength=0.0)), plain)
