@@ -19,7 +19,7 @@ sys.path[:0] = [str(HERE), *(str(HERE.parent / each) for each in ("tools", "dev"
 PIXELS = 512
 FLUX_PIXELS = 1024
 TEXT = 512  # tokens of Flux's prompt
-STEP, EDIT, IN_CONTEXT = "flux step", "flux edit", "flux in-context"
+STEP, EDIT, IN_CONTEXT, SELF = "flux step", "flux edit", "flux in-context", "flux self-attention"
 
 
 def rows(repeats: int) -> dict[str, dict[str, Any]]:
@@ -47,28 +47,41 @@ def rows(repeats: int) -> dict[str, dict[str, Any]]:
 
 
 def flux_rows() -> dict[str, dict[str, Any]]:
-    """Two rows of the in-context back end, at 1024 x 1024 with a reference of the same size, on two of Flux's blocks.
+    """Rows of both back ends without training, at 1024 x 1024, with a reference of the same size, on two Flux blocks.
 
     Both blocks are read; in the whole model it is six of 57, so the share of the reading is larger here. Each is run
     once, in a process of its own, and its cores' time is taken, which does not depend on what else the machine does.
     """
-    found = {which: measured(which) for which in (STEP, EDIT, IN_CONTEXT)}
-    more = found[IN_CONTEXT]["seconds"] - found[EDIT]["seconds"]
+    found = {which: measured(which) for which in (STEP, EDIT, IN_CONTEXT, SELF)}
+    step = found[STEP]
     about = {"a": "step with the reference in view, as in an edit", "b": "alignment at one timestep, both blocks read"}
-    detail = {f"{which}_{name}": each for which, both in found.items() for name, each in both.items()}
+    about["c"] = "step without a reference"
+    detail = {**about, **{f"{which}_{name}": each for which, both in found.items() for name, each in both.items()}}
+    seconds = {
+        "align.flux.time": (IN_CONTEXT, found[EDIT]["seconds"], "a step with the reference in view"),
+        "align.flux.self.time": (SELF, step["seconds"], "a pass of the reference"),
+    }
+    peaks = {
+        "align.flux.memory": (IN_CONTEXT, found[EDIT]["bytes"], "a step with the reference in view"),
+        "align.flux.memory_vs_plain": (IN_CONTEXT, step["bytes"], "a step without the reference"),
+        "align.flux.self.memory": (SELF, step["bytes"], "a step without the reference"),
+    }
     return {
-        "align.flux.time": {
-            "value": round(more / found[STEP]["seconds"], 4),
-            "unit": "plain steps more than a step with the reference in view, time of the cores",
+        name: {
+            "value": round((found[which]["seconds"] - other) / step["seconds"], 4),
+            "unit": f"plain steps more than {than}, time of the cores",
             "bound": 1.0,
-            "detail": {**about, **detail},
-        },
-        "align.flux.memory": {
-            "value": round(found[IN_CONTEXT]["bytes"] / found[EDIT]["bytes"], 4),
-            "unit": "times the peak of a step with the reference in view, weights included",
+            "detail": detail,
+        }
+        for name, (which, other, than) in seconds.items()
+    } | {
+        name: {
+            "value": round(found[which]["bytes"] / other, 4),
+            "unit": f"times the peak of {than}, weights included",
             "bound": 1.15,
-            "detail": {**about, **detail},
-        },
+            "detail": detail,
+        }
+        for name, (which, other, than) in peaks.items()
     }
 
 
@@ -79,7 +92,7 @@ def flux_prepared(which: str) -> Callable[[], Any]:
     from refattention.core.patches.families.table import picture_attentions
     from refattention.core.refine_by_align.in_context import in_context_maps, with_references
     from refattention.core.refine_by_align.kernel import group_of_mask
-    from refattention.core.refine_by_align.observe import Look, layers_of
+    from refattention.core.refine_by_align.observe import Look, attention_maps, layers_of
 
     device = torch.device("cpu")
     sizes = {**FLUX, "depth": 1, "depth_single_blocks": 1}
@@ -88,18 +101,21 @@ def flux_prepared(which: str) -> Callable[[], Any]:
     picture, reference = torch.randn(2, 1, 16, FLUX_PIXELS // 8, FLUX_PIXELS // 8, generator=generator)
     text = torch.randn(1, TEXT, FLUX["context_in_dim"], generator=generator)
     positive = [[text, {"pooled_output": torch.randn(1, FLUX["vec_in_dim"], generator=generator)}]]
-    if which != IN_CONTEXT:
+    if which in (STEP, EDIT):
         seen = positive if which == STEP else with_references(positive, [reference])
         step = evaluation(model, picture, seen, seen, cfg=1.0, level=0.261)
         return lambda: step(lambda evaluate: evaluate())
     look = Look(frozenset(layers_of(picture_attentions(model, "bench"))), (261,))
     mask = masked(FLUX_PIXELS)
 
+    def groups(grid: tuple[int, int]) -> Any:
+        return group_of_mask(mask, grid)
+
     @torch.inference_mode()
     def align() -> Any:
-        return in_context_maps(
-            model, positive, picture, [reference], look, lambda grid: group_of_mask(mask, grid), "bench"
-        )
+        if which == SELF:
+            return attention_maps(model, positive, picture, reference, look, groups, "bench")
+        return in_context_maps(model, positive, picture, [reference], look, groups, "bench")
 
     return align
 
@@ -144,7 +160,7 @@ def measured(which: str) -> dict[str, float]:
 
 
 def main(which: str) -> None:
-    """`which` is "step" or "align" of SD1.5, or one of the three of Flux."""
+    """`which` is "step" or "align" of SD1.5, or one of the four of Flux."""
     import bootstrap
 
     bootstrap.name_packages()
@@ -153,7 +169,7 @@ def main(which: str) -> None:
     from memory import forget_peak, peak_bytes
 
     torch.set_num_threads(2)
-    if which in (STEP, EDIT, IN_CONTEXT):
+    if which.startswith("flux"):
         run = flux_prepared(which)
     else:
         plain_run, align = prepared()

@@ -52,7 +52,10 @@ TITLES = {
     "align.time_vs_step": "Refine by Align, alignment, 512 x 512",
     "align.memory_vs_step": "the same, memory",
     "align.flux.time": "Refine by Align, in-context, two blocks as wide as Flux's, 1024 x 1024, until the last map",
-    "align.flux.memory": "the same, memory (1.21 times that of a step without the reference)",
+    "align.flux.memory": "the same, memory",
+    "align.flux.memory_vs_plain": "the same against a step that has no reference",
+    "align.flux.self.time": "the same blocks, by self-attention",
+    "align.flux.self.memory": "the same, memory",
     "import.seconds": "the pack's share of ComfyUI's start",
     "scale.overhead": "Ray cluster, a row's extra cost over one host alone",
     "scale.workers.2": "the same, two workers, rows of 10 s",
@@ -69,7 +72,13 @@ SPREAD = (
     "The bound is an aim that was set before measuring. It lies between these extremes: more repeats on a quieter "
     "machine would tell."
 )
+SEQUENCE = (
+    "A step that has the reference in view, as this look needs it, has twice the picture's tokens and takes 1.19 times "
+    "as much itself. The weights are of two blocks; those of the whole model are over twenty times as many, beside "
+    "which the tokens weigh little."
+)
 REASONS = {
+    "align.flux.memory_vs_plain": SEQUENCE,
     "refdrop.latent.sd15.256": UNCOUNTED,
     "refdrop.latent.sd15.512": UNCOUNTED,
     "leffa.once.vs_official.384x512": SPREAD,

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -17,17 +19,24 @@ U_NET = "modules.diffusionmodules.openaimodel.UNetModel"
 U_NETS = {"sd15": "SD1.5, SD2, SDXL, and U-Nets built like them", "svd": "SVD, SV3D"}
 # Models of pictures whose class is that of a model of videos, by their tiny model.
 PICTURES = {"hunyuan_image": "HunyuanImage 2.1", "kandinsky5_image": "Kandinsky 5 Image"}
-YES, NO = "✓", "no"
+YES, NUMBERS = "✓", "¹²³⁴⁵⁶⁷⁸⁹"
 
 INTRODUCTION = """# Families
 
 Which models the training-free methods work on. A *family* is all models of one architecture, fine-tunes included.
 The second column has the names that messages use, which are ComfyUI's.
-A *no* is refused by name in one sentence. Each family was tried on a small random model of ComfyUI's own class,
-against attention written out; trained models of most were not. Strengths, layers and timesteps that the help pages
-advise are the papers', found on U-Nets. A model of videos takes the probe's pictures as frames.
+A *no* is refused by name in one sentence; the number says [why](#why-not). Each family was tried on a small random
+model of ComfyUI's own class, against attention written out; trained models of most were not. Strengths, layers and
+timesteps that the help pages advise are the papers', found on U-Nets. A model of videos takes the probe's pictures
+as frames.
 
 *Made by `dev/family_table.py` from the code.*
+"""
+WHY_NOT = """
+## Why not
+
+What the messages say of node and model:
+
 """
 REFUSED = """
 ## Refused
@@ -51,31 +60,48 @@ def page() -> str:
         names.setdefault(key_of(architecture_of(config)), []).append(config.__name__)
     tiny = _tiny_names()
     is_video = {name: name.startswith(("SVD", "SV3D")) for name in names[U_NET]}
-    lines = []
+    lines, why_not = [], list[str]()
     for tiny_name, title in U_NETS.items():
         there = [name for name, video in is_video.items() if video == (tiny_name == "svd")]
-        lines.append(_row(tiny_name, title, ", ".join(there)))
-    lines += [_row(tiny[key], layout.name, ", ".join(names[key])) for key, layout in LAYOUTS.items()]
-    lines += [_row(tiny_name, title, FAMILIES[tiny_name].host_class) for tiny_name, title in PICTURES.items()]
+        lines.append(_row(tiny_name, title, ", ".join(there), why_not))
+    lines += [_row(tiny[key], layout.name, ", ".join(names[key]), why_not) for key, layout in LAYOUTS.items()]
+    lines += [_row(tiny_name, title, FAMILIES[tiny_name].host_class, why_not) for tiny_name, title in PICTURES.items()]
     whys: dict[str, list[str]] = {}
     for key, why in REASONS.items():
         whys.setdefault(why, []).extend(names.get(key, []))
     refused = [f"| {', '.join(those)} | {why} |" for why, those in whys.items() if those]
     heads = ["Models", "ComfyUI's names", *_methods()]
     head = f"| {' | '.join(heads)} |\n|---|---|{':-:|' * len(_methods())}\n"
-    return INTRODUCTION + "\n" + head + "\n".join(lines) + "\n" + REFUSED + "\n".join(refused) + "\n"
+    notes = "\n".join(f"{number}. {why}." for number, why in enumerate(why_not, 1))
+    return (
+        INTRODUCTION
+        + "\n"
+        + head
+        + "\n".join(lines)
+        + "\n"
+        + WHY_NOT
+        + notes
+        + "\n"
+        + REFUSED
+        + "\n".join(refused)
+        + "\n"
+    )
 
 
-def _row(tiny: str, title: str, names: str) -> str:
-    from families import tiny_latent, tiny_model, tiny_prompt
+def _row(tiny: str, title: str, names: str, why_not: list[str]) -> str:
+    """A line of the table; `why_not` collects reasons."""
+    from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
 
     cells = []
     for works in _methods().values():
         try:
             works(tiny_model(tiny), tiny_latent(tiny)[:1], tiny_prompt(tiny, 1))
             cells.append(YES)
-        except (RuntimeError, ValueError):
-            cells.append(NO)
+        except (RuntimeError, ValueError) as error:
+            why = re.sub(f"Node|P3S Inject|{FAMILIES[tiny].host_class}", "…", str(error).split(". ")[0])
+            if why not in why_not:
+                why_not.append(why)
+            cells.append(f"no{NUMBERS[why_not.index(why)]}")
     return f"| {title} | {names} | {' | '.join(cells)} |"
 
 
@@ -94,6 +120,8 @@ def _methods() -> dict[str, Callable[[Any, Any, Any], object]]:
     """By the method, what refuses a model that it does not work on."""
     import torch
     from refattention.core.patches.families.table import attentions_of
+    from refattention.core.refine_by_align.back_ends import IN_CONTEXT, SELF, back_end
+    from refattention.core.refine_by_align.in_context import in_context_maps
     from refattention.core.refine_by_align.observe import observe, parse_look
     from refattention.nodes.p3s import P3SInject
 
@@ -102,11 +130,19 @@ def _methods() -> dict[str, Callable[[Any, Any, Any], object]]:
 
     @torch.inference_mode()
     def look(model: Any, latent: Any, prompt: Any, takes_videos: bool = False) -> None:
+        if not takes_videos:
+            back_end(model, lambda picture: picture, prompt, "Node", None, None, SELF)
         seen: list[Any] = []
         how = parse_look(model, "261", "", 0, "Node", takes_videos=takes_videos)
         observe(model, prompt, latent, latent, how, lambda *found: seen.append(found), "Node")
         if len(seen) < len(how.layers):
             raise RuntimeError("Some layers were not seen.")
+
+    @torch.inference_mode()
+    def in_context(model: Any, latent: Any, prompt: Any) -> None:
+        back_end(model, lambda picture: picture, prompt, "Node", None, None, IN_CONTEXT)
+        how = parse_look(model, "261", "", 0, "Node")
+        in_context_maps(model, prompt, latent, [latent], how, lambda grid: torch.ones(1, math.prod(grid)), "Node")
 
     def p3s(model: Any, latent: Any, prompt: Any) -> object:
         return P3SInject.execute(model, **widgets, **whole, reference_latent={"samples": latent})
@@ -114,6 +150,7 @@ def _methods() -> dict[str, Callable[[Any, Any, Any], object]]:
     return {
         "RefDrop": lambda model, latent, prompt: attentions_of(model, "Node"),
         "Refine by Align": look,
+        "the same, in-context": in_context,
         "Attention Probe": partial(look, takes_videos=True),
         "P3S Inject without an adapter": p3s,
     }

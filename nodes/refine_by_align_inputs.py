@@ -166,7 +166,7 @@ def look_inputs(with_auto: bool = False) -> list[io.Input]:
             default=usual["layers"],
             advanced=True,
             tooltip="Self-attentions that are read, such as output.4, output.5.0 or a whole side: output. Empty: the "
-            "first six blocks of a U-Net's decoder, the middle six of a transformer." + auto.format("those"),
+            "first six blocks of a U-Net's decoder, the middle six of a transformer, a guess." + auto.format("those"),
         ),
     ]
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..patches.attention import Options
 from ..patches.blocks import SKIP_FIRST_OUTPUT, select
-from ..patches.families.table import picture_attentions
+from ..patches.families.table import picture_attentions, require_paintable
 from ..patches.reference_pass import Reference
 from ..patches.single_evaluation import other_seed
 from ..patches.unet import family, require_image_unet
@@ -25,6 +25,7 @@ from .in_context import (
     METHOD,
     in_context_maps,
     is_editing,
+    method_for,
     require_references,
     takes_references,
     weakened,
@@ -204,7 +205,7 @@ class InContext:
     """An editing model: references are in its sequence, as it was trained.
 
     Attributes:
-        model: Flux Kontext, Flux 2, Qwen-Image-Edit, or one built like them.
+        model: Flux Kontext, Flux 2, Qwen-Image-Edit, or another whose references ComfyUI counts.
         encode, positive, node: as for `SelfAttention`; reference latents that the prompts bring stay in view.
     """
 
@@ -244,7 +245,7 @@ class InContext:
         """The crops as reference latents of both prompts; strength 1 is as trained, 0 leaves them out."""
         require_references(self.model, self.node)
         latents = [self.encode(each) for each in (crop, *others)] if strength else []
-        method = self.positive[0][1].get(METHOD)
+        method = self.positive[0][1].get(METHOD, method_for(self.model))
         positive, negative = (with_references(prompt, latents, method) for prompt in (self.positive, negative))
         is_whole = strength in (0, 1)
         return self.model if is_whole else weakened(self.model, strength, len(latents)), positive, negative
@@ -286,6 +287,7 @@ def back_end(
         ValueError: only one of adapter and clip_vision, or two that do not belong together, or another back end was
             chosen.
     """
+    require_paintable(model, node)
     if adapter is None and clip_vision is None:
         if is_in_context(model, positive, node, choice):
             return InContext(model, encode, positive, node)

@@ -31,27 +31,44 @@ if TYPE_CHECKING:
 
 LATENTS, METHOD = "reference_latents", "reference_latents_method"  # entries of a prompt
 COUNTS = "reference_image_num_tokens"  # in transformer_options: how many tokens each reference has
-NAMES = "Flux Kontext, Flux 2 or Qwen-Image-Edit"
+NAMES = "Flux Kontext, Flux 2, Qwen-Image-Edit, or an editing model of Krea 2 or Mage-Flow"
+# How the plain models lay references out, of which some editing models are told by another way.
+PLAIN_METHODS = {Flux: "offset", QwenImageTransformer2DModel: "index"}
 Grid = tuple[int, int]
 
 
 def takes_references(model: ModelPatcher) -> bool:
     """Whether the tokens of reference latents get into the model's sequence, trained for it or not."""
-    return type(getattr(model.model, "diffusion_model", None)) in (Flux, QwenImageTransformer2DModel)
+    layout = layout_of(getattr(model.model, "diffusion_model", None))
+    return layout is not None and layout.references
 
 
 def is_editing(model: ModelPatcher, positive: list[Any]) -> bool:
     """Whether a model is surely meant to see references in its sequence.
 
-    Flux 2 and the later Qwen-Image-Edit can be told by their architecture. Flux Kontext cannot be told from Flux 1, nor
-    the first Qwen-Image-Edit from Qwen-Image: there the prompt decides, which came through a node for editing models.
+    Flux 2 and the later Qwen-Image-Edit can be told by their architecture. Others cannot, as Flux Kontext from Flux 1
+    or the first Qwen-Image-Edit from Qwen-Image: there the prompt decides, which came through a node
+    for editing models.
     """
     if not takes_references(model):
         return False
-    module = model.model.diffusion_model
-    method = module.params.default_ref_method if isinstance(module, Flux) else module.default_ref_method
-    plain = "offset" if isinstance(module, Flux) else "index"
-    return method != plain or any(key in options for _, options in positive for key in (LATENTS, METHOD))
+    plain = PLAIN_METHODS.get(type(model.model.diffusion_model))
+    is_told = plain is not None and _default_method(model) != plain
+    return is_told or any(key in options for _, options in positive for key in (LATENTS, METHOD))
+
+
+def method_for(model: ModelPatcher) -> str | None:
+    """How references are laid out if the prompt does not say it; None is as the model itself does.
+
+    Krea 2 leaves references out if nobody says how: only adapters make it an editing model.
+    """
+    return "index" if _default_method(model) is None else None
+
+
+def _default_method(model: ModelPatcher) -> str | None:
+    module: Any = model.model.diffusion_model
+    found: str | None = getattr(getattr(module, "params", module), "default_ref_method", "index")
+    return found
 
 
 def require_references(model: ModelPatcher, node: str) -> None:
@@ -62,8 +79,8 @@ def require_references(model: ModelPatcher, node: str) -> None:
     """
     if not takes_references(model):
         raise RuntimeError(
-            f"{node}: in-context needs an editing model, which sees reference latents beside the picture ({NAMES}), "
-            f"but this is a {family(model)} model. Connect one of those, or set back_end to auto."
+            f"{node}: in-context needs an editing model whose reference latents come right behind the picture "
+            f"({NAMES}), but this is a {family(model)} model. Connect one of those, or set back_end to auto."
         )
 
 
@@ -145,7 +162,7 @@ def observe_in_context(
     attentions = picture_attentions(model, node)
     wanted = [place for place in layers_of(attentions) if place in look.layers]
     grids = [_grid_of(model, latent) for latent in references]
-    prompt = with_references([[positive[0][0], of_whole_picture(positive)]], references)
+    prompt = with_references([[positive[0][0], of_whole_picture(positive)]], references, method_for(model))
     view = View(groups)
     for timestep in look.timesteps:
 
@@ -172,7 +189,7 @@ def _maps_of(call: AttentionCall, view: View, grids: Sequence[Grid], node: str) 
     if sequence is None or counts[: len(grids)] != expected:
         raise RuntimeError(
             f"{node}: the references have {_listed(expected)} tokens, but the model's sequence has {_listed(counts)} "
-            f"of reference latents. Remove what takes them away or changes them, or connect an editing model: {NAMES}."
+            f"of reference latents. Remove what takes them away or changes them, or connect another model: {NAMES}."
         )
     length = sequence.k.shape[1]
     bias = score_bias(sequence.mask, sequence.queries)
@@ -205,8 +222,9 @@ def weakened(model: ModelPatcher, strength: float, references: int) -> ModelPatc
             call = func if previous is None else lambda *a, **b: previous(func, *a, **b)
             return call(q, k, v, heads, mask, *args[2:], **rest)
 
-        whole, counts = attend(q, k, v, mask), kwargs.get("transformer_options", {}).get(COUNTS, ())
-        if not counts:
+        whole, state = attend(q, k, v, mask), kwargs.get("transformer_options", {})
+        counts = state.get(COUNTS, ())
+        if not counts or "block_index" not in state:  # Krea 2 attends among layers of the text before its blocks
             return whole
         tokens = -2 if kwargs.get("skip_reshape") else 1
         first, length = k.shape[tokens] - sum(counts), k.shape[tokens]

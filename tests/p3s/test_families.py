@@ -91,7 +91,7 @@ def test_one_half_of_a_batch_with_masks() -> None:
     require_same("qwen", ours, naive("qwen", [reference("qwen")], value_strength=0.2, is_conditional=True), batch=2)
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", PICTURES)
 def test_off_is_bit_identical_and_the_connected_model_stays(name: str) -> None:
     plain, model = run(name, tiny_model(name)), tiny_model(name)
     assert torch.equal(run(name, injected(name, [reference(name)], strength=0.0)), plain)
@@ -99,6 +99,22 @@ def test_off_is_bit_identical_and_the_connected_model_stays(name: str) -> None:
     assert torch.equal(run(name, never), plain)
     apply_p3s(model, P3SSettings(Reference(reference(name), None, 5)))
     assert not model.wrappers and "refattention.p3s" not in model.model_options["transformer_options"]
+
+
+def test_the_pictures_rows_of_a_joint_attention_are_computed_once() -> None:
+    """Five text tokens and 24 of the picture: its rows see as many of the subject, then only the text's are left."""
+    seen: list[tuple[int, int]] = []
+
+    def watch(func: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        tokens = 2 if kwargs.get("skip_reshape") else 1
+        seen.append((q.shape[tokens], k.shape[tokens]))
+        return func(q, k, v, *args, **kwargs)
+
+    patcher = injected("flux", [reference("flux")])
+    patcher.model_options["transformer_options"]["optimized_attention_override"] = watch
+    run("flux", patcher)
+    read = [(29, 29)] * 3  # the subject's pass ends at the last of four layers
+    assert seen == [*read, *[(24, 29 + 24), (5, 29)] * 4]
 
 
 @pytest.mark.parametrize("per_query", [False, True])

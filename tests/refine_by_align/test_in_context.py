@@ -13,11 +13,11 @@ import oracle
 import pytest
 import torch
 from editing import EDITING, METHODS, AnyCodec, editing_model, prompt, seen_by_host
-from families import tiny_latent, tiny_model, tiny_prompt
+from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
 from refattention.core.patches.families.table import attentions_of
 from refattention.core.refine_by_align import in_context
 from refattention.core.refine_by_align.back_ends import AUTO, IN_CONTEXT, SELF, InContext, SelfAttention, back_end
-from refattention.core.refine_by_align.in_context import in_context_maps, weakened, with_references
+from refattention.core.refine_by_align.in_context import in_context_maps, method_for, weakened, with_references
 from refattention.core.refine_by_align.kernel import attention_to_reference, group_of_mask
 from refattention.core.refine_by_align.observe import Look, layers_of
 from refattention.core.refine_by_align.window import Work, artifacts, paste
@@ -30,7 +30,7 @@ from torch import Tensor
 NODE = "Node"
 MASK = torch.zeros(64, 48)
 MASK[16:50, 8:30] = 1
-SIZES = {"flux": ((7, 12), (9, 5), (6, 8)), "flux2": ((5, 6), (3, 7), (4, 4)), "qwen": ((7, 12), (9, 5), (6, 8))}
+SIZES = {1: ((5, 6), (3, 7), (4, 4)), 2: ((7, 12), (9, 5), (6, 8))}  # of latents, by those in a token's side
 
 
 def of_mask(grid: tuple[int, int]) -> Tensor:
@@ -43,13 +43,16 @@ def look(name: str, *timesteps: int) -> Look:
 
 def latents(name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Picture and two references, all of odd sizes of their own."""
-    picture, *references = (tiny_latent(name, seed=seed, size=size) for seed, size in enumerate(SIZES[name]))
+    picture, *references = (tiny_latent(name, seed=seed, size=size) for seed, size in enumerate(SIZES[patch(name)]))
     return picture, *references
 
 
+def patch(name: str) -> int:
+    return 1 if name in ("flux2", "mage") else 2
+
+
 def tokens(name: str, latent: Tensor) -> tuple[int, int]:
-    patch = 1 if name == "flux2" else 2
-    rows, columns = (-(-size // patch) for size in latent.shape[-2:])
+    rows, columns = (-(-size // patch(name)) for size in latent.shape[-2:])
     return rows, columns
 
 
@@ -72,8 +75,12 @@ def test_map_is_the_full_softmax_restricted_to_a_reference(
         rows, columns = tokens(name, picture)
         for timestep in at.timesteps:
             every = seen_by_host(
-                editing_model(name), with_references(conditioning, references), picture, timestep, at.seed
-            )
+                editing_model(name),
+                with_references(conditioning, references, method_for(editing_model(name))),
+                picture,
+                timestep,
+                at.seed,
+            )[-len(at.layers) :]  # Krea 2 attends among layers of the text before
             for (attention, _), layer in zip(every, layers_of(attentions_of(editing_model(name), NODE)), strict=True):
                 counts = [tokens(name, each)[0] * tokens(name, each)[1] for each in (*references, own)]
                 first = len(attention) - sum(counts)
@@ -117,7 +124,6 @@ def test_the_model_stays_as_it_is() -> None:
 
 PAINT = {"seed": 3, "steps": 2, "denoise": 1.0, "sampler_name": "euler", "scheduler": "simple"}
 WORK = {"context": 4.0, "working_size": 96, "feather": 0, "areas": "one by one"}
-CFG = {"flux": 1.0, "flux2": 1.0, "qwen": 3.0}
 
 
 def photo(height: int, width: int, seed: int, batch: int = 1) -> Tensor:
@@ -143,7 +149,7 @@ def run(node: Any, name: str, **inputs: Any) -> tuple[Any, ...]:
     if node in (RefineAlign, RefineByAlign):
         values |= {"timesteps": "261", "layers": "", "threshold": 0.0, "margin": 0.1, "minimum_contrast": 0.0}
     if node in (RefineRegion, RefineByAlign):
-        values |= {"negative": prompt(name, 2), "strength": 1.0, "cfg": CFG[name], **PAINT, **WORK}
+        values |= {"negative": prompt(name, 2), "strength": 1.0, "cfg": FAMILIES[name].cfg, **PAINT, **WORK}
     if node is RefineAlign:
         values |= {"context": 0.5, "working_size": 96, "seed": 3}
     if node is AttentionProbe:
@@ -170,14 +176,16 @@ def by_hand(name: str, patcher: Any, crops: list[Tensor], cfg: float) -> Tensor:
         text, extra = prompt(name, seed)[0][0], {}
         if name == "flux2":
             text = torch.nn.functional.pad(text, (0, 0, 512 - text.shape[1], 0))
-        if name != "qwen":
+        if name in ("flux", "flux2"):
             extra = {"guidance": torch.tensor([3.5])}
-        else:
+        elif "attention_mask" in options:
             extra = {"attention_mask": options["attention_mask"]}
         if "pooled_output" in options:
             extra["y"] = options["pooled_output"]
         state = {"cond_or_uncond": [0], "uuids": [None], "sigmas": sigma}
-        given = {"ref_latents": references} if references else {}
+        given: dict[str, Any] = {"ref_latents": references} if references else {}
+        if name == "krea2":  # which leaves them out if it is not told how
+            given["ref_latents_method"] = "index"
         return base.apply_model(x, sigma, c_crossattn=text, transformer_options=state, **given, **extra)
 
     x = sampling.noise_scaling(sigmas[0], noise, latent, True)
@@ -238,7 +246,8 @@ def test_strength_blends_attention_with_and_without_the_references() -> None:
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return out.transpose(1, 2).flatten(2)
 
-    state = {"transformer_options": {"reference_image_num_tokens": counts}, "skip_reshape": True}
+    labels = {"reference_image_num_tokens": counts, "block_index": 0}
+    state = {"transformer_options": labels, "skip_reshape": True}
     got = blend(plain, q, k, v, heads, mask, **state)[0]
     flat = [t[0].transpose(0, 1).flatten(1) for t in (q, k, v)]
     seen = [n for n in range(length) if n != 3]

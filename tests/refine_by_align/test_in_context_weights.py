@@ -53,7 +53,11 @@ def painted(name: str, patcher: Any) -> Tensor:
 def test_a_lora_acts_as_if_its_sum_were_the_models_weights(name: str) -> None:
     """Bit for bit, in the map and in what is painted; the connected model keeps its own."""
     plain = editing_model(name)
-    keys = [key for key in plain.model_state_dict() if key.endswith(("qkv.weight", "to_q.weight", "linear1.weight"))]
+    keys = [
+        key
+        for key in plain.model_state_dict()
+        if key.endswith(("qkv.weight", "to_q.weight", "linear1.weight", "wq.weight"))
+    ]
     generator = torch.Generator().manual_seed(7)
     change = {key: torch.randn(plain.get_model_object(key).shape, generator=generator) * 0.2 for key in keys}
     before = maps(name, plain)

@@ -11,45 +11,18 @@ import oracle
 import pytest
 import torch
 from families import VIDEO, tiny_latent, tiny_model, tiny_prompt
-from naive_families import NaiveFamilyRefDrop
 from refattention.core.patches.families.table import attentions_of
-from refattention.core.patches.single_evaluation import evaluate_once, noise_level, other_seed
+from refattention.core.patches.single_evaluation import noise_level, other_seed
 from refattention.core.refine_by_align.kernel import groups_of_points
-from refattention.core.refine_by_align.observe import Look, layers_of, of_whole_picture
+from refattention.core.refine_by_align.observe import Look, layers_of
 from refattention.core.refine_by_align.probe import Pictures, probe, token_frames
 from refattention.nodes.refine_by_align_probe import AttentionProbe
+from seen_tokens import tokens_of
 from torch import Tensor
 from torch.nn import functional as F
 
 NODE = "Node"
 SIZE = 64, 96
-
-
-class Watching(NaiveFamilyRefDrop):
-    """Changes nothing and keeps queries and keys of the video's tokens, sample by sample."""
-
-    def _image(self, *seen: Any) -> Any:
-        if self.family == "scail":
-            self.size = None  # the video has no poses beside it
-        return super()._image(*seen)
-
-    def _change(self, row: int, own: list[Tensor], number: int, grid: tuple[int, int, int], heads: int) -> Tensor:
-        self.found: list[tuple[Tensor, Tensor, int, tuple[int, int, int]]]
-        if row == 0:
-            self.found.append((own[0].flatten(0, 1), own[1].flatten(0, 1), heads, grid))
-        return torch.zeros_like(own[0][row])
-
-
-def tokens_of(name: str, latent: Tensor, seed: int) -> list[tuple[Tensor, Tensor, int, tuple[int, int, int]]]:
-    """Queries and keys (N, C) of all frames in each layer, heads, and the grid of tokens."""
-    patcher, watching = tiny_model(name), Watching(name, 0.0)
-    watching.found = []
-    carried = of_whole_picture(tiny_prompt(name, 1))
-    of_picture = attentions_of(patcher, NODE).of_picture
-    prompt = [[tiny_prompt(name, 1)[0][0], {key: each for key, each in carried.items() if key not in of_picture}]]
-    with torch.inference_mode():
-        evaluate_once(watching.attach(patcher), prompt, latent, 261, seed)
-    return watching.found
 
 
 @pytest.mark.parametrize("name", VIDEO)
@@ -64,7 +37,7 @@ def test_maps_over_the_frames_are_the_attention_of_one_frames_token(name: str) -
     with torch.inference_mode():
         look = Look(frozenset(layers), (261,), 3)
         found = probe(tiny_model(name), tiny_prompt(name, 1), given, lambda _: next(latents), 96, look, NODE)
-    seen, keys = tokens_of(name, video, 3), tokens_of(name, other, other_seed(3))
+    seen, keys = (tokens_of(name, each, 261, seed) for each, seed in ((video, 3), (other, other_seed(3))))
     places: list[Tensor] = []
     assert len(found.layers) == len(layers) == len(seen)
     for got, (q, _, heads, (_, h, w)), (_, k, _, _) in zip(found.layers.values(), seen, keys, strict=True):

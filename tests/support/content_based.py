@@ -10,6 +10,15 @@ from families import TinyFamily, random_model
 from torch import Tensor
 
 SHARPNESS = 40.0
+# How families call the projections and the norms of queries and keys.
+QUERIES = ((".to_q.", ".to_k."), (".to_query.", ".to_key."))
+NORMS = (
+    *(("query_norm", "key_norm"), ("norm_q", "norm_k"), ("q_norm", "k_norm"), ("ln_q", "ln_k")),
+    ("q_rms_norm", "k_rms_norm"),
+)
+SHIFTS = ("_mod.", "odulation", "distilled_guidance_layer")
+EMBEDDERS = ("pe_embedder", "rope_embedder", "rope_embedder_3d")
+OF_TEXT = ("txt", "context_block")
 
 
 def content_based(family: TinyFamily) -> ModelPatcher:
@@ -24,13 +33,15 @@ def content_based(family: TinyFamily) -> ModelPatcher:
     for name, weight in weights.items():
         if name == "pos_embed" or ("refiner" in name and "norm" not in name) or _adds_the_same_to_all(name):
             weight.zero_()
-        elif name.endswith(("qkv.weight", "qkv.bias")) and "txt" not in name and "context_block" not in name:
+        elif name.endswith("qkv.weight") and not any(part in name for part in OF_TEXT):
             _tie(weight, model.get_submodule(name.rsplit(".", 2)[0]))
-        elif ".attn.to_q." in name:
-            weights[name.replace(".to_q.", ".to_k.")].copy_(weight)
-        elif name.endswith(("query_norm.weight", "query_norm.scale", "norm_q.weight", "q_norm.weight", "ln_q.weight")):
+        elif (key := weights.get(_swapped(name, QUERIES))) is not None and key.shape[1] == weight.shape[1]:
+            shared = len(weight) // len(key)  # so many heads of the queries have one of the keys
+            size = next(len(each) for other, each in weights.items() if _swapped(other, NORMS)) if shared > 1 else 1
+            weight.copy_(key.unflatten(0, (-1, size)).repeat_interleave(shared, 0).flatten(0, 1))
+        elif (key := weights.get(_swapped(name, NORMS))) is not None:
             weight.copy_(_slow(model, len(weight)) * SHARPNESS**0.5)
-            weights[_key_norm(name)].copy_(weight)
+            key.copy_(weight)
     return patcher
 
 
@@ -49,22 +60,21 @@ def _tie(weight: Tensor, attention: Any) -> None:
 
 def _adds_the_same_to_all(name: str) -> bool:
     """Whether a weight moves all tokens alike, which makes them alike: biases, and shifts by the timestep."""
-    return name.endswith("bias") or any(part in name for part in ("_mod.", "odulation", "distilled_guidance_layer"))
+    return name.endswith("bias") or any(part in name for part in SHIFTS)
 
 
-def _key_norm(name: str) -> str:
-    for query, key in (("query_norm", "key_norm"), ("norm_q", "norm_k"), ("q_norm", "k_norm"), ("ln_q", "ln_k")):
-        if query in name:
-            return name.replace(query, key)
-    raise ValueError(name)
+def _swapped(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    """The name of the keys' weight for one of the queries'; empty for any other."""
+    return next((name.replace(query, key) for query, key in pairs if query in name), "")
 
 
 def _slow(model: Any, size: int) -> Tensor:
     """1 for the numbers of a head that rotary embedding turns by less than 0.03 radians per token."""
-    embedder = getattr(model, "pe_embedder", None) or getattr(model, "rope_embedder", None)
+    embedder = next((getattr(model, name) for name in EMBEDDERS if hasattr(model, name)), None)
     if embedder is None:
         return torch.ones(size)
     theta = getattr(embedder, "theta", 10000.0)
     axes = getattr(embedder, "axes_dim", None) or embedder.axes_dims
     speeds = torch.cat([theta ** -(torch.arange(0, width, 2) / width) for width in axes]).repeat_interleave(2)
-    return (speeds < 0.03).float()
+    repeats = size // len(speeds)  # a norm may be over all heads; one of another size is not of what is turned
+    return (speeds < 0.03).float().repeat(repeats) if repeats else torch.ones(size)

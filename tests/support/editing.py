@@ -8,16 +8,18 @@ from typing import Any
 import oracle
 import torch
 from comfy.model_patcher import ModelPatcher
-from families import FAMILIES, TinyFamily, random_model, tiny_prompt
+from families import FAMILIES, TinyFamily, random_model, tiny_model, tiny_prompt
 from refattention.core.patches.single_evaluation import evaluate_once
 from torch import Tensor
 from torch.nn import functional as F
 
-EDITING = ("flux", "flux2", "qwen")  # Flux Kontext is a Flux
+EDITING = ("flux", "flux2", "qwen", "mage", "krea2")  # Flux Kontext is a Flux
 METHODS = {
     "flux": ("offset", "index", "uxo"),
     "flux2": ("index", "offset", "index_timestep_zero"),
     "qwen": ("index", "negative_index", "offset", "index_timestep_zero"),
+    "mage": (),
+    "krea2": ("index", "index_timestep_zero"),
 }
 _MODELS: dict[str, ModelPatcher] = {}
 
@@ -60,7 +62,9 @@ class AnyCodec:
         self._brightness, self._scale = brightness, scale
         size = FAMILIES[name].size
         self._channels, self._is_video = size[0], len(size) == 4
-        self.cell = 16 if name == "flux2" else 8
+        self.cell: int = tiny_model(name).model.latent_format.spacial_downscale_ratio
+        if self.cell == 1:  # a model of pixels
+            return
         generator = torch.Generator().manual_seed(0)
         parts = 3 * (self.cell // 2) ** 2
         mixing = torch.randn(max(parts, self._channels), max(parts, self._channels), generator=generator)
@@ -68,6 +72,8 @@ class AnyCodec:
 
     def encode(self, picture: Tensor) -> Tensor:
         """(B, H, W, 3) -> latents."""
+        if self.cell == 1:
+            return picture[..., :3].movedim(-1, 1) * 2 - 1
         half = F.avg_pool2d(picture[..., :3].movedim(-1, 1), 2)
         parts = F.pixel_unshuffle(half * 2 - 1, self.cell // 2)
         parts = _with_colour(parts, self._brightness) * self._scale
@@ -76,6 +82,8 @@ class AnyCodec:
 
     def decode(self, latent: Tensor) -> Tensor:
         """Back as well as it goes."""
+        if self.cell == 1:
+            return latent.movedim(1, -1) / 2 + 0.5
         flat = latent[:, :, 0] if self._is_video else latent
         parts = torch.einsum("cp,bchw->bphw", self._mixing, flat) / self._scale
         parts = _with_colour(parts, 1 / self._brightness)

@@ -65,7 +65,7 @@ def _wan(name: str, more_refused: tuple[str, ...] = (), **more: Any) -> Layout:
 
 # By the exact class in comfy.ldm: what derives from one of them may add tokens or attentions of its own.
 LAYOUTS: dict[str, Layout] = {
-    "flux.model.Flux": Layout("Flux 1, Flux 2, LongCat-Image", _TWO_KINDS),
+    "flux.model.Flux": Layout("Flux 1, Flux 2, LongCat-Image", _TWO_KINDS, references=True),
     "chroma.model.Chroma": Layout("Chroma", _TWO_KINDS),
     "chroma_radiance.model.ChromaRadiance": Layout("Chroma Radiance", _TWO_KINDS),
     "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": Layout(
@@ -75,8 +75,12 @@ LAYOUTS: dict[str, Layout] = {
         attentions=lambda block: 2 if block.x_block.x_block_self_attn else 1,  # SD3.5 Medium: once more without text
     ),
     "aura.mmdit.MMDiT": Layout("AuraFlow", {"double": "double_layers", "single": "single_layers"}, named=Named.BY_US),
-    "qwen_image.model.QwenImageTransformer2DModel": Layout("Qwen-Image", {"double": "transformer_blocks"}),
-    "mage_flow.model.MageFlowTransformer2DModel": Layout("Mage-Flow", {"double": "transformer_blocks"}),
+    "qwen_image.model.QwenImageTransformer2DModel": Layout(
+        "Qwen-Image", {"double": "transformer_blocks"}, references=True
+    ),
+    "mage_flow.model.MageFlowTransformer2DModel": Layout(
+        "Mage-Flow", {"double": "transformer_blocks"}, references=True
+    ),
     "lens.model.LensTransformer2DModel": Layout(
         "Lens", {"double": "transformer_blocks"}, patch=_each_cell, image_first=True
     ),
@@ -107,7 +111,7 @@ LAYOUTS: dict[str, Layout] = {
         "Ideogram 4", {"single": "layers"}, named=Named.BY_ORDER, patch=_each_cell
     ),
     "krea2.model.SingleStreamDiT": Layout(
-        "Krea 2", {"single": "blocks"}, patch=lambda module: (1, module.patch, module.patch)
+        "Krea 2", {"single": "blocks"}, patch=lambda module: (1, module.patch, module.patch), references=True
     ),
     "pixeldit.model.PixDiT_T2I": Layout("PixelDiT", _PIXELS, named=Named.BY_ORDER),
     "pixeldit.pid.PidNet": Layout(
@@ -120,6 +124,7 @@ LAYOUTS: dict[str, Layout] = {
         patch=_each_cell,
         image_first=True,
         keys_only=True,
+        unpaintable="stage B makes the picture of what it paints",
     ),
     "cosmos.predict2.MiniTrainDIT": Layout("Cosmos Predict2", _ONE_KIND, is_video=True, patch=_cosmos),
     "anima.model.Anima": Layout("Anima", _ONE_KIND, patch=_cosmos),
@@ -233,3 +238,17 @@ def picture_attentions(model: ModelPatcher, node: str) -> Attentions:
     if attentions.is_video:
         raise RuntimeError(f"{node} works on pictures, but {family(model)} makes videos. Connect a model of pictures.")
     return attentions
+
+
+def require_paintable(model: ModelPatcher, node: str) -> None:
+    """Checks that what a model paints can be put into a picture.
+
+    Raises:
+        RuntimeError: it cannot; names the family, and why.
+    """
+    layout = layout_of(getattr(model.model, "diffusion_model", None))
+    if layout is not None and layout.unpaintable:
+        raise RuntimeError(
+            f"{node} cannot repair a picture with a {family(model)} model: {layout.unpaintable}. Connect a model that "
+            "the node's help page lists."
+        )

@@ -10,6 +10,7 @@ from operator import attrgetter
 from statistics import mode
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..attention import AttendMasked, AttentionCall, Handler, Options, TokenSequence, chunks_of, opaque
@@ -53,6 +54,8 @@ class Layout:
         refused: inputs that bring tokens which cannot be told from the picture's.
         of_picture: entries of a prompt that must be as large as the picture.
         unreadable: why no picture can be read with another's prompt; empty where it can.
+        unpaintable: why no picture comes of what it paints; empty where one does.
+        references: whether the tokens of reference latents come right behind the picture's, and ComfyUI counts them.
     """
 
     name: str
@@ -69,6 +72,8 @@ class Layout:
     refused: Sequence[str] = ()
     of_picture: frozenset[str] = frozenset()
     unreadable: str = ""
+    unpaintable: str = ""
+    references: bool = False
 
 
 class TransformerAttentions:
@@ -200,14 +205,18 @@ class _Routed:
         heads_first = kwargs.get("skip_reshape", False)
         stays_split = kwargs.pop("skip_output_reshape", False)
 
-        def whole() -> Tensor:
-            return self._attention(func, q, k, v, *args, **kwargs)
+        mask = args[1] if len(args) > 1 else kwargs.get("mask")
+
+        def attention(q: Tensor, mask: Tensor | None) -> Tensor:
+            if len(args) > 1:
+                return self._attention(func, q, k, v, heads, mask, *args[2:], **kwargs)
+            masked = {"mask": mask} if "mask" in kwargs else {}
+            return self._attention(func, q, k, v, *args, **{**kwargs, **masked})
 
         image, keys = self._image(_length(q, kwargs), _length(k, kwargs), kwargs["transformer_options"])
         plain = {name: value for name, value in kwargs.items() if name not in PLAINLY}
-        mask = args[1] if len(args) > 1 else kwargs.get("mask")
         is_part = _length(k, kwargs) != math.prod(self._grid)
-        joint = _Joint(whole, image) if mask is not None or is_part else None
+        joint = _Joint(attention, q, mask, image, heads_first) if mask is not None or is_part else None
 
         def sequence() -> TokenSequence:
             every = slice(None)
@@ -279,26 +288,50 @@ PLAINLY = ("heads", "mask", "skip_reshape", "enable_gqa")
 class _Joint:
     """The attention of text and image tokens together, computed when first needed."""
 
-    def __init__(self, attention: Callable[[], Tensor], image: slice) -> None:
+    def __init__(
+        self,
+        attention: Callable[[Tensor, Tensor | None], Tensor],
+        q: Tensor,
+        mask: Tensor | None,
+        image: slice,
+        heads_first: bool,
+    ) -> None:
         self._attention = attention
+        self._q = q
+        self._mask = mask
         self._image = image
+        self._tokens = 2 if heads_first else 1
         self._out: Tensor | None = None
 
     def __call__(self) -> Tensor:
         """The image tokens' part of the output."""
-        return self._whole()[:, self._image]
-
-    def _whole(self) -> Tensor:
         if self._out is None:
-            self._out = self._attention()
-        return self._out
+            self._out = self._attention(self._q, self._mask)
+        return self._out[:, self._image]
 
     def with_image(self, image: Tensor) -> Tensor:
-        """The whole output with (G * B, N, C) as its image tokens."""
+        """The whole output with (G * B, N, C) as its image tokens; their own is not computed if nobody asked for it."""
+        if self._out is None:
+            return self._around(image)
         own = self()
         if image.data_ptr() != own.data_ptr():
             own.copy_(image)
-        return self._whole()
+        return self._out
+
+    def _around(self, image: Tensor) -> Tensor:
+        first, last = self._image.start, self._image.stop
+        if last - first == self._q.shape[self._tokens]:
+            return image
+        mask = self._mask
+        if mask is not None and mask.shape[-2] > 1:
+            mask = _without(mask, -2, first, last)
+        others = self._attention(_without(self._q, self._tokens, first, last), mask)
+        return torch.cat([others[:, :first], image, others[:, first:]], dim=1)
+
+
+def _without(t: Tensor, dim: int, first: int, last: int) -> Tensor:
+    """A tensor without a stretch of one dimension."""
+    return torch.cat([t.narrow(dim, 0, first), t.narrow(dim, last, t.shape[dim] - last)], dim)
 
 
 def _width(block: nn.Module) -> int:
