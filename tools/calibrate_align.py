@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from batch.files import new_file
-from pack import import_pack
+from pack import import_pack, run_extension
 
 TIMESTEPS = range(21, 1000, 80)
 ENDINGS = (".json", ".png", ".safetensors")
@@ -155,6 +155,9 @@ def main() -> int:
     parser.add_argument("--in-context", action="store_true", help="an editing model, which sees references beside it")
     parser.add_argument("--adapter", type=Path, help="a trained adapter, as Refine Align Load reads it")
     parser.add_argument("--clip-vision", type=Path, help="the vision encoder that it was trained with")
+    parser.add_argument(
+        "--extension", type=Path, help="a Python file that makes the model known to ComfyUI, as models.extensions do"
+    )
     parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
     parser.add_argument("--output", type=Path, default=Path("calibration"), help="the files, without an ending")
     arguments = parser.parse_args()
@@ -171,6 +174,8 @@ def main() -> int:
             parser.error(f"there is no folder {target.parent}")
 
     import_pack(cpu=arguments.cpu)
+    if arguments.extension:
+        run_extension(arguments.extension)
     import comfy.clip_vision
     import comfy.sd
     from refattention.core.refine_by_align.files import load_adapter

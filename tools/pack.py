@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -26,3 +27,17 @@ def import_pack(cpu: bool = True) -> None:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = cpu
+
+
+def run_extension(path: Path) -> None:
+    """Runs a Python file that makes more models known to ComfyUI.
+
+    Raises:
+        ValueError: it is no Python file.
+    """
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -13,8 +14,8 @@ from . import expand
 ABOUT = "Trained on drawings of ComfyUI-RefAttention's world. Not the model known by this file name."
 FOLDER = Path(__file__).with_name("weights")
 # The compact files; what is not trained yet is not there.
-BASE, VISION, LEFFA, DEADIFF, CLASSIFIER = (
-    f"{name}.safetensors" for name in ("base", "vision", "leffa", "deadiff", "classifier")
+BASE, VISION, LEFFA, DEADIFF, REFINE, CLASSIFIER = (
+    f"{name}.safetensors" for name in ("base", "vision", "leffa", "deadiff", "refine", "classifier")
 )
 
 
@@ -36,3 +37,7 @@ def write(models: Path, compact: Path = FOLDER) -> None:
         if (compact / name).exists():
             (models / target).parent.mkdir(parents=True, exist_ok=True)
             weights.write(models / target, lambda: expanded(load_file(compact / name)), ABOUT)  # noqa: B023 - at once
+    # as it is: what it says of itself is part of it
+    adapter = models / "model_patches" / "refine_align.safetensors"
+    if (compact / REFINE).exists() and not adapter.exists():
+        shutil.copyfile(compact / REFINE, adapter)

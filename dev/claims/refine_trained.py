@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from refattention_demo.world import draw, truth
-from world.config import result
 from world_host import WorldHost, inputs, node_id
 
 from . import refine
 from .point_mask import overlap
-from .reading import Reader, require
+from .reading import Reader
 from .refine import PAPER, Case
 from .rows import Findings, above
 
-# Each chosen on other pictures than those of the claims
+# Each chosen on other pictures than those of the claims; the adapter's file carries what tools/calibrate_align.py found
 FREE = {"timesteps": str(refine.BEST[0]), "layers": refine.BEST[1], "margin": 0.6, "strength": 0.6, "cfg": 4.0}
-TRAINED = {"timesteps": "261", "layers": "output.8", "margin": 0.15, "strength": 1.0, "cfg": 2.0}
+TRAINED = {"timesteps": "auto", "layers": "auto", "margin": 0.15, "strength": 1.0, "cfg": 2.0}
 
 
 def run(host: WorldHost, count: int) -> Findings:
     """Measures both on that many pictures."""
-    require(result("refine"))
-    folder = host.base / "models" / "model_patches"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(result("refine"), folder / "refine_align.safetensors")
     chosen, reader = refine.cases(count), Reader()
     for number, case in enumerate(chosen):
         refine.put_pictures(host, number, case)

@@ -107,8 +107,6 @@ ADAPTERS = {
     "leffa_timesteps": Adapter("leffa", "leffa", changes={**_FLOW, "method.max_timestep": 1000}),
     "leffa_coarse": Adapter("leffa", "leffa", changes={**_FLOW, "method.min_ratio": 0.0}),
     "deadiff": Adapter("deadiff"),
-    # Beside the style branch the content branch had learnt nothing: it begins again, alone.
-    "deadiff_content": Adapter("deadiff", "deadiff", changes={"method.mix": [0, 1, 0], "train.steps": 1500}),
     # the claims' control: both branches, so tokens in all layers, and no pairs
     "deadiff_reconstructed": Adapter("deadiff", changes={"method.mix": [0, 0, 1], "train.steps": 1500}),
     "refine": Adapter("refine", count=800),

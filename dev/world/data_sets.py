@@ -22,8 +22,6 @@ Line = dict[str, Any]
 Pixels = NDArray[np.uint8]
 # What a pair's text leaves to the reference: looks of the subject, or the style
 SUBJECT_UNSAID = captions.Named(body=0, eyes=0, shirt=0, pattern=0, logo=0, pose=1, scene=1, style=1)
-# Pairs of one subject whose text does not even say what it is; where all texts do, the content branch learns nothing.
-SETTING_SHARE = 0.7
 STYLE_UNSAID = captions.Named(style=0)
 LOGO_SHARE = 0.7
 
@@ -62,8 +60,6 @@ def pair(folder: Path, name: str, rng: Generator) -> Line:
         reference, unsaid = record.another_view(target, rng), SUBJECT_UNSAID
         reference = replace(reference, style=str(rng.choice(record.STYLES)))
     line["reference"] = _saved(folder / f"{name}_reference.png", draw.picture(reference))
-    if kind == "subject" and rng.random() < SETTING_SHARE:
-        return line | {"prompt": captions.setting(target)}
     return line | {"prompt": captions.caption(target, rng, unsaid)}
 
 

@@ -21,8 +21,6 @@ SIZE = DEADiffSize(
 )  # fmt: skip
 # The norms of the encoder were made for 1024 features of which only the first are not zero.
 NARROWER = (FULL_WIDTH / WIDTH) ** 0.5
-# The blocks of the U-Net that get the content's tokens.
-COARSE = "input_blocks.7", "input_blocks.8", "middle_block", "output_blocks.3", "output_blocks.4"
 # Image tokens begin as the text's do, but quietly.
 LOUDNESS = 0.3
 
@@ -40,18 +38,6 @@ def write(path: Path, base: Path) -> None:
         elif "embeddings" in name or "query_tokens" in name:
             weights[name] = weights[name] * 0.3
     save_file({name: tensor.float().clone() for name, tensor in weights.items()}, path)
-
-
-def with_new_content(trained: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A trained file in which the content branch begins again, silently.
-
-    Its tokens say nothing yet, and coarse layers that hear them learn to look away from them within a hundred steps;
-    from then on there is no gradient to learn by. So their values begin as zeros.
-    """
-    new = ("content_", *(f"model.diffusion_model.{block}." for block in COARSE))
-    begun = {name: start.get(name, each) if name.startswith(new) else each for name, each in trained.items()}
-    silent = {name: torch.zeros_like(each) for name, each in begun.items() if name.startswith(new) and "i_to_v" in name}
-    return begun | silent
 
 
 def visual_encoder() -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,8 @@ def main() -> None:
     for name, tensors in parts.items():
         save_file(tensors, folder / name, metadata=ABOUT)
         print(f"{folder / name}: {(folder / name).stat().st_size / 1e6:.1f} MB")
+    if (path := result("refine")).exists():
+        shutil.copyfile(path, folder / models.REFINE)
 
 
 if __name__ == "__main__":

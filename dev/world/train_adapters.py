@@ -64,7 +64,7 @@ def train(name: str) -> None:
         **adapter.changes,
     }
     if adapter.start:
-        changes["models.start"] = str(BEGUN[adapter.start]())
+        changes["models.start"] = str(begun())
     elif adapter.method == "deadiff":
         changes["models.start"] = str(DEADIFF_START)
     settings = Path(__file__).with_name("settings") / f"{adapter.method}.toml"
@@ -87,24 +87,13 @@ def _said(changes: dict[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]  # which is TOML, too
 
 
-def begun_leffa() -> Path:
+def begun() -> Path:
     """A try-on model to go on from: the one that was trained here, or else the one that the demo has."""
     if result("leffa").exists():
         return result("leffa")
     path = ADAPTER_STATE / "demo_leffa.safetensors"
     _write(path, lambda: expand.leffa(load_file(models.FOLDER / models.LEFFA), export.compact()))
     return path
-
-
-def begun_deadiff() -> Path:
-    """The style branch that was trained here, or else the demo's, beside a content branch that has yet to learn."""
-    path = ADAPTER_STATE / "deadiff_content_start.safetensors"
-    trained = result("deadiff") if result("deadiff").exists() else models.FOLDER / models.DEADIFF
-    _write(path, lambda: deadiff_start.with_new_content(load_file(trained), load_file(DEADIFF_START)))
-    return path
-
-
-BEGUN = {"leffa": begun_leffa, "deadiff": begun_deadiff}
 
 
 def _write(path: Path, make: Callable[[], dict[str, Tensor]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
+from pack import run_extension
 from torch import Tensor
 
 from .config import Config, ConfigError
@@ -31,13 +31,10 @@ class Loaded:
 def extend(config: Config) -> None:
     """Runs the Python files that make more models known to ComfyUI."""
     for name in config.models.extensions:
-        path = file_of(config, name, (), "models.extensions")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise ConfigError(f"models.extensions names {path}, which is no Python file.")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
+        try:
+            run_extension(file_of(config, name, (), "models.extensions"))
+        except ValueError as error:
+            raise ConfigError(f"models.extensions: {error}.") from error
 
 
 def file_of(config: Config, name: str, folders: Sequence[str], key: str) -> Path:
