@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 PREFIX = "diffusion_model."
-SAMPLES = 256  # numbers of a weight that a fingerprint looks at
-# How far the same number may be from itself in float32, float16 and bfloat16, or if one of the two is in 8 bits
-ROUNDING, LOW_ROUNDING = 1 / 64, 1 / 8
-ENOUGH = 0.9  # of the numbers must be that near
+SAMPLES = 256  # numbers of a weight of which a fingerprint has the largest
+LOOKED_AT = 8  # of them that it has themselves
+# How far a number may be from itself in another precision: as a part of itself, as a part of the largest of its weight,
+# and at least. "full": in float32, float16 and bfloat16, of which float16 has no smaller steps than that; "low": in
+# float8, scaled or not, and int8; "four" bits.
+ROUNDING = {"full": (2**-7, 0.0, 2**-24), "low": (2**-3, 2**-6, 2**-9), "four": (2**-3, 2**-2, 2**-9)}
 
 
 def storage_dtype(model: ModelPatcher) -> torch.dtype:
@@ -47,28 +50,29 @@ def patched_weights(model: ModelPatcher) -> Callable[[str], Tensor]:
 def fingerprint(model: ModelPatcher) -> str:
     """Tells U-Nets apart by some numbers of each weight, for `is_of`; a LoRA does not matter.
 
-    Which weights there are, the precision they are held in, and the largest of each one's numbers, which no type rounds
-    to nothing.
+    Which weights there are, the precision they are held in, and of each one the largest number and a few others.
     """
-    sampled = _sampled(model)
-    kind = hashlib.sha256(repr([(name, shape) for name, shape, _ in sampled.numbers]).encode()).hexdigest()[:16]
-    largest = torch.stack([numbers.abs().max() for *_, numbers in sampled.numbers])
-    text = base64.b64encode(largest.view(torch.int16).numpy().tobytes()).decode()
-    return f"{kind} {'low' if sampled.is_low else 'full'} {text}"
+    return _text(_sampled(model))
 
 
 def is_of(model: ModelPatcher, known: str) -> bool:
-    """Whether a fingerprint is that of a model, whatever the precisions of then and now."""
-    mine = fingerprint(model)
+    """Whether a fingerprint is that of a model, whatever the precisions of then and now.
+
+    One weight is enough that differs by more than they round it.
+    """
+    sampled = _sampled(model)
     if " " not in known:  # from before fingerprints allowed for rounding
-        return known == _exact(_sampled(model))
-    (kind, *precision, numbers), (other_kind, *other_precision, other_numbers) = mine.split(" "), known.split(" ")
+        return known == _exact(sampled)
+    (kind, *mine), (other_kind, *others) = _text(sampled).split(" "), known.split(" ")
     if kind != other_kind:
         return False
-    one, other = (_numbers(text) for text in (numbers, other_numbers))
-    tolerance = LOW_ROUNDING if "low" in (*precision, *other_precision) else ROUNDING
-    is_near = (one - other).abs() <= tolerance * torch.maximum(one, other)
-    return bool(is_near.float().mean() > ENOUGH)
+    one, other = (_numbers(text, len(sampled.numbers)) for _, text in (mine, others))
+    shared = min(one.shape[1], other.shape[1])  # fingerprints had the largest alone
+    one, other = one[:, :shared], other[:, :shared]
+    relative, of_largest, least = max(ROUNDING[precision] for precision, _ in (mine, others))
+    size = torch.maximum(one.abs(), other.abs())
+    allowed = relative * size + (of_largest * size[:, :1]).clamp(min=least)
+    return bool(((one - other).abs() <= allowed).all())
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,21 @@ class _Sampled:
 
     Attributes:
         numbers: name, shape, and numbers in bfloat16 on the CPU, in the order of the names.
-        is_low: whether some are held in less than 16 bits.
+        precision: the lowest that one is held in, as in `ROUNDING`.
     """
 
     numbers: list[tuple[str, tuple[int, ...], Tensor]]
-    is_low: bool
+    precision: str
+
+
+def _text(sampled: _Sampled) -> str:
+    kind = hashlib.sha256(repr([(name, shape) for name, shape, _ in sampled.numbers]).encode()).hexdigest()[:16]
+    rows = [
+        torch.cat([numbers.abs().amax()[None], numbers[torch.arange(LOOKED_AT) * len(numbers) // LOOKED_AT]])
+        for *_, numbers in sampled.numbers
+    ]
+    text = base64.b64encode(torch.stack(rows).view(torch.int16).numpy().tobytes()).decode()
+    return f"{kind} {sampled.precision} {text}"
 
 
 def _sampled(model: ModelPatcher) -> _Sampled:
@@ -96,8 +110,14 @@ def _sampled(model: ModelPatcher) -> _Sampled:
         there = {name: numbers for name, numbers in chosen.items() if numbers.device == device}
         sizes = [len(numbers) for numbers in there.values()]
         on_cpu |= zip(there, torch.cat(list(there.values())).cpu().split(sizes), strict=True)
-    is_low = any(isinstance(one, QuantizedTensor) or one.element_size() < 2 for one in weights.values())
-    return _Sampled([(name, tuple(weight.shape), on_cpu[name]) for name, weight in weights.items()], is_low)
+    precision = max(map(_precision, weights.values()), key=ROUNDING.__getitem__)
+    return _Sampled([(name, tuple(weight.shape), on_cpu[name]) for name, weight in weights.items()], precision)
+
+
+def _precision(weight: Tensor) -> str:
+    if isinstance(weight, QuantizedTensor):
+        return "four" if math.prod(weight.storage_shape) < weight.numel() else "low"
+    return "full" if weight.element_size() > 1 else "low"
 
 
 def _evenly(weight: Tensor) -> Tensor:
@@ -113,8 +133,9 @@ def _exact(sampled: _Sampled) -> str:
     return digest.hexdigest()
 
 
-def _numbers(text: str) -> Tensor:
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.bfloat16).float()
+def _numbers(text: str, weights: int) -> Tensor:
+    """A row for each weight."""
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.bfloat16).float().view(weights, -1)
 
 
 def managed(model: ModelPatcher, make: Callable[..., nn.Module], weights: dict[str, Tensor]) -> ModelPatcher:

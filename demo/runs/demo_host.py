@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +24,16 @@ def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: in
     """A host, not yet started, on which the pack's workflows queue without a change."""
     host = HeadlessHost({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base, extra_args, port)
     write_models(host.base / "models")
-    # Smaller than those that the pack puts there at its start.
-    demo_module("tryon").write_pictures(host.base / "input")
-    for photo in sorted(PHOTOS.glob("refattention_*")):
-        if not (host.base / "input" / photo.name).exists():
-            host.put_input(photo)
+    write_input(host.base / "input")
     return host
+
+
+def write_input(folder: Path) -> None:
+    """Puts the pictures that the workflows load into a folder, some of them smaller than the pack does at its start."""
+    demo_module("tryon").write_pictures(folder)
+    for photo in sorted(PHOTOS.glob("refattention_*")):
+        if not (folder / photo.name).exists():
+            shutil.copyfile(photo, folder / photo.name)
 
 
 def write_models(models: Path) -> None:

@@ -49,7 +49,7 @@ def test_file_is_what_the_editor_wants(name: str) -> None:
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
 def test_it_runs(host: HeadlessHost, name: str) -> None:
-    write_small_pictures(host)
+    write_small_pictures(host.base / "input")
     blueprint = read(BLUEPRINTS[name])
     outputs = len(blueprint["nodes"][0]["outputs"])
     prompt = ui_to_api(with_surroundings(blueprint), host.object_info())

@@ -23,7 +23,7 @@ SAID = "ValueError", "RuntimeError", "FileNotFoundError"
 
 @pytest.mark.timeout(0 if PROMPTS > 100 else 600)
 def test_random_widgets(host: HeadlessHost) -> None:
-    write_small_pictures(host)
+    write_small_pictures(host.base / "input")
     info = host.object_info()
     own = {name for name, node in info.items() if node["python_module"] == "custom_nodes.ComfyUI-RefAttention"}
     outcomes = {"refused": 0, "failed": 0, "ran": 0}

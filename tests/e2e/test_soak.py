@@ -40,7 +40,7 @@ def cancel_in_the_middle(host: HeadlessHost, name: str, seed: int, seconds: floa
 
 @pytest.mark.timeout(0 if RUNS > 50 else 600)
 def test_soak(host: HeadlessHost) -> None:
-    write_small_pictures(host)
+    write_small_pictures(host.base / "input")
     chance = random.Random(0)
     memory = []
     for run in range(RUNS):

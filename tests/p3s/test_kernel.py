@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import oracle
 import pytest
@@ -65,7 +66,14 @@ def test_one_reference_of_another_size_serves_all_samples() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_tokens_go_to_another_grid_as_a_picture_would(dtype: torch.dtype) -> None:
+def test_tokens_go_to_another_grid_as_a_picture_would(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpolate = torch.nn.functional.interpolate
+
+    def in_float32(pictures: Tensor, **options: Any) -> Tensor:
+        assert pictures.dtype == torch.float32  # in half precision not every device has it
+        return interpolate(pictures, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", in_float32)
     rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing="ij")
     ramp = torch.stack([rows, columns], dim=-1).reshape(1, 24, 2).to(dtype)
     assert on_grid(ramp, (4, 6), (4, 6)) is ramp

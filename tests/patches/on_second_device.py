@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management as management
 import on_device
 import pytest
 import torch
-import workflow_here
-from comfy.clip_vision import ClipVisionModel
 from families import FAMILIES, tiny_model
 from on_device import MASK, Sampling
 from refattention.core.patches import selection, transfer
@@ -20,7 +17,7 @@ from refattention.core.patches.bank import KeyValueBank, Record
 from refattention.core.patches.transfer import Arriving, kept_tensor
 from refattention.core.refdrop.cache import ReferenceCache
 from refattention.nodes.leffa import EVERY_N
-from second_device import DEVICE, Counts, OnSecond, on_second, second_device, steps_of
+from second_device import DEVICE, Counts, on_second, second_device, steps_of
 from torch import Tensor
 
 # What a step adds to one of the plain model's: waits for the device, bytes to it, bytes from it.
@@ -123,33 +120,6 @@ def test_no_family_mixes_devices(family: str) -> None:
         on_device.refdrop(family, "batch", steps=1, mask=MASK, concat=True),
     ):
         assert torch.equal(counted(run)[0], run(here, None))
-
-
-# Those in which the pack's nodes compute something on the device that no test above does: vision encoders, and what is
-# made of maps and pictures. Texts are encoded on the CPU, as ComfyUI does where that is as fast; gradients need a real
-# device.
-WORKFLOWS = ["point_mask", "deadiff", "attention_probe", "refine_by_align", "leffa_flow"]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files")
-    workflow_here.write_files(folder)
-    return folder
-
-
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_no_workflow_mixes_devices(name: str, files: Path) -> None:
-    def placed(output: Any) -> None:
-        if isinstance(output, ClipVisionModel):
-            output.load_device = output.patcher.load_device = DEVICE
-
-    with pytest.MonkeyPatch.context() as patch, second_device() as counts:
-        workflow_here.use_files(files, patch)
-        patch.setattr(management, "get_torch_device", lambda: DEVICE)
-        given = workflow_here.run(name, placed)
-        assert sum(counts.up.values()) > 1000
-    assert not any(isinstance(each, OnSecond) for outputs in given.values() for each in outputs)
 
 
 def attending(act: Callable[[Tensor], Any]) -> Sampling:

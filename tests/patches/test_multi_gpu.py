@@ -10,6 +10,7 @@ from typing import Any
 
 import comfy.model_management as management
 import comfy.multigpu
+import on_device
 import p3s_support
 import pytest
 import torch
@@ -175,6 +176,23 @@ def test_leffa_split_and_whole_give_the_same(monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(2):
         assert distance(tryon.sample((split(patcher), *rest)), want) < CLOSE
     assert SEEN == [DEVICES] * 2
+
+
+@pytest.mark.parametrize("kind", on_device.BACK_ENDS)
+def test_refine_by_align_split_and_whole_give_the_same(kind: str) -> None:
+    """Painting, and the looks before it and of the probe, which are passes of their own."""
+
+    def place(patcher: Any) -> Any:
+        management.unload_all_models()
+        management.current_loaded_models.clear()  # ComfyUI's own gaps, see above
+        return split(loaded(patcher))
+
+    paint = on_device.painting(kind, 0.5)
+    assert distance(paint(place, None), paint(lambda patcher: patcher, None)) < CLOSE
+    assert SEEN == [DEVICES]
+    for look in (on_device.aligned,) if kind == "adapter" else (on_device.aligned, on_device.probed):
+        got, want = (look(kind, each, (261,)) for each in (place, lambda patcher: patcher))
+        assert all(distance(*pair) < CLOSE for pair in zip(got, want, strict=True))
 
 
 def record(patcher: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The tests of `on_second_device.py`, in a process of their own: torch never forgets a device that counts."""
+"""The tests of two files in a process of their own: torch never forgets a device that counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 
 @pytest.mark.timeout(900)
 def test_on_a_second_device() -> None:
-    cases = Path(__file__).with_name("on_second_device.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(cases)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cases.parents[2])
+    folder = Path(__file__).parent
+    files = [str(folder / f"{name}on_second_device.py") for name in ("", "workflows_")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parents[1])
     assert done.returncode == 0, done.stdout[-6000:]

@@ -148,8 +148,7 @@ def test_another_model_is_refused() -> None:
     other = random_model(FAMILIES["sd15"])
     guided(other, recorded)  # the same weights, as of the same file loaded twice
     with torch.no_grad():
-        for weight in other.model.diffusion_model.parameters():
-            weight.mul_(2)
+        next(other.model.diffusion_model.parameters()).mul_(1.02)
     with pytest.raises(ValueError, match="recorded with another checkpoint than"):
         guided(other, record("sd15", tiny_latent("sd15")))
 

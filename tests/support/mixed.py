@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from demo_host import API_WORKFLOWS, load_workflow
-from host import HeadlessHost
 
 Workflow = dict[str, Any]
 NEED_OTHER_MODELS = {
@@ -24,9 +24,8 @@ PICTURES = 4  # times smaller
 SMALL: dict[str, Any] = {"width": 128, "height": 96, "steps": 2, "megapixels": 0.02, "epochs": 1, "working_size": 128}
 
 
-def write_small_pictures(host: HeadlessHost) -> None:
+def write_small_pictures(folder: Path) -> None:
     """Puts a small copy of each input picture beside it."""
-    folder = host.base / "input"
     for path in [*folder.glob("*.jpg"), *folder.glob("*.png")]:
         if not path.name.startswith("small_"):
             with Image.open(path) as picture:

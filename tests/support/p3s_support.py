@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import bootstrap
@@ -18,8 +19,11 @@ if __name__ == "__main__":
 import torch
 from refattention.core.models.base import fingerprint
 from refattention.core.p3s.adapter import Origin, TrainedAdapter, trainable, trained_weights
-from refattention.core.p3s.files import load_adapter
+from refattention.core.p3s.files import load_adapter, save_adapter
+from refattention.core.patches.unet import family as unet_family
 from refattention.nodes.p3s import P3SInject
+from refattention_demo import vision
+from refattention_demo.loading import load
 from sampling import latent, model, prompt, sample
 from torch import Tensor
 
@@ -71,6 +75,14 @@ def adapter(family: str = "sd15", zeros: bool = False) -> TrainedAdapter:
     name = type(patcher.model.model_config).__name__
     origin = Origin(name, fingerprint(patcher), VISION_WIDTH, "sks", "dog", "a photo of sks dog", {"epochs": 60})
     return TrainedAdapter(trained_weights(network, patcher), origin)
+
+
+def write_p3s_adapter(path: Path) -> None:
+    """Writes an untrained one that fits the demo's SD1.5 model and vision encoder."""
+    patcher, *_ = load("sd15")
+    origin = Origin(unet_family(patcher), fingerprint(patcher), vision.WIDTH, "sks", "cup", "a photo of sks cup", {})
+    path.parent.mkdir(exist_ok=True)
+    save_adapter(TrainedAdapter(trained_weights(trainable(patcher, vision.WIDTH, seed=0), patcher), origin), path)
 
 
 def fill_zeros(network: torch.nn.Module) -> None:

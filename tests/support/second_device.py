@@ -191,7 +191,7 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in (torch.tensor, torch.as_tensor) and "device" in kwargs:
             device = kwargs.pop("device")
-            made = func(*args, **kwargs)
+            made = func(*_mapped(_read, args), **kwargs)
             return made if device is None else made.to(device)
         if func is Tensor.new_tensor and isinstance(args[0], OnSecond):
             return args[0].held.new_tensor(*args[1:], **kwargs).to(DEVICE)
@@ -200,6 +200,13 @@ class _Functions(TorchFunctionMode):
         if func is torch.nn.functional.scaled_dot_product_attention and isinstance(args[0], OnSecond):
             return _Attention.apply_here(func, args, kwargs)
         return func(*args, **kwargs)
+
+
+class _Generator(torch.Generator):
+    """Of numbers on either device, which are drawn in main memory."""
+
+    def __new__(cls, device: Any = "cpu") -> _Generator:
+        return super().__new__(cls, device="cpu")
 
 
 class _Attention:
@@ -217,7 +224,12 @@ def _held(tensor: Tensor) -> Tensor:
     return tensor.held if isinstance(tensor, OnSecond) else tensor
 
 
-def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def _read(tensor: Tensor) -> Any:
+    """What a tensor that is made of others takes of one on the device: numbers, one by one."""
+    return tensor.tolist() if isinstance(tensor, OnSecond) else tensor
+
+
+def _mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
     """What functions take or give, each tensor in it put through a function; torch's own way is for deeper trees."""
     if isinstance(value, Tensor):
         return function(value)
@@ -282,6 +294,7 @@ def second_device(pins: bool = True) -> Iterator[Counts]:
 
     management.unload_all_models()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "Generator", _Generator)
         patch.setattr(management, "vram_state", management.VRAMState.NORMAL_VRAM)
         patch.setattr(management, "get_free_memory", much)
         patch.setattr(management, "get_total_memory", much)
