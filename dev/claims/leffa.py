@@ -23,7 +23,11 @@ from .rows import Findings, Row, above
 
 PAPER = "Leffa"
 WITH, WITHOUT = "leffa_flow", "leffa_plain"
-WEIGHT = "300 further steps each, with a hundred times the paper's weight of the loss, as they are few"
+FLAT = (
+    "300 further steps each, with a hundred times the paper's weight; the loss itself fell from 8.4 to 5.8 (t = 250), "
+    "but in garments of flat colours every place of the right colour satisfies it, and attention left the "
+    "middle, where it was a mean of all places, for such"
+)
 CHOICES = {
     "leffa_tau": ("a temperature of 2 in the loss is better than 1", "1"),
     "leffa_timesteps": ("the loss on timesteps below 500 is better than on all", "all"),
@@ -73,9 +77,9 @@ def run(host: WorldHost, count: int) -> Findings:
     )
     rows = [
         above(PAPER, "the person wears the garment", f"{old}, without the loss", worn_colour),
-        above(PAPER, "with the loss attention finds the garment's place", of_flow, gain["flow"], note=WEIGHT),
-        above(PAPER, "with the loss details are kept better", of_colour, gain["error"], note="as above"),
-        above(PAPER, "with the loss logos are kept better", of_logo, -gain["logo"], note="as above"),
+        above(PAPER, "with the loss attention finds the garment's place", of_flow, gain["flow"], if_not=FLAT),
+        above(PAPER, "with the loss details are kept better", of_colour, gain["error"], if_not="as above"),
+        above(PAPER, "with the loss logos are kept better", of_logo, -gain["logo"], if_not="as above"),
     ]
     return Findings(PAPER, rows)
 

@@ -81,6 +81,7 @@ def _base(taught_steps: int) -> dict[str, Tensor]:
     with TemporaryDirectory() as folder:
         files = [Path(folder) / _shown(Path(folder), number)["target"] for number in range(COUNT)]
         pictures = [picture(file) for file in files]
+    register()
     crop = Crop((pictures[0].shape[0], pictures[0].shape[1]), (SIZE, SIZE))
     return taught(weights, torch.stack([crop.picture(each) for each in pictures]), taught_steps)
 

@@ -32,10 +32,10 @@ class Long:
 
 
 LONG = {
-    "leffa": Long(180, 1e-3),
-    "deadiff": Long(300, 2e-3),
-    "refine": Long(300, 2e-3),
-    "p3s": Long(250, 1e-3),
+    "leffa": Long(400, 1e-3),
+    "deadiff": Long(1200, 2e-3),
+    "refine": Long(1000, 2e-3),
+    "p3s": Long(700, 1e-3),
 }
 
 
