@@ -64,9 +64,11 @@ def is_of(model: ModelPatcher, known: str) -> bool:
     if " " not in known:  # from before fingerprints allowed for rounding
         return known == _exact(sampled)
     (kind, *mine), (other_kind, *others) = _text(sampled).split(" "), known.split(" ")
-    if kind != other_kind:
+    if kind != other_kind or len(others) != len(mine) or others[0] not in ROUNDING:
         return False
     one, other = (_numbers(text, len(sampled.numbers)) for _, text in (mine, others))
+    if one is None or other is None:  # a damaged file's
+        return False
     shared = min(one.shape[1], other.shape[1])  # fingerprints had the largest alone
     one, other = one[:, :shared], other[:, :shared]
     relative, of_largest, least = max(ROUNDING[precision] for precision, _ in (mine, others))
@@ -133,9 +135,15 @@ def _exact(sampled: _Sampled) -> str:
     return digest.hexdigest()
 
 
-def _numbers(text: str, weights: int) -> Tensor:
-    """A row for each weight."""
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.bfloat16).float().view(weights, -1)
+def _numbers(text: str, weights: int) -> Tensor | None:
+    """A row for each weight; None if a text does not hold that."""
+    try:
+        data = base64.b64decode(text)
+    except ValueError:
+        return None
+    if not data or len(data) % (2 * weights):
+        return None
+    return torch.frombuffer(bytearray(data), dtype=torch.bfloat16).float().view(weights, -1)
 
 
 def managed(model: ModelPatcher, make: Callable[..., nn.Module], weights: dict[str, Tensor]) -> ModelPatcher:

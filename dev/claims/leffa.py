@@ -95,16 +95,20 @@ def run_choices(host: WorldHost, count: int) -> Findings:
 
 
 def measured(host: WorldHost, count: int, *names: str) -> list[Measured]:
-    """Of each of some trainings, on that many persons: (cases,) of each measure."""
+    """Of each of some trainings, on that many persons."""
     require(*(result(name) for name in names))
-    chosen, reader, found = cases(count), Reader(), []
-    for number, case in enumerate(chosen):
-        put_pictures(host, number, case)
     for name in names:
         shutil.copyfile(result(name), host.base / "models" / "diffusion_models" / f"{name}.safetensors")
-        each = [_of_case(host, case, number, reader, f"{name}.safetensors") for number, case in enumerate(chosen)]
-        found.append({what: np.array([one[what] for one in each]) for what in each[0]})
-    return found
+    return [measured_with(host, cases(count), f"{name}.safetensors") for name in names]
+
+
+def measured_with(host: WorldHost, chosen: list[Case], model: str) -> Measured:
+    """(cases,) of each measure, with a file of the host's diffusion models."""
+    reader, found = Reader(), []
+    for number, case in enumerate(chosen):
+        put_pictures(host, number, case)
+        found.append(_of_case(host, case, number, reader, model))
+    return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
 def put_pictures(host: WorldHost, number: int, case: Case) -> None:

@@ -61,29 +61,16 @@ def test_p3s_paints_the_subject_that_was_pointed_at(host: WorldHost) -> None:
     assert np.mean(gained) > 5
 
 
-def test_deadiff_takes_the_style_and_keeps_the_text(host: WorldHost, reader: Reader) -> None:
-    chosen = deadiff.cases(10)
-    files = [host.put_picture(f"style_{number}", case.reference) for number, case in enumerate(chosen)]
-
-    def seen(strength: float) -> tuple[float, float]:
-        pictures = [
-            deadiff.painted(host, case, number, files[number], strength, {}) for number, case in enumerate(chosen)
-        ]
-        chances = reader.chances(np.concatenate(pictures))
-        style = [reader.of(chances, "style", case.reference)[number] for number, case in enumerate(chosen)]
-        species = [reader.of(chances, "species", case.wanted)[number] for number, case in enumerate(chosen)]
-        return float(np.mean(style)), float(np.mean(species))
-
-    (style, species), (plain_style, plain_species) = seen(1.0), seen(0.0)
-    assert style > plain_style + 0.05
-    assert species > plain_species - 0.2
+def test_deadiff_takes_the_style_and_keeps_the_text(host: WorldHost) -> None:
+    painter = deadiff.Painter(host, 10)
+    styled, plain = painter.measured(1.0), painter.measured(0.0)
+    assert styled["style"].mean() > plain["style"].mean() + 0.05
+    assert styled["species"].mean() > plain["species"].mean() - 0.2
 
 
-def test_leffa_puts_the_garment_on(host: WorldHost, reader: Reader) -> None:
-    for number, case in enumerate(leffa.cases(3)):
-        leffa.put_pictures(host, number, case)
-        found = leffa.measured(host, case, number, reader, "virtual_tryon.pth")
-        assert found["wanted"] > 0.5 > found["own"]
+def test_leffa_puts_the_garment_on(host: WorldHost) -> None:
+    found = leffa.measured_with(host, leffa.cases(3), "virtual_tryon.pth")
+    assert (found["wanted"] > 0.5).all() and (found["own"] < 0.5).all()
 
 
 def test_refine_finds_the_part_and_repairs_it(host: WorldHost) -> None:

@@ -104,3 +104,10 @@ def test_adapters_saved_with_an_exact_fingerprint_are_known() -> None:
         digest.update(f"{name} {tuple(weight.shape)}".encode() + chosen.view(torch.int16).numpy().tobytes())
     assert is_of(model("sd15"), digest.hexdigest())
     assert not is_of(fine_tuned(model("sd15"), 0.1), digest.hexdigest())
+
+
+def test_a_damaged_fingerprint_is_of_no_model() -> None:
+    plain = model("sd15")
+    kind, precision, numbers = fingerprint(plain).split(" ")
+    for known in (f"{kind} {precision} {numbers[:-3]}", f"{kind} lost {numbers}", f"{kind} {numbers}", f"{kind}  "):
+        assert not is_of(plain, known)

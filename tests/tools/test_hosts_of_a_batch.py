@@ -279,12 +279,14 @@ def test_own_host_that_does_not_let_go_of_a_row_is_ended(tmp_path: Path, monkeyp
 
 def started(*words: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "tools" / "run_workflow.py"), *words]
-    # Deaf to Ctrl-C, as a shell makes what it runs in the background.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Deaf to Ctrl-C, as a shell makes what it runs in the background; not to SIGHUP, as nohup would make the tests.
+    wanted = {signal.SIGINT: signal.SIG_IGN, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def wait_until(true: Callable[[], Any]) -> None:
