@@ -32,11 +32,13 @@ def score(method: str, task: Any, file: Path, number: int, steps: int) -> float:
 
     Its peak is the range of the picture's own latents.
     """
-    got, want = _PAINTED[method](task, file, number, steps)
-    return 10 * float(torch.log10((want.max() - want.min()).square() / (got - want).square().mean()))
+    got, want, where = _PAINTED[method](task, file, number, steps)
+    error = (got - want)[..., where].square().mean()
+    return 10 * float(torch.log10((want.max() - want.min()).square() / error))
 
 
-Latents = tuple[Tensor, Tensor]  # painted, and those of the picture itself
+EVERYWHERE = slice(None)
+Latents = tuple[Tensor, Tensor, Any]  # painted, those of the picture itself, and where the two are compared
 
 
 def _leffa(task: Any, file: Path, number: int, steps: int) -> Latents:
@@ -44,7 +46,7 @@ def _leffa(task: Any, file: Path, number: int, steps: int) -> Latents:
     model = attach_reference_unet(parts.generative, parts.reference, 0)
     person, *others = (each[None] for each in (sample.person, sample.reference, sample.densepose, sample.mask))
     model, positive, _, latent = LeffaTryOn.execute(model, parts.vae, person, *others, EVERY_STEP, 5, False)
-    return _sampled(model, positive, latent["samples"], steps), parts.vae.encode(person)
+    return _sampled(model, positive, latent["samples"], steps), parts.vae.encode(person), EVERYWHERE
 
 
 def _deadiff(task: Any, file: Path, number: int, steps: int) -> Latents:
@@ -52,7 +54,7 @@ def _deadiff(task: Any, file: Path, number: int, steps: int) -> Latents:
     settings = {**DEADIFF, "mode": KIND_MODES[record.kind]}
     model = DEADiffStyle.execute(task._model, adapter, sample.reference[None], **settings)[0]
     want = task._encode._vae.encode(sample.target[None])
-    return _sampled(model, conditioning(task._clip, record.text), torch.zeros_like(want), steps), want
+    return _sampled(model, conditioning(task._clip, record.text), torch.zeros_like(want), steps), want, EVERYWHERE
 
 
 def _refine(task: Any, file: Path, number: int, steps: int) -> Latents:
@@ -71,7 +73,7 @@ def _refine(task: Any, file: Path, number: int, steps: int) -> Latents:
         decoded = vae.decode(vae.encode(example.picture))
         want = torch.where(example.mask[None, ..., None] > 0, decoded, example.picture)
         painted = torch.nn.functional.max_pool2d(example.mask[None], 8)[0] > 0
-        return vae.encode(got)[..., painted], vae.encode(want)[..., painted]
+        return vae.encode(got), vae.encode(want), painted
 
 
 def _p3s(task: Any, file: Path, number: int, steps: int) -> Latents:
@@ -79,7 +81,7 @@ def _p3s(task: Any, file: Path, number: int, steps: int) -> Latents:
     given = {"adapter": load_p3s(file), "clip_vision": task._vision, **P3S, "schedule": "fixed"}
     model = P3SInject.execute(task._model, reference_image=picture, vae=vae, **given)[0]
     want = vae.encode(picture)
-    return _sampled(model, conditioning(task._clip, task._text), torch.zeros_like(want), steps), want
+    return _sampled(model, conditioning(task._clip, task._text), torch.zeros_like(want), steps), want, EVERYWHERE
 
 
 _PAINTED = {"leffa": _leffa, "deadiff": _deadiff, "refine": _refine, "p3s": _p3s}

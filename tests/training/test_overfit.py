@@ -19,7 +19,7 @@ from training_support import train_here
 
 IS_LONG = bool(os.environ.get("REFATTENTION_TRAIN_CHECK"))
 PART, DECIBELS = 0.1, 25.0  # of the loss at most, of each picture at least
-TAUGHT = 190  # steps
+TAUGHT = 700  # steps
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Long:
 
 
 LONG = {
-    "leffa": Long(400, 1e-3),
+    "leffa": Long(440, 1e-3),
     "deadiff": Long(1200, 2e-3),
-    "refine": Long(1000, 2e-3),
-    "p3s": Long(700, 1e-3),
+    "refine": Long(800, 2e-3),
+    "p3s": Long(1000, 1e-3),
 }
 
 
@@ -54,7 +54,7 @@ def test_each_training_overfits_on_eight_pictures(method: str, tmp_path: Path) -
         trained = tmp_path / "run" / f"{method}.safetensors"
         task = task_of(method, config_of(method, file, f"models.start={trained}", "output=again"))
         after = fixed_loss(task, draws)
-        scores = [score(method, task, trained, n, 20 if IS_LONG else 1) for n in range(COUNT if IS_LONG else 1)]
+        scores = [score(method, task, trained, n, 40 if IS_LONG else 1) for n in range(COUNT if IS_LONG else 1)]
     print(
         f"{method}: loss {before:.4f} -> {after:.4f}, {after / before:.3f} of its start; PSNR {min(scores):.1f} to "
         f"{max(scores):.1f} dB; {long.steps} steps in {seconds:.0f} s of a core"
