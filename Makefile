@@ -34,7 +34,7 @@ test: setup browser ## run all tests; a test that was skipped fails the run
 soak: setup ## 200 workflows of all methods through one server, some of them cancelled
 	REFATTENTION_SOAK_RUNS=200 $(BIN)/pytest -s tests/e2e/test_soak.py
 
-train-check: setup ## each training overfits on eight small pictures and its node paints them: some minutes
+train-check: setup ## each training overfits on eight small pictures and its node paints them: about twenty minutes
 	REFATTENTION_TRAIN_CHECK=1 $(BIN)/pytest -s tests/training/test_overfit.py
 
 train-fullsize: setup ## one step of each training on a full-size SD1.5 with random weights: needs 20 GiB, writes bench/results
