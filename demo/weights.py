@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +50,13 @@ def write(target: Path, make: Callable[[], dict[str, Tensor]], about: str = ABOU
         _write(target, {key: _half(tensor) for key, tensor in make().items()}, about)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copies a file as it is, metadata and all, unless there is one of that name."""
+    if not target.exists():
+        with _unfinished(target) as file:
+            shutil.copyfile(source, file)
+
+
 def write_vision_encoder(folder: Path) -> None:
     """Writes the vision encoder under the file name that the workflows have; a file that is there stays."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,11 +90,17 @@ def _half(tensor: Tensor) -> Tensor:
 
 
 def _write(target: Path, tensors: dict[str, Tensor], about: str = ABOUT) -> None:
-    """Under another name first: a checkpoint is there completely or not at all."""
+    with _unfinished(target) as file:
+        if target.suffix in (".pth", ".ckpt"):
+            torch.save(tensors, file)
+        else:
+            save_file(tensors, file, metadata={"format": "pt", "about": about})
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """Another name to write to first: a file is there completely or not at all."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         unfinished = Path(folder) / target.name
-        if target.suffix in (".pth", ".ckpt"):
-            torch.save(tensors, unfinished)
-        else:
-            save_file(tensors, unfinished, metadata={"format": "pt", "about": about})
+        yield unfinished
         os.replace(unfinished, target)

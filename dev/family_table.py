@@ -73,19 +73,7 @@ def page() -> str:
     heads = ["Models", "ComfyUI's names", *_methods()]
     head = f"| {' | '.join(heads)} |\n|---|---|{':-:|' * len(_methods())}\n"
     notes = "\n".join(f"{number}. {why}." for number, why in enumerate(why_not, 1))
-    return (
-        INTRODUCTION
-        + "\n"
-        + head
-        + "\n".join(lines)
-        + "\n"
-        + WHY_NOT
-        + notes
-        + "\n"
-        + REFUSED
-        + "\n".join(refused)
-        + "\n"
-    )
+    return "\n".join([INTRODUCTION, head + "\n".join(lines), WHY_NOT + notes, REFUSED + "\n".join(refused), ""])
 
 
 def _row(tiny: str, title: str, names: str, why_not: list[str]) -> str:

@@ -174,8 +174,8 @@ def main() -> int:
             parser.error(f"there is no folder {target.parent}")
 
     import_pack(cpu=arguments.cpu)
-    if arguments.extension:
-        run_extension(arguments.extension)
+    if arguments.extension and not run_extension(arguments.extension):
+        parser.error(f"--extension names {arguments.extension}, which is no Python file")
     import comfy.clip_vision
     import comfy.sd
     from refattention.core.refine_by_align.files import load_adapter

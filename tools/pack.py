@@ -29,15 +29,12 @@ def import_pack(cpu: bool = True) -> None:
     comfy.cli_args.args.cpu = cpu
 
 
-def run_extension(path: Path) -> None:
-    """Runs a Python file that makes more models known to ComfyUI.
-
-    Raises:
-        ValueError: it is no Python file.
-    """
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def run_extension(path: Path) -> bool:
+    """Runs a Python file that makes more models known to ComfyUI; False if it is none."""
+    spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file")
+        return False
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
+    return True

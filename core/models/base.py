@@ -52,7 +52,9 @@ def fingerprint(model: ModelPatcher) -> str:
 
     Which weights there are, the precision they are held in, and of each one the largest number and a few others.
     """
-    return _text(_sampled(model))
+    sampled = _sampled(model)
+    text = base64.b64encode(_rows(sampled).view(torch.int16).numpy().tobytes()).decode()
+    return f"{_kind(sampled)} {sampled.precision} {text}"
 
 
 def is_of(model: ModelPatcher, known: str) -> bool:
@@ -63,15 +65,16 @@ def is_of(model: ModelPatcher, known: str) -> bool:
     sampled = _sampled(model)
     if " " not in known:  # from before fingerprints allowed for rounding
         return known == _exact(sampled)
-    (kind, *mine), (other_kind, *others) = _text(sampled).split(" "), known.split(" ")
-    if kind != other_kind or len(others) != len(mine) or others[0] not in ROUNDING:
+    kind, *more = known.split(" ")
+    if kind != _kind(sampled) or len(more) != 2 or more[0] not in ROUNDING:
         return False
-    one, other = (_numbers(text, len(sampled.numbers)) for _, text in (mine, others))
-    if one is None or other is None:  # a damaged file's
+    precision, text = more
+    one, other = _rows(sampled).float(), _numbers(text, len(sampled.numbers))
+    if other is None:  # a damaged file's
         return False
     shared = min(one.shape[1], other.shape[1])  # fingerprints had the largest alone
     one, other = one[:, :shared], other[:, :shared]
-    relative, of_largest, least = max(ROUNDING[precision] for precision, _ in (mine, others))
+    relative, of_largest, least = max(ROUNDING[sampled.precision], ROUNDING[precision])
     size = torch.maximum(one.abs(), other.abs())
     allowed = relative * size + (of_largest * size[:, :1]).clamp(min=least)
     return bool(((one - other).abs() <= allowed).all())
@@ -90,14 +93,18 @@ class _Sampled:
     precision: str
 
 
-def _text(sampled: _Sampled) -> str:
-    kind = hashlib.sha256(repr([(name, shape) for name, shape, _ in sampled.numbers]).encode()).hexdigest()[:16]
+def _kind(sampled: _Sampled) -> str:
+    """Which weights there are."""
+    return hashlib.sha256(repr([(name, shape) for name, shape, _ in sampled.numbers]).encode()).hexdigest()[:16]
+
+
+def _rows(sampled: _Sampled) -> Tensor:
+    """For each weight the largest of its numbers, without a sign, and some others."""
     rows = [
         torch.cat([numbers.abs().amax()[None], numbers[torch.arange(LOOKED_AT) * len(numbers) // LOOKED_AT]])
         for *_, numbers in sampled.numbers
     ]
-    text = base64.b64encode(torch.stack(rows).view(torch.int16).numpy().tobytes()).decode()
-    return f"{kind} {sampled.precision} {text}"
+    return torch.stack(rows)
 
 
 def _sampled(model: ModelPatcher) -> _Sampled:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -37,7 +36,7 @@ def write(models: Path, compact: Path = FOLDER) -> None:
         if (compact / name).exists():
             (models / target).parent.mkdir(parents=True, exist_ok=True)
             weights.write(models / target, lambda: expanded(load_file(compact / name)), ABOUT)  # noqa: B023 - at once
-    # as it is: what it says of itself is part of it
-    adapter = models / "model_patches" / "refine_align.safetensors"
-    if (compact / REFINE).exists() and not adapter.exists():
-        shutil.copyfile(compact / REFINE, adapter)
+    if (compact / REFINE).exists():
+        folder = models / "model_patches"
+        folder.mkdir(parents=True, exist_ok=True)
+        weights.copy(compact / REFINE, folder / "refine_align.safetensors")  # what it says of itself is part of it

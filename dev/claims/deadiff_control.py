@@ -22,8 +22,9 @@ def run(host: WorldHost, count: int) -> Findings:
     require(result(CONTROL))
     file_name = f"{CONTROL}.safetensors"
     shutil.copyfile(result(CONTROL), host.base / "models" / "model_patches" / file_name)
-    ours = [Painter(host, count).measured(strength) for strength in STRENGTHS]
-    theirs = [Painter(host, count, file_name).measured(strength, mode=BOTH) for strength in STRENGTHS]
+    deadiff, control = Painter(host, count), Painter(host, count, file_name)
+    ours = [deadiff.measured(strength) for strength in STRENGTHS]
+    theirs = [control.measured(strength, mode=BOTH) for strength in STRENGTHS]
     paper, whole, equal = ours[-1], theirs[-1], at_equal_text(theirs, ours[-1])
     rows = [
         above(

@@ -99,16 +99,22 @@ def measured(host: WorldHost, count: int, *names: str) -> list[Measured]:
     require(*(result(name) for name in names))
     for name in names:
         shutil.copyfile(result(name), host.base / "models" / "diffusion_models" / f"{name}.safetensors")
-    return [measured_with(host, cases(count), f"{name}.safetensors") for name in names]
+    fitting_room = FittingRoom(host, count)
+    return [fitting_room.measured(f"{name}.safetensors") for name in names]
 
 
-def measured_with(host: WorldHost, chosen: list[Case], model: str) -> Measured:
-    """(cases,) of each measure, with a file of the host's diffusion models."""
-    reader, found = Reader(), []
-    for number, case in enumerate(chosen):
-        put_pictures(host, number, case)
-        found.append(_of_case(host, case, number, reader, model))
-    return {name: np.array([one[name] for one in found]) for name in found[0]}
+class FittingRoom:
+    """Held-out persons on a host, whom models dress."""
+
+    def __init__(self, host: WorldHost, count: int) -> None:
+        self._host, self._cases, self._reader = host, cases(count), Reader()
+        for number, case in enumerate(self._cases):
+            put_pictures(host, number, case)
+
+    def measured(self, model: str) -> Measured:
+        """(cases,) of each measure, with a file of the host's diffusion models."""
+        found = [_of_case(self._host, case, n, self._reader, model) for n, case in enumerate(self._cases)]
+        return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
 def put_pictures(host: WorldHost, number: int, case: Case) -> None:

@@ -61,7 +61,7 @@ def adapters(base: Tensors) -> Iterator[tuple[str, Tensors]]:
     Args:
         base: compact.
     """
-    if (path := result("leffa_flow")).exists():
+    if (path := result("leffa_plain")).exists():  # with the loss garments come out worse here
         known = expand.leffa({}, base)
         trained = load_file(path).items()
         yield models.LEFFA, expand.packed({name: each for name, each in trained if not same(each, known.get(name))})

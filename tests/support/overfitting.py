@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from taught_base import taught
 from torch import Tensor
 from training.config import build, read
-from training.pictures import Crop, picture
+from training.pictures import Crop
 from training_support import EXTENSION, config_file
 from world import data_sets
 
@@ -78,12 +77,10 @@ def _base(taught_steps: int) -> dict[str, Tensor]:
     weights = expand.checkpoint(load_file(models.FOLDER / models.BASE))
     if not taught_steps:
         return weights
-    with TemporaryDirectory() as folder:
-        files = [Path(folder) / _shown(Path(folder), number)["target"] for number in range(COUNT)]
-        pictures = [picture(file) for file in files]
     register()
-    crop = Crop((pictures[0].shape[0], pictures[0].shape[1]), (SIZE, SIZE))
-    return taught(weights, torch.stack([crop.picture(each) for each in pictures]), taught_steps)
+    crop = Crop((draw.SIZE, draw.SIZE), (SIZE, SIZE))
+    drawn = [torch.from_numpy(draw.picture(record.random_record(_rng(n))) / np.float32(255)) for n in range(COUNT)]
+    return taught(weights, torch.stack([crop.picture(each) for each in drawn]), taught_steps)
 
 
 def _shown(folder: Path, number: int) -> dict[str, str]:

@@ -31,10 +31,9 @@ class Loaded:
 def extend(config: Config) -> None:
     """Runs the Python files that make more models known to ComfyUI."""
     for name in config.models.extensions:
-        try:
-            run_extension(file_of(config, name, (), "models.extensions"))
-        except ValueError as error:
-            raise ConfigError(f"models.extensions: {error}.") from error
+        path = file_of(config, name, (), "models.extensions")
+        if not run_extension(path):
+            raise ConfigError(f"models.extensions names {path}, which is no Python file.")
 
 
 def file_of(config: Config, name: str, folders: Sequence[str], key: str) -> Path:
