@@ -20,8 +20,9 @@ SPOILED, REFERENCE = "spoiled_face.png", "face_reference"
 LOOKS, MATCH = "where it looks, match", "match"  # a label; the id of a node
 # Named is only what it is; how it looks is for the reference to tell.
 PROMPT = "a rabbit, flat cartoon"
+# Of the seeds 0 to 7 the reference brings the face nearer to the right one in all but 5.
 SETTINGS = {
-    "seed": 5, "steps": 20, "cfg": 4.0, "denoise": 1.0, "feather": 2, "working_size": draw.SIZE, "context": 3.0,
+    "seed": 2, "steps": 20, "cfg": 4.0, "denoise": 1.0, "feather": 2, "working_size": draw.SIZE, "context": 3.0,
     "layers": "output.8", "margin": 0.3, "minimum_contrast": 1.0,
 }  # fmt: skip
 STRENGTH = 0.8
