@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -16,7 +17,8 @@ SHOULDERS = {"left": (0.24, 0.285), "right": (0.76, 0.285)}
 SLEEVE_ANGLE = 55.0
 SLEEVE_LENGTH, SLEEVE_WIDTH = 0.15, 0.2
 LOGO_CENTRE, LOGO_RADIUS = (0.5, 0.52), 0.2
-STRIPE, CHECK, DOT = 0.17, 0.15, 0.2
+STRIPE, CHECK, DOT, PATCH = 0.17, 0.15, 0.2, 0.1
+CONTRAST = 300.0  # of a quilt, steps of 255 from one side of the unit square to the other
 
 TORSO = polygon(
     (0.24, 0.21), (0.4, 0.185), (0.5, 0.22), (0.6, 0.185), (0.76, 0.21), (0.79, 0.4), (0.79, 0.84), (0.21, 0.84),
@@ -34,6 +36,8 @@ def sleeve(side: str) -> Points:
 
 def decoration(shirt: Shirt) -> list[Shape]:
     """Pattern and logo on the whole square, to be cut out by the shirt's outlines."""
+    if shirt.quilt is not None:
+        return _patches(shirt.quilt)
     shapes = [Shape(points, PALETTE[shirt.second], outlined=False, detail=True) for points in _pattern(shirt.pattern)]
     if shirt.logo == "none":
         return shapes
@@ -63,6 +67,17 @@ def _pattern(name: str) -> list[Points]:
             for column in range(-3, 3)
         ]
     return []
+
+
+def _patches(seed: int) -> list[Shape]:
+    """Squares whose colours change along two directions of colour, one across and one down the shirt."""
+    directions, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 2)))
+    shapes = []
+    for x, y in itertools.product(np.arange(0, 1, PATCH), repeat=2):
+        colour = 128 + CONTRAST * directions @ (x + PATCH / 2 - 0.5, y + PATCH / 2 - 0.5)
+        red, green, blue = (int(channel) for channel in np.clip(colour.round(), 0, 255))
+        shapes.append(Shape(box(x, y, x + PATCH, y + PATCH), (red, green, blue), outlined=False))
+    return shapes
 
 
 def _logo(shirt: Shirt) -> list[Shape]:

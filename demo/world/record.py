@@ -30,13 +30,20 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Shirt:
-    """A garment. `second` is the colour of the pattern and of the logo; `spoiled` is the seed of a garbled logo."""
+    """A garment.
+
+    Attributes:
+        second: the colour of the pattern and of the logo.
+        spoiled: the seed of a garbled logo.
+        quilt: the seed of patches over all of it, of which no two have the same colour.
+    """
 
     colour: str
     second: str
     pattern: str = "plain"
     logo: str = "none"
     spoiled: int | None = None
+    quilt: int | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from . import (
     deadiff,
     deadiff_control,
     leffa,
+    leffa_quilts,
     p3s,
     p3s_ablations,
     p3s_trained,
@@ -51,7 +52,8 @@ GROUPS = {
     "deadiff": deadiff.run,
     "deadiff_control": deadiff_control.run,
     "leffa": leffa.run,
-    "leffa_choices": leffa.run_choices,
+    "leffa_quilts": leffa_quilts.run,
+    "leffa_choices": leffa_quilts.run_choices,
     "refine": refine.run,
     "refine_trained": refine_trained.run,
 }

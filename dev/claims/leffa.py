@@ -28,12 +28,6 @@ FLAT = (
     "but in garments of flat colours every place of the right colour satisfies it, and attention left the "
     "middle, where it was a mean of all places, for such"
 )
-CHOICES = {
-    "leffa_tau": ("a temperature of 2 in the loss is better than 1", "1"),
-    "leffa_timesteps": ("the loss on timesteps below 500 is better than on all", "all"),
-    "leffa_coarse": ("the loss on layers of 1/32 and finer is better than on all", "all"),
-}
-NO_POSES = "a training of pose transfer was not made"
 AT = "in sides of the garment's picture"
 Measured = dict[str, NDArray[np.float64]]
 
@@ -64,50 +58,49 @@ def cases(count: int) -> list[Case]:
 
 def run(host: WorldHost, count: int) -> Findings:
     """Measures all rows on that many persons."""
-    with_loss, without = measured(host, count, WITH, WITHOUT)
+    with_loss, without = measured(host, cases(count), WITH, WITHOUT)
     worn_colour = without["wanted"] - without["own"]
-    gain = {name: without[name] - with_loss[name] for name in ("flow", "error", "logo")}
-    old, of_flow = (
-        "chance of its colour minus that of the old one",
-        f"end-point error {AT}, without minus with the loss",
-    )
-    of_colour, of_logo = (
-        "colour error in the shirt, without minus with the loss",
-        "chance of the logo, with minus without",
-    )
+    old, of_logo = "chance of its colour minus that of the old one", "chance of the logo, with minus without"
     rows = [
         above(PAPER, "the person wears the garment", f"{old}, without the loss", worn_colour),
-        above(PAPER, "with the loss attention finds the garment's place", of_flow, gain["flow"], if_not=FLAT),
-        above(PAPER, "with the loss details are kept better", of_colour, gain["error"], if_not="as above"),
-        above(PAPER, "with the loss logos are kept better", of_logo, -gain["logo"], if_not="as above"),
-    ]
+        *gained(with_loss, without, "garments of flat colours", FLAT),
+        above(
+            PAPER, "with the loss logos are kept better", of_logo, with_loss["logo"] - without["logo"],
+            if_not="as above",
+        ),
+    ]  # fmt: skip
     return Findings(PAPER, rows)
 
 
-def run_choices(host: WorldHost, count: int) -> Findings:
-    """What the paper chose for the loss, each against a training without that choice."""
-    paper, *others = measured(host, count, WITH, *CHOICES)
-    rows = [
-        above(PAPER, claim, f"end-point error {AT}, {of} minus the paper's", other["flow"] - paper["flow"])
-        for (claim, of), other in zip(CHOICES.values(), others, strict=True)
-    ]
-    return Findings(PAPER, [*rows, Row(PAPER, "pose transfer", "", None, None, NO_POSES)])
+def gained(with_loss: Measured, without: Measured, of: str, if_not: str = "") -> list[Row]:
+    """What the loss on attention brings."""
+    place, details = f"end-point error {AT}", "colour error in the shirt"
+    return [
+        above(
+            PAPER, f"with the loss attention finds the garment's place: {of}", f"{place}, without minus with the loss",
+            without["flow"] - with_loss["flow"], if_not=if_not,
+        ),
+        above(
+            PAPER, f"with the loss details are kept better: {of}", f"{details}, without minus with the loss",
+            without["error"] - with_loss["error"], if_not="as above" if if_not else "",
+        ),
+    ]  # fmt: skip
 
 
-def measured(host: WorldHost, count: int, *names: str) -> list[Measured]:
-    """Of each of some trainings, on that many persons."""
+def measured(host: WorldHost, chosen: list[Case], *names: str) -> list[Measured]:
+    """Of each of some trainings, on those persons."""
     require(*(result(name) for name in names))
     for name in names:
         shutil.copyfile(result(name), host.base / "models" / "diffusion_models" / f"{name}.safetensors")
-    fitting_room = FittingRoom(host, count)
+    fitting_room = FittingRoom(host, chosen)
     return [fitting_room.measured(f"{name}.safetensors") for name in names]
 
 
 class FittingRoom:
-    """Held-out persons on a host, whom models dress."""
+    """Persons on a host, whom models dress."""
 
-    def __init__(self, host: WorldHost, count: int) -> None:
-        self._host, self._cases, self._reader = host, cases(count), Reader()
+    def __init__(self, host: WorldHost, chosen: list[Case]) -> None:
+        self._host, self._cases, self._reader = host, chosen, Reader()
         for number, case in enumerate(self._cases):
             put_pictures(host, number, case)
 

@@ -79,7 +79,8 @@ class Adapter:
     """One training.
 
     Attributes:
-        method: of `tools/train.py`; its data set and its settings have the same name.
+        method: of `tools/train.py`; its settings have the same name.
+        data: its data set; "" = of the same name.
         start: another adapter that it goes on from.
         count: records of its data set.
         changes: of the settings.
@@ -87,6 +88,7 @@ class Adapter:
 
     method: str
     start: str = ""
+    data: str = ""
     count: int = 3000
     changes: dict[str, Any] = field(default_factory=dict)
 
@@ -96,16 +98,25 @@ _ON = {
     **{"save.every": 300, "validate.every": 300},
 }
 _FLOW = {**_ON, "method.leffa": True, "method.weight": 0.1}
+
+
+def _quilts(changes: dict[str, Any]) -> Adapter:
+    return Adapter("leffa", "leffa", "quilts", 400, changes)
+
+
 ADAPTERS = {
     "leffa": Adapter("leffa"),
     # from there the same number of steps, without and with the loss on attention; with the paper's weight of it, 1e-3,
     # 300 steps are too few to tell the two apart
     "leffa_plain": Adapter("leffa", "leffa", changes=_ON),
     "leffa_flow": Adapter("leffa", "leffa", changes=_FLOW),
+    # the same with shirts of which every place looks different
+    "quilts_plain": _quilts(_ON),
+    "quilts_flow": _quilts(_FLOW),
     # each without one of the paper's choices
-    "leffa_tau": Adapter("leffa", "leffa", changes={**_FLOW, "method.temperature": 1.0}),
-    "leffa_timesteps": Adapter("leffa", "leffa", changes={**_FLOW, "method.max_timestep": 1000}),
-    "leffa_coarse": Adapter("leffa", "leffa", changes={**_FLOW, "method.min_ratio": 0.0}),
+    "quilts_tau": _quilts({**_FLOW, "method.temperature": 1.0}),
+    "quilts_timesteps": _quilts({**_FLOW, "method.max_timestep": 1000}),
+    "quilts_coarse": _quilts({**_FLOW, "method.min_ratio": 0.0}),
     "deadiff": Adapter("deadiff"),
     # the claims' control: both branches, so tokens in all layers, and no pairs
     "deadiff_reconstructed": Adapter("deadiff", changes={"method.mix": [0, 0, 1], "train.steps": 1500}),

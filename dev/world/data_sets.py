@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 from refattention_demo.world import captions, draw, record, truth, worn
-from refattention_demo.world.record import Record
+from refattention_demo.world.record import Record, Shirt
 
 from .config import STATE
 
@@ -42,7 +42,21 @@ def write(name: str, count: int) -> Path:
 
 def person(folder: Path, name: str, rng: Generator) -> Line:
     """Somebody in a shirt, body map and parsing, and that shirt laid flat."""
-    shown = replace(with_shirt(record.random_record(rng), rng), style="flat")
+    return _wearing(folder, name, replace(with_shirt(record.random_record(rng), rng), style="flat"))
+
+
+def quilted(folder: Path, name: str, rng: Generator) -> Line:
+    """The same with a shirt of which every place looks different."""
+    shown = replace(record.random_record(rng), style="flat")
+    return _wearing(folder, name, record.dressed(shown, quilt(rng)))
+
+
+def quilt(rng: Generator) -> Shirt:
+    """A shirt of which every place looks different."""
+    return Shirt("white", "white", quilt=int(rng.integers(1 << 30)))
+
+
+def _wearing(folder: Path, name: str, shown: Record) -> Line:
     files = worn.maps(shown) | {"reference": draw.flat_garment(shown.figures[0].character.shirt)}
     return {role: _saved(folder / f"{name}_{role}.png", pixels) for role, pixels in files.items()}
 
@@ -110,4 +124,9 @@ def _saved(path: Path, pixels: Pixels) -> str:
     return path.name
 
 
-MAKERS: dict[str, Callable[[Path, str, Generator], Line]] = {"leffa": person, "deadiff": pair, "refine": part}
+MAKERS: dict[str, Callable[[Path, str, Generator], Line]] = {
+    "leffa": person,
+    "quilts": quilted,
+    "deadiff": pair,
+    "refine": part,
+}

@@ -58,7 +58,7 @@ def train(name: str) -> None:
     adapter = ADAPTERS[name]
     changes = {
         "output": str(ADAPTER_STATE / name),
-        "data.root": str(data_sets.write(adapter.method, adapter.count)),
+        "data.root": str(data_sets.write(adapter.data or adapter.method, adapter.count)),
         "models.checkpoint": str(BASE),
         "models.extensions": EXTENSIONS,
         **adapter.changes,

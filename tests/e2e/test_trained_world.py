@@ -69,7 +69,7 @@ def test_deadiff_takes_the_style_and_keeps_the_text(host: WorldHost) -> None:
 
 
 def test_leffa_puts_the_garment_on(host: WorldHost) -> None:
-    found = leffa.FittingRoom(host, 3).measured("virtual_tryon.pth")
+    found = leffa.FittingRoom(host, leffa.cases(3)).measured("virtual_tryon.pth")
     assert (found["wanted"] > 0.5).all() and (found["own"] < 0.5).all()
 
 

@@ -8,17 +8,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from refattention_demo.world import expand, record, truth
+from refattention_demo.world import draw, expand, record, truth
 from world import data_sets, refine_start
-from world.config import ADAPTERS
 
 
-@pytest.mark.parametrize("name", sorted({adapter.method for adapter in ADAPTERS.values()}))
+@pytest.mark.parametrize("name", sorted(data_sets.MAKERS))
 def test_a_line_names_pictures_of_one_size(name: str, tmp_path: Path) -> None:
     for number in range(3):
         line = data_sets.MAKERS[name](tmp_path, f"{number:05}", np.random.default_rng(number))
         files = [value for value in line.values() if value.endswith(".png")]
         assert files and {Image.open(tmp_path / file).size for file in files} == {(128, 128)}
+
+
+def test_every_place_of_a_quilt_looks_different() -> None:
+    shirt = data_sets.quilt(np.random.default_rng(0))
+    flat = draw.flat_garment(shirt).astype(float)
+    y, x = np.mgrid[36:100:8, 32:96:8].reshape(2, -1)  # of the torso
+    apart = np.hypot(y[:, None] - y, x[:, None] - x)
+    differs = np.abs(flat[y, x][:, None] - flat[y, x]).sum(-1)
+    assert differs[apart > 20].min() > 30 and differs[apart < 9].max() < 90
+    other = draw.flat_garment(data_sets.quilt(np.random.default_rng(1))).astype(float)
+    assert np.abs(flat - other)[y, x].mean() > 10
 
 
 def test_counterparts_are_where_the_other_picture_shows_the_same() -> None:
