@@ -59,7 +59,7 @@ def put_placeholders(models: Path, templates: list[Path]) -> None:
     for template in templates:
         for node in json.loads(template.read_text(encoding="utf-8"))["nodes"]:
             named = [f"{model['directory']}/{model['name']}" for model in node["properties"].get("models", [])]
-            if node["type"] in ("P3SLoad", "RefDropLoad"):
+            if node["type"] in ("P3SLoad", "RefDropLoad", "RefineByAlignLoad"):
                 named.append(f"model_patches/{node['widgets_values'][0]}")
             for name in named:
                 (models / name).parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ FLAT = (
     "middle, where it was a mean of all places, for such"
 )
 AT = "in sides of the garment's picture"
+NEAR = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)  # in those
 Measured = dict[str, NDArray[np.float64]]
 
 
@@ -70,6 +71,11 @@ def run(host: WorldHost, count: int) -> Findings:
         ),
     ]  # fmt: skip
     return Findings(PAPER, rows)
+
+
+def within(distance: float) -> str:
+    """The measure of how many of the shirt's pixels have an error below it."""
+    return f"within {distance}"
 
 
 def gained(with_loss: Measured, without: Measured, of: str, if_not: str = "") -> list[Row]:
@@ -121,7 +127,7 @@ def put_pictures(host: WorldHost, number: int, case: Case) -> None:
 
 
 def _of_case(host: WorldHost, case: Case, number: int, reader: Reader, model: str) -> dict[str, float]:
-    """Flow's error, the shirt's error, chances of colours and logo."""
+    """Flow's error, and by how many of its places it is small; the shirt's error, chances of colours and logo."""
     graph = flowing(number, model)
     entry = host.run(graph)["outputs"]
 
@@ -133,11 +139,12 @@ def _of_case(host: WorldHost, case: Case, number: int, reader: Reader, model: st
 
     painted, moved = picture("Try-on"), picture("Garment, moved")
     shirt, wanted = truth.shirt(case.dressed), draw.picture(case.dressed).astype(np.float32) / 255
-    places = truth.on_flat_shirt(case.dressed)
+    errors = np.linalg.norm(moved[..., :2] - truth.on_flat_shirt(case.dressed), axis=-1)[shirt]
     chances = reader.chances(painted[None])
     chance: Callable[[str, Record], float] = lambda name, of: float(reader.of(chances, name, of)[0])  # noqa: E731
     return {
-        "flow": float(np.nanmean(np.linalg.norm(moved[..., :2] - places, axis=-1))),
+        "flow": float(errors.mean()),
+        **{within(distance): float((errors < distance).mean()) for distance in NEAR},
         "error": float(np.abs(painted - wanted)[shirt].mean()),
         "wanted": chance("shirt", case.dressed),
         "own": chance("shirt", case.person),

@@ -10,8 +10,8 @@ from world import data_sets
 from world.config import HELD_OUT
 from world_host import WorldHost
 
-from .leffa import AT, PAPER, Case, gained, measured
-from .rows import Findings, Row, above
+from .leffa import AT, NEAR, PAPER, Case, gained, measured, within
+from .rows import Curve, Findings, Plot, Row, above, estimate
 
 WITH, WITHOUT = "quilts_flow", "quilts_plain"
 QUILTS = "garments of which every place looks different"
@@ -35,7 +35,13 @@ def cases(count: int) -> list[Case]:
 
 def run(host: WorldHost, count: int) -> Findings:
     """Measures what the loss brings, on that many persons."""
-    return Findings(PAPER, gained(*measured(host, cases(count), WITH, WITHOUT), QUILTS))
+    with_loss, without = measured(host, cases(count), WITH, WITHOUT)
+    curves = [
+        Curve(label, list(NEAR), [estimate(found[within(distance)]) for distance in NEAR])
+        for label, found in (("with the loss", with_loss), ("without", without))
+    ]
+    plot = Plot(f"end-point error below, {AT}", "share of the shirt's pixels", curves)
+    return Findings(PAPER, gained(with_loss, without, QUILTS), [plot])
 
 
 def run_choices(host: WorldHost, count: int) -> Findings:
