@@ -67,12 +67,17 @@ def put_placeholders(models: Path, templates: list[Path]) -> None:
 
 
 def main(names: list[str]) -> int:
-    """Writes `graph_<template>.jpg` for all templates, or for those that are named."""
+    """Writes `graph_<template>.jpg` for all templates that a help page shows, or for those that are named."""
     program = find_browser()
     if program is None:
         print(missing_reason(), file=sys.stderr)
         return 1
-    templates = [path for path in sorted((ROOT / "workflows").glob("*.json")) if not names or path.stem in names]
+    shown = "".join(page.read_text(encoding="utf-8") for page in TARGET.parent.glob("*.md"))
+    templates = [
+        path
+        for path in sorted((ROOT / "workflows").glob("*.json"))
+        if (path.stem in names if names else f"graph_{path.stem}.jpg" in shown)
+    ]
     server = demo_host()
     put_placeholders(server.base / "models", templates)
     with server as host, sync_playwright() as playwright:
