@@ -64,7 +64,7 @@ def run(host: WorldHost, count: int) -> Findings:
     old, of_logo = "chance of its colour minus that of the old one", "chance of the logo, with minus without"
     rows = [
         above(PAPER, "the person wears the garment", f"{old}, without the loss", worn_colour),
-        *gained(with_loss, without, "garments of flat colours", FLAT),
+        *gained(with_loss, without, "garments of flat colours", FLAT, "as above"),
         above(
             PAPER, "with the loss logos are kept better", of_logo, with_loss["logo"] - without["logo"],
             if_not="as above",
@@ -78,17 +78,18 @@ def within(distance: float) -> str:
     return f"within {distance}"
 
 
-def gained(with_loss: Measured, without: Measured, of: str, if_not: str = "") -> list[Row]:
-    """What the loss on attention brings."""
+def gained(with_loss: Measured, without: Measured, of: str, *if_not: str) -> list[Row]:
+    """What the loss on attention brings; `if_not` says why its two rows fail, where they do."""
+    why_no_place, why_no_details = if_not
     place, details = f"end-point error {AT}", "colour error in the shirt"
     return [
         above(
             PAPER, f"with the loss attention finds the garment's place: {of}", f"{place}, without minus with the loss",
-            without["flow"] - with_loss["flow"], if_not=if_not,
+            without["flow"] - with_loss["flow"], if_not=why_no_place,
         ),
         above(
             PAPER, f"with the loss details are kept better: {of}", f"{details}, without minus with the loss",
-            without["error"] - with_loss["error"], if_not="as above" if if_not else "",
+            without["error"] - with_loss["error"], if_not=why_no_details,
         ),
     ]  # fmt: skip
 

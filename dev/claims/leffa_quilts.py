@@ -15,6 +15,10 @@ from .rows import Curve, Findings, Plot, Row, above, estimate
 
 WITH, WITHOUT = "quilts_flow", "quilts_plain"
 QUILTS = "garments of which every place looks different"
+WEIGHT = (
+    "0.066 against 0.059 in 8 cases; with a hundred times the paper's weight the loss is three quarters of what 300 "
+    "steps minimise, and the error of the noise stays 9 % higher than without it, on the same pictures and noises"
+)
 CHOICES = {
     "quilts_tau": ("a temperature of 2 in the loss is better than 1", "1"),
     "quilts_timesteps": ("the loss on timesteps below 500 is better than on all", "all"),
@@ -41,7 +45,7 @@ def run(host: WorldHost, count: int) -> Findings:
         for label, found in (("with the loss", with_loss), ("without", without))
     ]
     plot = Plot(f"end-point error below, {AT}", "share of the shirt's pixels", curves)
-    return Findings(PAPER, gained(with_loss, without, QUILTS), [plot])
+    return Findings(PAPER, gained(with_loss, without, QUILTS, "", WEIGHT), [plot])
 
 
 def run_choices(host: WorldHost, count: int) -> Findings:
