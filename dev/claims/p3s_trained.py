@@ -25,7 +25,7 @@ VIEWS, SEEDS = 4, 4  # pictures to learn from, and to paint of each subject
 STRENGTHS = (0.0, 0.5, 1.0)
 SCHEDULES = ("fixed", "increasing", "decreasing")
 # The world's models are small: few steps at a high rate.
-TRAINING = {"epochs": 40, "learning_rate": 1e-3, "mixed_precision": False, "gradient_checkpointing": False}
+TRAINING = {"epochs": 40, "learning_rate": 3e-3, "mixed_precision": False, "gradient_checkpointing": False}
 FIDELITY, EDITABILITY = "chance of the subject's body and shirt colour", "chance of the prompt's scene and pose"
 Measures = dict[str, NDArray[np.float64]]  # (subjects, SEEDS) each
 
@@ -35,7 +35,7 @@ class Case:
     """A subject.
 
     Attributes:
-        views: pictures to learn from, in each of which its look-alike stands beside it.
+        views: pictures to learn from; in the first one, the reference, its look-alike stands beside it.
         wanted: what the prompt asks for.
     """
 
@@ -56,8 +56,9 @@ def cases(count: int) -> list[Case]:
     for number in range(count):
         rng = np.random.default_rng(HELD_OUT + 7 * 10**6 + number)
         first = replace(record.look_alikes(rng), style="flat")
-        views = first, *(record.another_view(first, rng) for _ in range(VIEWS - 1))
-        wanted = record.another_view(replace(first, figures=first.figures[:1]), rng)
+        alone = replace(first, figures=first.figures[:1])
+        views = first, *(record.another_view(alone, rng) for _ in range(VIEWS - 1))
+        wanted = record.another_view(alone, rng)
         found.append(Case(views, wanted))
     return found
 
@@ -88,7 +89,7 @@ class Subject:
 
 
 def _learn_from(graph: dict[str, Any], files: list[str], views: tuple[Record, ...]) -> None:
-    """Has the template learn from several pictures, with two points in each, and not only from the reference."""
+    """Has the template learn from several pictures, with a point on each figure, and not only from the reference."""
     batch = None
     for number, file in enumerate(files):
         graph[f"view {number}"] = _node("LoadImage", image=file)
@@ -98,7 +99,10 @@ def _learn_from(graph: dict[str, Any], files: list[str], views: tuple[Record, ..
         else:
             graph[f"views to {number}"] = _node("ImageBatch", image1=batch, image2=image)
             batch = [f"views to {number}", 0]
-    points = [json.dumps([[_point(view, figure)] for view in views]) for figure in range(2)]
+    points = [
+        json.dumps([[_point(view, figure)] if figure < len(view.figures) else [] for view in views])
+        for figure in range(2)
+    ]
     settings = {**inputs(graph, "PointMask"), "image": batch, **dict(zip(POINTS, points, strict=True))}
     graph["points of the views"] = _node("PointMask", **settings)
     inputs(graph, "P3STrain").update(images=["points of the views", 2], masks=["points of the views", 0])
