@@ -26,6 +26,11 @@ STRENGTHS = (0.0, 0.5, 1.0)
 SCHEDULES = ("fixed", "increasing", "decreasing")
 # The world's models are small: few steps at a high rate.
 TRAINING = {"epochs": 40, "learning_rate": 3e-3, "mixed_precision": False, "gradient_checkpointing": False}
+FEW_STEPS = (
+    "160 steps for each subject are few: some of its pictures show the subject's pattern or colours, others do not; "
+    "with four pictures to a step, of two subjects, the chance of its body and shirt was 0.28 and 0.23, without the "
+    "adapter 0.02 and 0.05"
+)
 FIDELITY, EDITABILITY = "chance of the subject's body and shirt colour", "chance of the prompt's scene and pose"
 Measures = dict[str, NDArray[np.float64]]  # (subjects, SEEDS) each
 
@@ -164,32 +169,34 @@ def run(host: WorldHost, count: int) -> Findings:
         above(
             PAPER, "the trained adapter paints the subject, not the other",
             f"how much nearer the shirt's colour is to the one than to the other, strength 1 minus 0; {of}",
-            paper["nearer"] - none["nearer"],
+            paper["nearer"] - none["nearer"], if_not=FEW_STEPS,
         ),
         above(
             PAPER, "a higher weight of the adapter: more fidelity", f"slope of the {FIDELITY}; {of}",
-            slopes(STRENGTHS, series["fidelity"]),
+            slopes(STRENGTHS, series["fidelity"]), if_not="as above",
         ),
         above(
             PAPER, "a higher weight of the adapter: less editability", f"fall of the {EDITABILITY}; {of}",
-            -slopes(STRENGTHS, series["editability"]),
+            -slopes(STRENGTHS, series["editability"]), if_not="as above",
         ),
         above(
             PAPER, "the schedule keeps more of the prompt than a fixed weight",
             f"{EDITABILITY}, the paper's schedule minus fixed; {of}", paper["editability"] - fixed["editability"],
+            if_not="as above",
         ),
         above(
             PAPER, "and costs fidelity", f"{FIDELITY}, fixed minus the paper's schedule; {of}",
-            fixed["fidelity"] - paper["fidelity"],
+            fixed["fidelity"] - paper["fidelity"], if_not="as above",
         ),
         above(
             PAPER, "table III: quadratic weights lose fidelity",
             f"{FIDELITY}, the paper's schedule minus the mean of increasing and decreasing; {of}",
-            paper["fidelity"] - others,
+            paper["fidelity"] - others, if_not="as above",
         ),
         above(
             PAPER, "table III: increasing keeps more of the prompt than decreasing",
             f"{EDITABILITY}, increasing minus decreasing; {of}", rising["editability"] - falling["editability"],
+            if_not="as above",
         ),
     ]  # fmt: skip
     curves = [
