@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batch.files import shortened
 from batch.jobs import Job, Plan
 from batch.overrides import Workflow, seeds
 from batch.table import Faults, Row, TableError, check_table, read_table
@@ -58,6 +59,11 @@ def test_jsonl_table(tmp_path: Path) -> None:
         ("t.csv", "a,b\n", "has no rows"),
         ("t.csv", 'a.b,c.d\n1,2\n"3,4\n5,6\n', "after line 2: a quotation mark is not closed"),
         ("t.csv", 'a.b,c.d\n1,"2"3\n', "after line 1: a quotation mark is not closed, or stands inside"),
+        (
+            "t.csv",
+            f"a.b,c.d\n1,{'x' * 200_000}\n",
+            "after line 1: .* A .jsonl table may have cells of more than 131072",
+        ),
         ("t.jsonl", "{\n", "line 1"),
         ("t.jsonl", "[1]\n", "an object like"),
         ("t.csv", "name,a\n../x,1\n", "cannot be the name of a folder"),
@@ -80,7 +86,7 @@ def test_all_faults_of_a_table_are_said_at_once(tmp_path: Path) -> None:
     check_table(written(tmp_path, "t.jsonl", '{\n[1]\n{"name": "a/b"}\n{"1.seed": 1}\n'), faults)
     with pytest.raises(TableError) as raised:
         faults.raise_any()
-    assert [text.partition(": ")[0].rpartition("/")[2] for text in raised.value.texts] == [
+    assert [str(each).partition(": ")[0].rpartition("/")[2] for each in raised.value.every] == [
         "t.jsonl, line 1",
         "t.jsonl, line 2",
         "Row 3",
@@ -95,8 +101,9 @@ def test_same_fault_of_many_rows_is_said_once_and_many_faults_are_counted() -> N
         faults.add(str(Row(9, "y", {})), f"bad {number}")
     with pytest.raises(TableError) as raised:
         faults.raise_any()
-    assert raised.value.texts[0] == "Row 1 (x) and 2 others: bad"
-    assert len(raised.value.texts) == 21 and raised.value.texts[-1] == "… and 31 more."
+    said = list(map(str, raised.value.every))
+    assert said[0] == "Row 1 (x) and 2 others: bad"
+    assert len(said) == 21 and said[-1] == "… and 31 more."
 
 
 def test_name_may_begin_with_a_capital(tmp_path: Path) -> None:
@@ -174,6 +181,15 @@ def test_name_of_an_upload_is_one_a_file_can_have(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, {"LoadImage.image": name})
     sent = job.uploads[0].name
     assert len(sent.encode()) <= 255 and sent.startswith(job.uploads[0].sha256) and sent.endswith("\u753b.png")
+    name = "v1." + "x" * 240  # all behind the point is an ending
+    written(tmp_path, name, "")
+    (job,) = jobs(tmp_path, {"LoadImage.image": name})
+    assert len(job.uploads[0].name) == 255 and job.uploads[0].name.startswith(f"{job.uploads[0].sha256}-.xxx")
+
+
+def test_a_name_with_an_ending_that_is_too_long_is_cut() -> None:
+    assert shortened("cat", ".png", 6) == "ca.png"
+    assert shortened("cat", "_2." + "\u753b" * 90) == "_2." + "\u753b" * 84
 
 
 def test_file_outside_of_the_folder_is_sent_only_if_that_is_allowed(tmp_path: Path) -> None:
@@ -195,8 +211,11 @@ def test_host_that_calls_a_text_a_file_gets_none(tmp_path: Path) -> None:
 
 
 def test_two_columns_for_one_input_are_refused_but_a_row_wins_over_what_holds_for_all(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match=r"'1.seed' and 'KSampler.seed' are the same input"):
-        apply(PROMPT, {"1.seed": 1, "KSampler.seed": 2}, INFO)
+    twice = {"1.seed": 1, "KSampler.seed": 2}
+    with pytest.raises(TableError, match=r"^Column 'KSampler.seed': it is the same input as '1.seed'"):
+        apply(PROMPT, twice, INFO)
+    with pytest.raises(TableError, match=r"^--set KSampler.seed: it is the same input as '1.seed'"):
+        Plan(Workflow(PROMPT, INFO), twice, tmp_path)
     plan = Plan(Workflow(PROMPT, INFO), {"KSampler.seed": 5, "1.cfg": 3}, tmp_path)
     (job,) = plan.jobs([Row(1, "a", {"1.seed": 7})])
     assert (job.prompt["1"]["inputs"]["seed"], job.prompt["1"]["inputs"]["cfg"]) == (7, 3.0)

@@ -12,7 +12,7 @@ import aiohttp
 from batch import overrides
 from batch.answers import Unusable, failure, files_of, own_name, understood, was_interrupted
 from batch.client import Client, FileChanged, Progress
-from batch.files import digest, is_file_name
+from batch.files import digest, shortened
 from batch.jobs import Job
 
 PROMPT, OUTPUTS = "prompt.json", "outputs.json"
@@ -105,13 +105,9 @@ def _free_name(name: str, taken: Mapping[str, str]) -> str:
     """`name`, or with a number behind it; file systems may not tell capitals from small letters."""
     names = {each.lower() for each in (PROMPT, OUTPUTS, *taken)}
     path, number, candidate = Path(name), 1, name
-    stem = path.stem
-    while candidate.lower() in names or not is_file_name(candidate):
-        if is_file_name(candidate):
-            number += 1
-        else:  # the number made it too long
-            stem = stem[:-1]
-        candidate = f"{stem}_{number}{path.suffix}"
+    while candidate.lower() in names:
+        number += 1
+        candidate = shortened(path.stem, f"_{number}{path.suffix}")
     return candidate
 
 

@@ -60,6 +60,13 @@ def _fits(name: str) -> bool:
         return False
 
 
+def shortened(stem: str, ending: str, room: int = NAME_BYTES) -> str:
+    """A name of at most so many bytes: its stem is cut, and its ending only where that alone is too long."""
+    while len(f"{stem}{ending}".encode()) > room:
+        stem, ending = stem[:-1], ending if stem else ending[:-1]
+    return f"{stem}{ending}"
+
+
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value in its canonical form, or of a file given by its path."""
     if isinstance(value, Path):

@@ -10,9 +10,9 @@ from typing import Any
 
 from node_specs import Fault
 
-from batch.files import NAME_BYTES, digest
+from batch.files import NAME_BYTES, digest, shortened
 from batch.overrides import Place, Prompt, Workflow
-from batch.table import Faults, Row, TableError
+from batch.table import Faults, Row, TableError, Wrong
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,8 @@ class Upload:
     @property
     def name(self) -> str:
         """What it is sent as: files of the same name from different folders stay apart."""
-        stem, ending = self.path.stem, self.path.suffix
-        while len(f"{self.sha256}-{stem}{ending}".encode()) > NAME_BYTES:
-            stem = stem[:-1]
-        return f"{self.sha256}-{stem}{ending}"
+        room = NAME_BYTES - len(self.sha256) - 1
+        return f"{self.sha256}-{shortened(self.path.stem, self.path.suffix, room)}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Plan:
         try:
             self._common_values = workflow.values(common)
         except TableError as error:
-            raise TableError(*(self._as_set(text) or text for text in error.texts)) from error
+            raise TableError(*map(_as_set, error.every)) from error
         self._folder = folder
         self._allowed = [each.resolve() for each in (folder, *allowed)]
         self._digests: dict[tuple[str, int, int], str] = {}
@@ -108,8 +106,8 @@ class Plan:
             try:
                 self._check(row)
             except TableError as error:
-                for text in error.texts:
-                    faults.add(*self._told(row, text))
+                for each in error.every:
+                    faults.add(*self._told(row, each))
         return number
 
     def _check(self, row: Row) -> None:
@@ -123,25 +121,18 @@ class Plan:
         for fault in self.workflow.faults(prompt):
             place = fault.node, fault.name
             if not fault.file:
-                wrong.append(_text(fault, prompt, columns.get(place)))
+                wrong.append(_wrong(fault, prompt, columns.get(place)))
             elif place not in sent:
-                missing = _text(_not_found(fault, place in columns), prompt, columns.get(place))
+                missing = _wrong(_not_found(fault, place in columns), prompt, columns.get(place))
                 self.elsewhere.setdefault(fault.file, self._told(row, missing))
         if wrong:
             raise TableError(*wrong)
 
-    def _told(self, row: Row, text: str) -> tuple[str, str]:
+    def _told(self, row: Row, wrong: Wrong) -> tuple[str, str]:
         """The row that has a fault, if it is not that of all rows, and the fault."""
-        if said := self._as_set(text, row.overrides):
-            return "", said
-        return str(row) if text.startswith("Column") else "", text
-
-    def _as_set(self, text: str, own: Mapping[str, Any] | None = None) -> str | None:
-        """What is wrong with a column that --set gave and the row does not have itself."""
-        for column in self._common:
-            if column not in (own or {}) and text.startswith(begin := f"Column {column!r}: "):
-                return f"--set {column}: {text.removeprefix(begin)}"
-        return None
+        if wrong.column in self._common and wrong.column not in row.overrides:
+            return "", _as_set(wrong)
+        return str(row) if wrong.column else "", str(wrong)
 
     def jobs(self, rows: Iterable[Row]) -> Iterator[Job]:
         """The jobs of rows that were checked, each made when it is asked for."""
@@ -181,10 +172,11 @@ class Plan:
         if not _is_file(path):
             return None
         if not any(folder in path.resolve().parents for folder in self._allowed):
-            raise TableError(
-                f"Column {column!r}: {value} lies outside {self._folder}, and only files inside are sent to the "
-                f"host. Allow its folder with --upload-from {path.resolve().parent}."
+            text = (
+                f"{value} lies outside {self._folder}, and only files inside are sent to the host. Allow its folder "
+                f"with --upload-from {path.resolve().parent}."
             )
+            raise TableError(Wrong(text, column))
         return place, column, path
 
     def _digest(self, path: Path) -> str:
@@ -196,13 +188,18 @@ class Plan:
         return self._digests[known]
 
 
-def _text(fault: Fault, prompt: Prompt, column: str | None) -> str:
+def _as_set(wrong: Wrong) -> str:
+    """What is wrong with a column that --set gave."""
+    return f"--set {wrong.column}: {wrong.text}"
+
+
+def _wrong(fault: Fault, prompt: Prompt, column: str | None) -> Wrong:
     if column:
-        return f"Column {column!r}: {fault.text}."
+        return Wrong(f"{fault.text}.", column)
     if not fault.node:
-        return f"{fault.text[0].upper()}{fault.text[1:]}."
+        return Wrong(f"{fault.text[0].upper()}{fault.text[1:]}.")
     kind, name = prompt[fault.node]["class_type"], f" {fault.name}:" if fault.name else ""
-    return f"Node {fault.node} ({kind}):{name} {fault.text}."
+    return Wrong(f"Node {fault.node} ({kind}):{name} {fault.text}.")
 
 
 def _not_found(fault: Fault, has_column: bool) -> Fault:

@@ -10,12 +10,12 @@ from typing import Any
 
 from node_specs import DYNAMIC_COMBO, Fault, Spec, default_of, faults, live_specs, some_of
 
-from batch.table import DELIMITERS, TableError
+from batch.table import DELIMITERS, TableError, Wrong
 
 Prompt = dict[str, Any]
 Place = tuple[str, str]  # node id and input name
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-WRONG = {"INT": "not a whole number", "FLOAT": "not a number", "BOOLEAN": "neither true nor false", "STRING": "no text"}
+OTHER = {"INT": "not a whole number", "FLOAT": "not a number", "BOOLEAN": "neither true nor false", "STRING": "no text"}
 INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
 TYPED = ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO", DYNAMIC_COMBO)
 
@@ -48,15 +48,15 @@ class Workflow:
         Raises: TableError when a column is none, or two columns are the same input.
         """
         found: dict[Place, tuple[str, Any]] = {}
-        wrong: list[str] = []
+        wrong: list[Wrong] = []
         for column, value in overrides.items():
             try:
                 place = self.place(column)
             except TableError as error:
-                wrong += error.texts
+                wrong += error.every
                 continue
             if place in found:
-                wrong.append(f"Columns {found[place][0]!r} and {column!r} are the same input; keep one of them.")
+                wrong.append(Wrong(f"it is the same input as {found[place][0]!r}; keep one of them.", column))
             found[place] = column, value
         if wrong:
             raise TableError(*wrong)
@@ -71,12 +71,12 @@ class Workflow:
         Raises: TableError naming each column that is no input, or whose value has the wrong type.
         """
         changed: Prompt = json.loads(self._text)
-        wrong: list[str] = []
+        wrong: list[Wrong] = []
         for place, (column, value) in self._in_order(overrides):
             try:
                 self._set(changed, place, column, value, decimal_comma)
             except TableError as error:
-                wrong += error.texts
+                wrong += error.every
         if wrong:
             raise TableError(*wrong)
         return changed
@@ -86,7 +86,7 @@ class Workflow:
         spec = self.spec(place, column, changed)
         inputs = changed[node]["inputs"]
         if isinstance(inputs.get(name), list) and spec.kind and spec.kind not in TYPED and _is_scalar(value):
-            raise TableError(f"Column {column!r}: {name} is connected to another node; a value cannot replace it.")
+            raise TableError(Wrong(f"{name} is connected to another node; a value cannot replace it.", column))
         inputs[name] = _typed(value, spec, column, decimal_comma)
         if spec.kind == DYNAMIC_COMBO:
             self._choose(changed, node, spec)
@@ -113,9 +113,9 @@ class Workflow:
             return Spec(name, "", {})
         combo = name.rpartition(".")[0]
         if combo in each["inputs"]:
-            raise TableError(f"Column {column!r}: {combo} is {each['inputs'][combo]!r}, which has no such input.")
+            raise TableError(Wrong(f"{combo} is {each['inputs'][combo]!r}, which has no such input.", column))
         known = some_of((spec.name for spec in live_specs(self._info[kind], each["inputs"])), name)
-        raise TableError(f"Column {column!r}: {kind} has no input {name!r}; it has {known}.")
+        raise TableError(Wrong(f"{kind} has no input {name!r}; it has {known}.", column))
 
     def _in_order(self, overrides: Mapping[str, Any]) -> list[tuple[Place, tuple[str, Any]]]:
         """A dynamic combo before what its choice brings: resize_type before resize_type.width."""
@@ -146,17 +146,17 @@ def seeds(prompt: Prompt) -> dict[str, int]:
 def _find(prompt: Prompt, column: str) -> Place:
     """Titles and inputs may hold dots themselves, so every dot is tried as the one between them."""
     if "." not in column:
-        raise TableError(f"Column {column!r}: write node.input, where node is its id, title or class.")
+        raise TableError(Wrong("write node.input, where node is its id, title or class.", column))
     places = [(node, name) for called, name in _splits(column) for node in _called(prompt, called)]
     if not places:
         called = column.rpartition(".")[0]
         known = some_of((name for key, each in prompt.items() for name in (key, *_names(each)) if name), called)
         hint = " If that is several columns: each but name is node.input." if set(column) & set(DELIMITERS) else ""
-        raise TableError(f"Column {column!r}: the workflow has no node {called!r}; it has {known}.{hint}")
+        raise TableError(Wrong(f"the workflow has no node {called!r}; it has {known}.{hint}", column))
     if len(places) > 1:
         called = " or ".join(repr(called) for called, _ in _splits(column) if _called(prompt, called))
         ids = " or ".join(dict.fromkeys(node for node, _ in places))
-        raise TableError(f"Column {column!r}: several nodes answer to {called}; use an id, {ids}.")
+        raise TableError(Wrong(f"several nodes answer to {called}; use an id, {ids}.", column))
     return places[0]
 
 
@@ -191,9 +191,9 @@ def _typed(value: Any, spec: Spec, column: str, decimal_comma: bool) -> Any:
             return value if isinstance(value, str) else json.dumps(value)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         why = ": write a point for the comma" if spec.kind == "FLOAT" and "," in str(value) else ""
-        raise TableError(f"Column {column!r}: {value!r} is {WRONG[spec.kind]}{why}.") from error
+        raise TableError(Wrong(f"{value!r} is {OTHER[spec.kind]}{why}.", column)) from error
     if spec.kind == DYNAMIC_COMBO and value not in (keys := [each["key"] for each in spec.options["options"]]):
-        raise TableError(f"Column {column!r}: {value!r} is not one of {some_of(keys, value)}.")
+        raise TableError(Wrong(f"{value!r} is not one of {some_of(keys, value)}.", column))
     if spec.kind == "COMBO":
         return next((each for each in spec.options.get("options") or () if str(each) == value), value)
     return value

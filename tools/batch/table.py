@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from batch.files import NAME_BYTES, is_plain_name, parse_json
 
@@ -22,16 +22,31 @@ ROOM = 12
 MOST_FAULTS = 20
 
 
+class Wrong(NamedTuple):
+    """One thing that is wrong.
+
+    Attributes:
+        text: a sentence.
+        column: that it is about; empty if it is about none.
+    """
+
+    text: str
+    column: str = ""
+
+    def __str__(self) -> str:
+        return f"Column {self.column!r}: {self.text}" if self.column else self.text
+
+
 class TableError(ValueError):
     """The table, or a column or value in it, does not fit the workflow.
 
     Attributes:
-        texts: what is wrong, each in a sentence.
+        every: all that is wrong.
     """
 
-    def __init__(self, *texts: str) -> None:
-        super().__init__("\n".join(texts))
-        self.texts = texts
+    def __init__(self, *every: Wrong | str) -> None:
+        super().__init__("\n".join(map(str, every)))
+        self.every = [each if isinstance(each, Wrong) else Wrong(each) for each in every]
 
 
 class Faults:
@@ -160,7 +175,7 @@ def _cells(path: Path) -> Iterator[Values | TableError]:
         except csv.Error as error:
             yield TableError(
                 f"{path}, after line {line}: a quotation mark is not closed, or stands inside of a cell ({error}); "
-                'there, write two ("").'
+                f'there, write two (""). A .jsonl table may have cells of more than {csv.field_size_limit()} letters.'
             )
 
 
