@@ -76,14 +76,28 @@ def score(
     return scores
 
 
+def faults_of(case: Path) -> list[str]:
+    """What is wrong with a case: the last one would end the hours of work for all."""
+    try:
+        image, mask, _, truth = (picture(case, name) for name in NAMES)
+    except (OSError, ValueError) as error:
+        return [f"{case}: {error}"]
+    masks = {"mask": mask, "reference_mask": truth}
+    wrong = [f"{case / name}.png has nothing white" for name, each in masks.items() if not (each[..., 0] > 0.5).any()]
+    if mask.shape != image.shape:
+        wrong.append(f"{case / 'mask'}.png has another size than image.png")
+    return wrong
+
+
 def picture(case: Path, name: str) -> Any:
     """(1, H, W, 3) of one file of a case."""
     import numpy
     import torch
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     with Image.open(case / f"{name}.png") as file:
-        return torch.from_numpy(numpy.asarray(file.convert("RGB")) / numpy.float32(255)).unsqueeze(0)
+        upright = ImageOps.exif_transpose(file).convert("RGB")
+        return torch.from_numpy(numpy.asarray(upright) / numpy.float32(255)).unsqueeze(0)
 
 
 def means(scores: Scores, part: int) -> dict[Any, float]:
@@ -172,6 +186,12 @@ def main() -> int:
             parser.error(f"{target} exists already; choose another --output")
         if not target.parent.is_dir():
             parser.error(f"there is no folder {target.parent}")
+    folders = arguments.set.iterdir() if arguments.set.is_dir() else ()
+    cases = sorted(path for path in folders if path.is_dir() and not path.name.startswith("."))
+    if not cases:
+        parser.error(f"{arguments.set} holds no folders; each case is one, with {', '.join(NAMES)} as png")
+    if wrong := [fault for case in cases for fault in faults_of(case)]:
+        parser.error("; ".join(wrong))
 
     import_pack(cpu=arguments.cpu)
     if arguments.extension and not run_extension(arguments.extension):
@@ -187,9 +207,6 @@ def main() -> int:
             parser.error(f"{arguments.clip_vision} is no vision encoder that ComfyUI knows")
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(arguments.checkpoint))
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(arguments.prompt))
-    cases = sorted(path for path in arguments.set.iterdir() if path.is_dir())
-    if not cases:
-        parser.error(f"{arguments.set} holds no folders; each case is one, with {', '.join(NAMES)} as png")
     given = cases, model, vae, positive, TIMESTEPS, arguments.size, adapter, vision
     scores = score(*given, in_context=arguments.in_context)
     for part, title in enumerate(("timestep", "layer")):

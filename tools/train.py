@@ -80,7 +80,7 @@ def main(command_line: Sequence[str]) -> int:
     except (ConfigError, DataError, FolderError) as error:
         print(error, file=sys.stderr)
         return USAGE
-    except (RuntimeError, ValueError, FileNotFoundError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         if os.environ.get("REFATTENTION_TRACEBACK"):
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

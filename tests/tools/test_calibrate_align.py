@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import calibrate_align
@@ -98,6 +99,28 @@ def test_an_ending_is_only_added_and_nothing_is_written_over(
     with pytest.raises(SystemExit):
         calibrate_align.main()
     assert f"{name}.json exists already; choose another --output" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_the_cases_is_said_before_the_work(
+    case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = [shutil.copytree(case, tmp_path / name) for name in ("no_mask", "black", "small", ".hidden")]
+    (others[0] / "mask.png").unlink()
+    Image.new("RGB", (96, 96)).save(others[1] / "reference_mask.png")
+    Image.new("RGB", (48, 48), "white").save(others[2] / "mask.png")
+    assert not calibrate_align.faults_of(case)
+    given = [str(tmp_path), "no model", "--output", str(tmp_path / "calibration")]
+    monkeypatch.setattr("sys.argv", ["calibrate_align", *given])
+    with pytest.raises(SystemExit):
+        calibrate_align.main()
+    said = capsys.readouterr().err
+    assert "no_mask: [Errno 2] No such file" in said and ".hidden" not in said
+    assert f"{others[1] / 'reference_mask'}.png has nothing white" in said
+    assert f"{others[2] / 'mask'}.png has another size than image.png" in said
+    monkeypatch.setattr("sys.argv", ["calibrate_align", str(tmp_path / "nowhere"), *given[1:]])
+    with pytest.raises(SystemExit):
+        calibrate_align.main()
+    assert "nowhere holds no folders" in capsys.readouterr().err
 
 
 def test_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 from bootstrap import HOST
+from PIL import Image
 from scoring.networks import Clip
 from scoring.networks import load as read
 from training_support import blob, save_picture
@@ -167,16 +168,40 @@ def test_alignment(tmp_path: Path) -> None:
 def test_results_of_the_runner(tmp_path: Path) -> None:
     save_picture(tmp_path / "truth.png", blob(0, (24, 24)))
     save_picture(tmp_path / "results" / "0001" / "a.png", blob(0, (24, 24)))
-    done = {"state": "done", "folder": "0001", "inputs": {"LoadImage.image": "truth.png"}}
+    done = {"key": "k-1", "state": "done", "folder": "0001", "inputs": {"LoadImage.image": "truth.png"}}
     lines = [{"run": "x"}, done, {"state": "failed", "inputs": {}}]
     (tmp_path / "results" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     given = ["tryon", "--results", str(tmp_path / "results"), "--files", str(tmp_path), "--columns"]
     found = scores(tmp_path, *given, "truth=LoadImage.image")
     assert found["SSIM"]["mean"] == pytest.approx(1.0) and found["SSIM"]["n"] == 1
     assert evaluate.main([*given, "truth=LoadImage.other"]) == 2
+    assert evaluate.main([*given, "truth"]) == 2
     with (tmp_path / "results" / "manifest.jsonl").open("a") as file:
         file.write('{"state": "do')  # a run that was cut off
     assert scores(tmp_path, *given, "truth=LoadImage.image")["SSIM"]["n"] == 1
+
+
+def test_a_row_that_was_run_again_counts_once_by_its_last_results(tmp_path: Path) -> None:
+    """--again-missing: the first folder is gone."""
+    save_picture(tmp_path / "truth.png", blob(0, (24, 24)))
+    save_picture(tmp_path / "results" / "cat_2" / "a.png", blob(0, (24, 24)))
+    done = {"key": "k-1", "state": "done", "inputs": {"LoadImage.image": "truth.png"}}
+    lines = [{"run": "x"}, {**done, "folder": "cat"}, {**done, "folder": "cat_2"}]
+    (tmp_path / "results" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = ["tryon", "--results", str(tmp_path / "results"), "--files", str(tmp_path)]
+    assert scores(tmp_path, *given, "--columns", "truth=LoadImage.image")["SSIM"]["n"] == 1
+
+
+def test_a_list_with_a_mark_and_the_ends_of_lines_of_other_systems_and_a_photograph_on_its_side(tmp_path: Path) -> None:
+    pixels = blob(0, (24, 32))
+    save_picture(tmp_path / "upright.png", pixels)
+    on_its_side = Image.fromarray((pixels.numpy() * 255).round().astype(numpy.uint8)).transpose(Image.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    on_its_side.save(tmp_path / "photo.png", exif=exif)
+    line = json.dumps({"result": "upright.png", "truth": "photo.png", "prompt": "a\u2028b"}, ensure_ascii=False)
+    (tmp_path / "list.jsonl").write_bytes(f"\ufeff{line}\r\n".encode())
+    assert scores(tmp_path, "tryon", str(tmp_path / "list.jsonl"))["SSIM"]["mean"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

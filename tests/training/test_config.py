@@ -59,6 +59,14 @@ def test_phases_change_what_they_name() -> None:
         ({"train": {"steps": 0}}, "steps is 0, but must be at least 1"),
         ({"train": {"precision": "half"}}, "precision is 'half', but must be no, bf16 or fp16"),
         ({"save": {"dtype": "int8"}}, "dtype is 'int8', but must be"),
+        ({"train": 5}, r"\[train\] is 5, but must be a table"),
+        ({"phase": {"steps": 1}}, r"phase must be a list of tables. Write \[\[phase\]\]"),
+        ({"phase": [5]}, r"\[\[phase\]\] 1 is 5, but must be a table"),
+        ({"phase": []}, "phase must be a list of tables"),
+        ({"save": {"keep": -1}}, r"\[save\] keep is -1, but must be at least 0"),
+        ({"validate": {"steps": 0}}, r"\[validate\] steps is 0, but must be at least 1"),
+        ({"train": {"learning_rate": float("nan")}}, r"\[train\] learning_rate is nan, but must be at least 0"),
+        ({"train": {"workers": -1}}, r"\[train\] workers is -1, but must be at least 0"),
     ],
 )
 def test_what_does_not_fit_is_named(table: dict[str, Any], message: str) -> None:
@@ -72,7 +80,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("a = = 1")
     with pytest.raises(ConfigError, match=r"broken\.toml cannot be read as TOML"):
         read(tmp_path / "broken.toml", [])
-    (tmp_path / "good.toml").write_text("a = 1")
+    (tmp_path / "good.toml").write_bytes("\ufeffa = 1".encode())  # as Windows' Notepad may write it
     with pytest.raises(ConfigError, match="--set steps: write KEY=VALUE"):
         read(tmp_path / "good.toml", ["steps"])
     with pytest.raises(ConfigError, match="'a' is no table"):

@@ -83,6 +83,21 @@ def test_a_part_may_be_left_out(thousand: list[Record], tmp_path: Path, capsys: 
     assert look(tmp_path, thousand, allow_bad=0.03)[1] != digest
 
 
+def test_a_photograph_on_its_side_has_the_size_at_which_it_is_seen(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "photo.jpg", exif=exif)
+    picture(tmp_path / "mask.png", (20, 30))
+    assert look(tmp_path, [Record("photo.jpg", "mask.png")])[0]
+
+
+def test_sixteen_bits_are_refused_because_pillow_cuts_them_off(tmp_path: Path) -> None:
+    Image.fromarray(numpy.full((20, 24), 40000, numpy.uint16)).save(tmp_path / "deep.png")
+    picture(tmp_path / "mask.png")
+    with pytest.raises(DataError, match=r"deep\.png: it has more than 8 bits a channel"):
+        look(tmp_path, [Record("deep.png", "mask.png")])
+
+
 def test_other_kinds_of_files(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     picture(tmp_path / "a.png")

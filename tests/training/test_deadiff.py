@@ -193,6 +193,9 @@ def test_what_q_formers_start_from_is_said_once(trained: Path) -> None:
 def test_a_mix_without_data_and_pairs_that_are_none(trained: Path) -> None:
     with pytest.raises(ConfigError, match="a number for each of style, subject, reconstruction"):
         task_of(trained, "method.mix=[1, 1]")
+    for nothing in ([0, 0, 0], [1, -1, 1]):
+        with pytest.raises(ConfigError, match="Give numbers of at least 0, and one above"):
+            task_of(trained, f"method.mix={nothing}")
     table = trained / "data" / "style.jsonl"
     table.write_text(json.dumps(rows()[0]))
     with pytest.raises(ConfigError, match="mix asks for pairs of the kind 'subject', but the data has none"):
@@ -201,6 +204,13 @@ def test_a_mix_without_data_and_pairs_that_are_none(trained: Path) -> None:
     table.write_text(json.dumps({**rows()[0], "kind": "colour"}))
     with pytest.raises(ConfigError, match="kind of a record is 'colour'"):
         task_of(trained, "data.file=style.jsonl")
+
+
+def test_an_output_that_cannot_be_a_folder_is_said(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ("models.start=run/deadiff.safetensors", "output=base.safetensors/run")
+    told = [part for change in changes for part in ("--set", change)]
+    assert train_here("deadiff", trained / "config.toml", "--dry-run", *told) == 1
+    assert "base.safetensors" in capsys.readouterr().err
 
 
 def test_a_start_lies_where_the_loader_node_looks(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

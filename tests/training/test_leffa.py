@@ -208,7 +208,7 @@ def test_the_file_has_the_official_keys() -> None:
         published = json.load(file)["virtual_tryon.pth"]["shapes"]
     shapes: dict[str, Any] = demo.random_state_dict(demo.TRY_ON, lambda shape: shape)
     inside = {name.removeprefix(GENERATIVE): each for name, each in shapes.items() if name.startswith(GENERATIVE)}
-    table, host = official_names(layout.unet_config(inside)), unet_shapes(demo.TRY_ON)
+    table, host = official_names(layout.unet_config(inside, "a file")), unet_shapes(demo.TRY_ON)
     names = {prefix + theirs for prefix in (GENERATIVE, REFERENCE) for theirs, ours in table.items() if ours in host}
     sizes = {"z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4]}
     with torch.device("meta"):

@@ -24,7 +24,11 @@ class EvaluationError(ValueError):
 def read_list(path: Path) -> list[Line]:
     """Lines of a JSONL file, with the files' paths from its folder."""
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        texts = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold what else Python takes for an end
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{path} is no text in UTF-8: {error}.") from error
+    for number, text in enumerate(texts, 1):
         if text.strip():
             try:
                 line = json.loads(text)
@@ -43,11 +47,13 @@ def read_results(folder: Path, columns: Sequence[str], files: Path) -> list[Line
         columns: NAME=NODE.INPUT each.
         files: folder that the rows' files are named from, that of their table.
     """
+    if odd := [column for column in columns if "=" not in column]:
+        raise EvaluationError(f"--columns {odd[0]}: write NAME=NODE.INPUT, such as truth=LoadImage.image.")
     names = dict(column.split("=", 1) for column in columns)
     lines = []
-    for record in _records(folder / "manifest.jsonl"):
-        if record.get("state") != "done":
-            continue
+    done = (record for record in _records(folder / "manifest.jsonl") if record.get("state") == "done")
+    # A row that was run again has a line for each time, the last of which tells where its results are.
+    for record in {record["key"]: record for record in done}.values():
         place = folder / record["folder"]
         pictures = sorted(path for path in place.rglob("*") if path.suffix.lower() in PICTURES)
         if not pictures:
@@ -78,7 +84,7 @@ def _placed(line: Line, folder: Path) -> Line:
     for name in ("result", "truth", "reference"):
         if name in line:
             value = line[name]
-            placed[name] = [folder / each for each in value] if isinstance(value, list) else folder / value
+            placed[name] = [folder / str(each) for each in value] if isinstance(value, list) else folder / str(value)
     return placed
 
 

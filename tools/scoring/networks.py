@@ -12,11 +12,11 @@ from .lines import EvaluationError
 def load(path: Path, size: tuple[int, int] | None = None) -> Any:
     """(1, 3, H, W) in [0, 1]; scaled to a size (H, W), if one is given."""
     import torch
-    from PIL import Image
+    from PIL import Image, ImageOps
     from torchvision.transforms.v2 import functional as v2
 
     with Image.open(path) as file:
-        image = file.convert("RGB")
+        image = ImageOps.exif_transpose(file).convert("RGB")  # as ComfyUI reads it
     if size is not None and (image.height, image.width) != size:
         image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
     return v2.to_dtype(v2.pil_to_tensor(image), torch.float32, scale=True)[None]

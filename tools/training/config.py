@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -174,7 +175,7 @@ def read(path: Path, changes: Sequence[str]) -> Table:
         ConfigError: the file is not there or no TOML, or a change has no value.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}.") from error
     for change in changes:
@@ -202,13 +203,17 @@ def build(table: Table, folder: Path, data: type, method: type, defaults: Mappin
     Raises:
         ConfigError: a name or value does not fit.
     """
-    parts = {name: dict(table.get(name, {})) for name in ("models", "data", "train", "method", "save", "validate")}
+    names = ("models", "data", "train", "method", "save", "validate")
+    parts = {name: _table(table.get(name, {}), f"[{name}]") for name in names}
     rest = {name: value for name, value in table.items() if name not in parts and name != "phase"}
     train, options = {**defaults, **parts["train"]}, parts["method"]
     known = {entry.name for entry in dataclasses.fields(Train)}
     phases = []
-    for number, changes in enumerate(table.get("phase", [{}])):
-        where = f"[[phase]] {number + 1}: " if "phase" in table else ""
+    listed = table.get("phase", [{}])
+    if not isinstance(listed, list) or not listed:
+        raise ConfigError("phase must be a list of tables. Write [[phase]] above each.")
+    for number, each in enumerate(listed, 1):
+        where, changes = f"[[phase]] {number}: " if "phase" in table else "", _table(each, f"[[phase]] {number}")
         ours = {name: value for name, value in changes.items() if name in known}
         theirs = {name: value for name, value in changes.items() if name not in known}
         phase = Phase(
@@ -216,15 +221,17 @@ def build(table: Table, folder: Path, data: type, method: type, defaults: Mappin
         )
         _check(phase.train, where)
         phases.append(phase)
-    save = fill(Save, parts["save"], "[save]")
+    save, validate = fill(Save, parts["save"], "[save]"), fill(Validate, parts["validate"], "[validate]")
     if save.dtype not in ("float16", "bfloat16", "float32"):
         raise ConfigError(f"[save] dtype is '{save.dtype}', but must be float16, bfloat16 or float32.")
+    _require_least(save, "[save]", every=0, keep=0)
+    _require_least(validate, "[validate]", every=0, pictures=1, steps=1)
     return Config(
         fill(Common, rest, "The configuration"),
         fill(Models, parts["models"], "[models]"),
         fill(data, parts["data"], "[data]"),
         save,
-        fill(Validate, parts["validate"], "[validate]"),
+        validate,
         tuple(phases),
         folder,
         table,
@@ -286,10 +293,22 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
+def _table(value: Any, where: str) -> Table:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} is {value!r}, but must be a table.")
+    return value
+
+
+def _require_least(settings: Any, where: str, **least: int) -> None:
+    for name, number in least.items():
+        if not number <= getattr(settings, name) < math.inf:
+            raise ConfigError(f"{where} {name} is {getattr(settings, name)}, but must be at least {number}.")
+
+
 def _check(train: Train, where: str) -> None:
-    for name in ("steps", "batch_size", "accumulate", "height", "width"):
-        if getattr(train, name) < 1:
-            raise ConfigError(f"{where}[train] {name} is {getattr(train, name)}, but must be at least 1.")
+    whole = dict.fromkeys(("steps", "batch_size", "accumulate", "height", "width"), 1)
+    rest = dict.fromkeys(("learning_rate", "weight_decay", "warmup", "clip", "workers"), 0)
+    _require_least(train, f"{where}[train]", **whole, **rest)
     for name in ("height", "width"):
         if getattr(train, name) % 8:
             raise ConfigError(f"{where}[train] {name} is {getattr(train, name)}, but must be a multiple of 8.")

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy
-from PIL import Image
+from PIL import ExifTags, Image
 from tqdm.auto import tqdm
 
 MISSING, UNREADABLE, WRONG = "missing", "unreadable", "wrong"
 SHOWN = 50  # of a kind's complaints on the terminal
 CACHE = "data.json"
+RULES = 2  # a higher one has all files looked at again
+TURNED = 5  # from this EXIF orientation on, a picture lies on its side
 Record = TypeVar("Record")
 
 
@@ -31,14 +33,14 @@ class Looked:
     """What a look at a file found.
 
     Attributes:
-        stamp: (bytes, time of change) of the file.
+        stamp: bytes and time of change of the file, and `RULES`.
         digest: of its content.
-        size: (width, height) of a picture, (0, 0) of other files.
+        size: (width, height) of a picture as it is seen, (0, 0) of other files.
         brightest: value of its pixels, 0 to 255.
         problem: kind of what is wrong, and a sentence; empty = nothing.
     """
 
-    stamp: tuple[int, int]
+    stamp: tuple[int, ...]
     digest: str
     size: tuple[int, int]
     brightest: int
@@ -112,7 +114,7 @@ def look(paths: Iterable[Path], cache: Path) -> dict[Path, Looked]:
 def _look(path: Path, known: Looked | None) -> Looked:
     try:
         status = path.stat()
-        stamp = status.st_size, status.st_mtime_ns
+        stamp = status.st_size, status.st_mtime_ns, RULES
         if known is not None and known.stamp == stamp:
             return known
         content = path.read_bytes()
@@ -136,10 +138,13 @@ def _picture(path: Path, content: bytes) -> tuple[tuple[int, int], int]:
         shape = numpy.load(io.BytesIO(content), allow_pickle=False).shape
         return (shape[1], shape[0]), 0
     with Image.open(io.BytesIO(content)) as picture:
-        size = picture.size
+        is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= TURNED
+        size = picture.size[::-1] if is_turned else picture.size
         if picture.format == "JPEG":  # decodes fewer frequencies, but reads to the end
             picture.draft(picture.mode, (max(size[0] // 8, 1), max(size[1] // 8, 1)))
         picture.load()
+        if picture.mode.startswith(("I", "F")) and picture.getextrema()[1] > 255:
+            raise ValueError(f"it has more than 8 bits a channel ({picture.mode}), which would be cut off at white")
         return size, int(picture.convert("L").getextrema()[1])
 
 

@@ -64,7 +64,7 @@ def read_jsonl(config: Config, name: str, kind: type[T], key: str) -> list[T]:
     """
     path = config.path(name)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold what else Python takes for an end
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{key} names {path}, which cannot be read: {error}.") from error
     records = []

@@ -131,6 +131,8 @@ class Task:
         train, options = phase.train, phase.method
         self._size: Size = train.height, train.width
         self._mix, self._drops = options.mix, dict(zip(BRANCHES, options.drops, strict=True))
+        if min(self._mix) < 0 or not any(self._mix):
+            raise ConfigError(f"[method] mix is {list(self._mix)}. Give numbers of at least 0, and one above.")
         for kind, group, share in zip(BRANCHES, self._groups, self._mix, strict=True):
             if share and not group:
                 raise ConfigError(f"[method] mix asks for pairs of the kind '{kind}', but the data has none.")

@@ -147,9 +147,9 @@ def _pairs(root: Path, data: Data) -> list[Record]:
     path = root / (data.file or "fasion-resize-pairs-train.csv")
     body = data.densepose or "densepose"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"[data] file: {path} cannot be read: {error}.") from error
     if rows and not {"from", "to"} <= rows[0].keys():
         raise ConfigError(f"{path} has the columns {', '.join(rows[0])}, but needs from and to.")
@@ -161,8 +161,8 @@ def _pairs(root: Path, data: Data) -> list[Record]:
 
 def _words(path: Path) -> list[list[str]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"[data] file: {path} cannot be read: {error}.") from error
     return [line.split() for line in lines if line.strip()]
 
