@@ -60,12 +60,17 @@ def page() -> str:
         names.setdefault(key_of(architecture_of(config)), []).append(config.__name__)
     tiny = _tiny_names()
     is_video = {name: name.startswith(("SVD", "SV3D")) for name in names[U_NET]}
-    lines, why_not = [], list[str]()
+    rows = []
     for tiny_name, title in U_NETS.items():
         there = [name for name, video in is_video.items() if video == (tiny_name == "svd")]
-        lines.append(_row(tiny_name, title, ", ".join(there), why_not))
-    lines += [_row(tiny[key], layout.name, ", ".join(names[key]), why_not) for key, layout in LAYOUTS.items()]
-    lines += [_row(tiny_name, title, FAMILIES[tiny_name].host_class, why_not) for tiny_name, title in PICTURES.items()]
+        rows.append((title, there, refusals(tiny_name)))
+    rows += [(layout.name, names[key], refusals(tiny[key])) for key, layout in LAYOUTS.items()]
+    rows += [(title, [FAMILIES[each].host_class], refusals(each)) for each, title in PICTURES.items()]
+    why_not = list(dict.fromkeys(why for *_, refused in rows for why in refused if why))
+    marks = {"": YES, **{why: f"no{number}" for why, number in zip(why_not, NUMBERS, strict=False)}}
+    lines = [
+        f"| {title} | {', '.join(those)} | {' | '.join(map(marks.__getitem__, why))} |" for title, those, why in rows
+    ]
     whys: dict[str, list[str]] = {}
     for key, why in REASONS.items():
         whys.setdefault(why, []).extend(names.get(key, []))
@@ -76,21 +81,18 @@ def page() -> str:
     return "\n".join([INTRODUCTION, head + "\n".join(lines), WHY_NOT + notes, REFUSED + "\n".join(refused), ""])
 
 
-def _row(tiny: str, title: str, names: str, why_not: list[str]) -> str:
-    """A line of the table; `why_not` collects reasons."""
+def refusals(tiny: str) -> list[str]:
+    """Why each of the methods refuses a family; empty where it works."""
     from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
 
-    cells = []
+    found = []
     for works in _methods().values():
         try:
             works(tiny_model(tiny), tiny_latent(tiny)[:1], tiny_prompt(tiny, 1))
-            cells.append(YES)
+            found.append("")
         except (RuntimeError, ValueError) as error:
-            why = re.sub(f"Node|P3S Inject|{FAMILIES[tiny].host_class}", "…", str(error).split(". ")[0])
-            if why not in why_not:
-                why_not.append(why)
-            cells.append(f"no{NUMBERS[why_not.index(why)]}")
-    return f"| {title} | {names} | {' | '.join(cells)} |"
+            found.append(re.sub(f"Node|P3S Inject|{FAMILIES[tiny].host_class}", "…", str(error).split(". ")[0]))
+    return found
 
 
 def _tiny_names() -> dict[str, str]:

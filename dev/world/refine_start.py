@@ -58,38 +58,16 @@ def write(path: Path, settings: Path, changes: list[str]) -> None:
 
 
 def _train(task: Any, base: Any, steps: int, looking: float, seed: int) -> None:
-    from refattention.core.patches.blockwise import differentiable
-    from refattention.core.patches.frozen import Noised, frozen_copy
-
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    teacher, sampling = frozen_copy(base.model, torch.float32), base.model.get_model_object("model_sampling")
-    seen, learner = _watched(teacher), dict(task.objective.unet.named_modules())
-    texts, known, places = _told(base.clip, task.records)
+    lesson = Lesson(task, base)
     weights = [each for each in task.objective.parameters() if each.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=RATE, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, steps, pct_start=WARM_UP / steps)
-    options = {"optimized_attention_override": differentiable}
     rng, shown = np.random.default_rng(seed), np.zeros(2)
     for step in range(1, steps + 1):
         chosen = rng.choice(task.records, BATCH, replace=False).tolist()
-        seeds = rng.integers(1 << 40, size=BATCH).tolist()
-        batch = task.batch(
-            [task.sample((number, seed, seed), drops=False) for number, seed in zip(chosen, seeds, strict=True)]
-        )
-        noised = Noised(sampling, batch.latents, batch.noise, batch.timesteps, torch.float32)
-        missed, astray = [], []
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                teacher(noised.entering, noised.timesteps, texts[chosen], None, None, dict(options))
-            tokens = task.objective.network(batch.patches)
-            for name, (n, wanted) in seen.items():
-                found = learner[name](n, context=tokens, transformer_options=dict(options))
-                missed.append(not_answered(found, wanted, known[chosen]))
-                if n.shape[1] >= SMALLEST**2:
-                    layer = learner[name]
-                    astray.append(not_looked(layer.to_q(n), layer.to_k(tokens), layer.heads, places[chosen]))
-            losses = torch.stack([torch.stack(missed).mean(), torch.stack(astray).mean()])
+        losses = lesson.losses(chosen, rng.integers(1 << 40, size=BATCH).tolist())
         optimiser.zero_grad()
         (losses[0] + looking * losses[1]).backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -98,6 +76,46 @@ def _train(task: Any, base: Any, steps: int, looking: float, seed: int) -> None:
         shown = 0.95 * shown + 0.05 * losses.detach().numpy() if step > 1 else losses.detach().numpy()
         if step % 20 == 0:
             state.log(CURVE, part=seed, step=step, not_answered=float(shown[0]), not_looked=float(shown[1]))
+
+
+class Lesson:
+    """What the cross-attentions are told: the answers that the base gives with the captions, and where to look.
+
+    Args:
+        task: whose objective learns.
+        base: the models it starts from.
+    """
+
+    def __init__(self, task: Any, base: Any) -> None:
+        from refattention.core.patches.blockwise import differentiable
+        from refattention.core.patches.frozen import frozen_copy
+
+        self._task, self._sampling = task, base.model.get_model_object("model_sampling")
+        self._teacher = frozen_copy(base.model, torch.float32)
+        self._seen, self._learner = _watched(self._teacher), dict(task.objective.unet.named_modules())
+        self._texts, self._known, self._places = _told(base.clip, task.records)
+        self._options = {"optimized_attention_override": differentiable}
+
+    def losses(self, chosen: list[int], seeds: list[int]) -> Tensor:
+        """(2,), `not_answered` and `not_looked` for some of the records, means over the layers."""
+        from refattention.core.patches.frozen import Noised
+
+        task = self._task
+        keys = [(number, seed, seed) for number, seed in zip(chosen, seeds, strict=True)]
+        batch = task.batch([task.sample(key, drops=False) for key in keys])
+        noised = Noised(self._sampling, batch.latents, batch.noise, batch.timesteps, torch.float32)
+        missed, astray = [], []
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                self._teacher(noised.entering, noised.timesteps, self._texts[chosen], None, None, dict(self._options))
+            tokens = task.objective.network(batch.patches)
+            for name, (n, wanted) in self._seen.items():
+                layer = self._learner[name]
+                found = layer(n, context=tokens, transformer_options=dict(self._options))
+                missed.append(not_answered(found, wanted, self._known[chosen]))
+                if n.shape[1] >= SMALLEST**2:
+                    astray.append(not_looked(layer.to_q(n), layer.to_k(tokens), layer.heads, self._places[chosen]))
+            return torch.stack([torch.stack(missed).mean(), torch.stack(astray).mean()])
 
 
 def _watched(unet: nn.Module) -> Seen:
