@@ -74,7 +74,7 @@ class DEADiffStyle(io.ComfyNode):
             image=deadiff.projections.project(tokens, CONTENT_LAYERS, zero_tokens=strict),
             strength=strength,
             zero_tokens=strict,
-            mask=gate.optional_masks(mask, "mask"),
+            mask=gate.region(mask, "mask"),
             start_percent=start_percent,
             end_percent=end_percent,
         )

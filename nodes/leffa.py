@@ -130,9 +130,7 @@ class LeffaTryOn(io.ComfyNode):
         image, garment_image = gate.picture(image, "image"), gate.picture(garment_image, "garment_image")
         densepose, mask = gate.picture(densepose, "densepose"), gate.masks(mask, "mask")
         loaded = leffa(model, vae, "Leffa Try-On")
-        require_batch(garment_image=garment_image, image=image)
-        require_batch(densepose=densepose, image=image)
-        require_batch(mask=mask, image=image)
+        require_batch(image=image, garment_image=garment_image, densepose=densepose, mask=mask)
         require_shape(size_of(densepose), size_of(image))
         if size_of(densepose) != size_of(image):
             raise ValueError(
@@ -186,7 +184,7 @@ class LeffaPoseTransfer(io.ComfyNode):
         reference_image = gate.picture(reference_image, "reference_image")
         densepose = gate.picture(densepose, "densepose")
         loaded = leffa(model, vae, "Leffa Pose Transfer")
-        require_batch(reference_image=reference_image, densepose=densepose)
+        require_batch(densepose=densepose, reference_image=reference_image)
         settings = LeffaSettings(_interval(reference, reference_interval), rescale_guidance)
         return io.NodeOutput(*pose_transfer(loaded, reference_image, densepose, settings))
 
@@ -242,13 +240,14 @@ def _times(picture: Tensor) -> str:
 
 
 def require_batch(**pictures: Tensor) -> None:
-    """Two batches go together when they are equal, or one of them is a single picture.
+    """Batches go together when all are equal, but for single pictures.
 
     Raises:
         ValueError: two batches of different sizes.
     """
-    (one, other), (count, others) = zip(*((name, len(batch)) for name, batch in pictures.items()), strict=True)
-    if count != others and 1 not in (count, others):
-        raise ValueError(
-            f"{one} holds a batch of {count}, but {other} one of {others}. Give equal numbers, or one for all."
-        )
+    (other, others), *more = [(name, len(each)) for name, each in pictures.items() if len(each) > 1] or [("", 1)]
+    for name, count in more:
+        if count != others:
+            raise ValueError(
+                f"{name} holds a batch of {count}, but {other} one of {others}. Give equal numbers, or one for all."
+            )

@@ -94,6 +94,11 @@ class LeffaFit(io.ComfyNode):
             raise ValueError(f"A cut-out garment fills the width of a picture that is higher than {width} x {height}.")
         if part == PICTURE:
             mask = None
+        if mask is not None and mask.shape[1:] != image.shape[1:3] and not mask.any():
+            raise ValueError(
+                "image has no transparency: its mask is empty and of another size, as Load Image then gives it. "
+                f"Connect a garment that is cut out, or set part to '{PICTURE}'."
+            )
         if mask is not None and (len(mask) not in (1, len(image)) or mask.shape[1:] != image.shape[1:3]):
             raise ValueError(
                 f"mask is {len(mask)} x {mask.shape[1]} x {mask.shape[2]} (number, height, width), but image "

@@ -83,7 +83,7 @@ class P3SInject(io.ComfyNode):
         else:
             require_image_unet(model, f"{NODE} with an adapter")
         if reference_image is not None:
-            reference_image = gate.picture(reference_image, "reference_image")
+            reference_image = gate.one_picture(reference_image, "reference_image")
         samples = _samples(model, reference_image, vae, reference_latent)
         injection = P3SSettings(
             reference=Reference(samples, None, reference_seed),
@@ -94,7 +94,7 @@ class P3SInject(io.ComfyNode):
             schedule=Schedule(schedule, alpha, beta, exponent),
             start_percent=start_percent,
             end_percent=end_percent,
-            mask=gate.optional_masks(mask, "mask"),
+            mask=gate.region(mask, "mask"),
             negative=_negative(negative, adapter),
             noise_bias=noise_bias,
         )
@@ -129,6 +129,11 @@ def _adapter(
     identity_at_zero: bool,
 ) -> Adapter | None:
     """The trained part with what the vision encoder sees of the reference; None for the training-free mode."""
+    if trained is None and clip_vision is not None:
+        raise ValueError(
+            "clip_vision is connected, but adapter is not, which alone would use it. Connect an adapter, or disconnect "
+            "clip_vision to have the model itself read the reference."
+        )
     if trained is None:
         return None
     if clip_vision is None or image is None:

@@ -113,7 +113,7 @@ class RefDropApply(io.ComfyNode):
             blocks=block_choice.select(blocks, custom_blocks, available, family(model)),
             reference=_reference(model, reference_latent, reference_positive, reference_seed),
             batch_references=batch_references,
-            mask=gate.optional_masks(mask, "mask"),
+            mask=gate.region(mask, "mask"),
             reference_mask=gate.optional_masks(reference_mask, "reference_mask"),
             concat=mode == "concat",
             start_percent=start_percent,

@@ -121,6 +121,8 @@ class RefDropRecord(io.ComfyNode):
         budget, said = cache_mib * 2**20, _said(sampling)
         recorded = RecordedRun(model, chosen, batch_references, budget, is_half, text_on_node(), said)
         out = sampled_latent(apply_recorder(model, recorded, given), positive, negative, latent_image, sampling)
+        if not recorded.levels:
+            raise ValueError("RefDrop Record had no step to record. Connect sigmas of at least one step, or none.")
         return io.NodeOutput(reference_latent or out, recorded)
 
 

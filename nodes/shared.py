@@ -10,7 +10,8 @@ from comfy_api.latest import io
 
 from ..core.patches.sampling import SAMPLERS, SCHEDULERS
 from ..core.patches.unet import family
-from ..core.pictures.grid import CELL, pad_to_cells
+from ..core.pictures import gate
+from ..core.pictures.grid import pad_to_cells
 
 
 def range_inputs() -> list[io.Input]:
@@ -77,9 +78,11 @@ def encoder(model: Any, vae: Any, name: str) -> Callable[[torch.Tensor], torch.T
         name: of the latents, for the message.
     """
 
+    cell: int = model.model.latent_format.spacial_downscale_ratio
+
     def encode(picture: torch.Tensor) -> torch.Tensor:
-        is_tiny = min(picture.shape[1:3]) < CELL  # which ComfyUI would crop to nothing
-        return require_latent_of(model, vae.encode(pad_to_cells(picture) if is_tiny else picture), name)
+        is_tiny = min(picture.shape[1:3]) < cell  # which ComfyUI would crop to nothing
+        return require_latent_of(model, vae.encode(pad_to_cells(picture, cell) if is_tiny else picture), name)
 
     return encode
 
@@ -88,15 +91,19 @@ def require_latent_of(model: Any, samples: torch.Tensor, name: str) -> torch.Ten
     """Returns a reference's latent, on the CPU.
 
     Raises:
-        ValueError: its channels are not those of the model's latents.
+        ValueError: its channels are not those of the model's latents, it has sound besides, is empty, or holds what is
+            no number.
     """
+    if samples.is_nested:
+        raise ValueError(f"{name} is a video together with its sound. Put Separate AV Latent between.")
     channels, dimensions = model.model.latent_format.latent_channels, model.model.latent_format.latent_dimensions
     if dimensions == 3 and samples.ndim == 4 and samples.shape[1] == channels:
         samples = samples.unsqueeze(2)  # a picture where the model takes videos
-    if samples.ndim != 2 + dimensions or samples.shape[1] != channels:
+    if samples.ndim != 2 + dimensions or samples.shape[1] != channels or not samples.numel():
         frames = "frames, " if dimensions == 3 else ""
         raise ValueError(
             f"{name} has the shape {tuple(samples.shape)}, but this {family(model)} model needs "
             f"(batch, {channels}, {frames}height, width). Encode the reference with the VAE that belongs to the model."
         )
-    return samples.cpu()
+    gate.require_numbers(samples, name)
+    return samples.detach().cpu()

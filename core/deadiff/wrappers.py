@@ -24,6 +24,8 @@ def apply_deadiff(model: ModelPatcher, settings: DEADiffSettings) -> ModelPatche
     """
     check_settings(settings)
     check_layers(require_sd15(model), settings.image)
+    if settings.is_off:
+        return model.clone()
     asked = (*(BINDING.carried(model) or ()), settings)
     if len(asked) > 1 and any(each.mask is None for each in asked):
         raise ValueError(
@@ -31,4 +33,4 @@ def apply_deadiff(model: ModelPatcher, settings: DEADiffSettings) -> ModelPatche
             "own, or connect all pictures to one node, as a batch."
         )
     check_no_replacement(model.model_options["transformer_options"], settings.image)
-    return model.clone() if settings.is_off else BINDING.attached(model, asked)
+    return BINDING.attached(model, asked)

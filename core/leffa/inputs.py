@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..pictures import gate
 from ..pictures.grid import CELL, binary_mask, pad_to_cells, to_cells
 from .body_map import POSE_TRANSFER, TRY_ON, check, require_task
 from .model import LeffaModel, require_leffa
@@ -41,7 +42,7 @@ class Leffa:
         """(B, H, W, C) in [0, 1] -> (B, 4, h, w) as the U-Net takes it, on the CPU.
 
         Raises:
-            ValueError: the VAE makes latents of another shape.
+            ValueError: the VAE makes latents of another shape, or of what is no number.
         """
         padded = pad_to_cells(picture[..., :3])
         latent = self.vae.encode(padded)
@@ -52,6 +53,7 @@ class Leffa:
                 f"vae makes latents of the shape {tuple(latent.shape)} where Leffa needs {expected}. "
                 "Connect the VAE of Leffa Loader, or an SD1.5 VAE (SDXL for pose transfer)."
             )
+        gate.require_numbers(latent, "What vae makes of a picture")
         return self.model.process_latent_in(latent.float().cpu())
 
 

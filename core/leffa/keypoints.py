@@ -66,8 +66,20 @@ def keypoints_of(frame: Frame, labels: Labels) -> Points:
 
 
 def _points(person: Mapping[str, Any]) -> Points:
-    """(points, 3) x, y and confidence."""
-    return numpy.array(person.get("pose_keypoints_2d") or [], dtype=numpy.float64).reshape(-1, 3)
+    """(points, 3) x, y and confidence.
+
+    Raises:
+        ValueError: they are of another form.
+    """
+    try:
+        points = numpy.array(person.get("pose_keypoints_2d") or [], dtype=numpy.float64).reshape(-1, 3)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            "keypoints hold something else than x, y and confidence of each body point, in a row. Connect the "
+            "keypoints output of a pose detector that gives them as OpenPose does."
+        ) from error
+    points[~numpy.isfinite(points).all(axis=1)] = 0  # as other detectors write what they have not found
+    return points
 
 
 def _placed(points: Points, frame: Frame, size: tuple[int, ...]) -> Points:

@@ -39,15 +39,23 @@ def require_leffa_file(shapes: Shapes, name: str) -> None:
     )
 
 
-def unet_config(shapes: Shapes) -> dict[str, Any]:
+def unet_config(shapes: Shapes, name: str) -> dict[str, Any]:
     """ComfyUI's description of a U-Net in diffusers' naming, without the number of heads, which shapes do not show.
 
     Args:
         shapes: names without prefix.
+        name: of file and U-Net, for the message.
 
     Raises:
-        KeyError: a weight that shows the structure is missing.
+        RuntimeError: a weight that shows the structure is missing.
     """
+    try:
+        return _config(shapes)
+    except KeyError as error:
+        raise RuntimeError(f"{name} does not fit: {error} is missing.") from error
+
+
+def _config(shapes: Shapes) -> dict[str, Any]:
     width, channels = shapes["conv_in.weight"][:2]
     levels = range(_count(shapes, r"down_blocks\.(\d+)\.resnets"))
     blocks = [_count(shapes, rf"down_blocks\.{level}\.resnets\.(\d+)\.") for level in levels]

@@ -109,10 +109,7 @@ def _unet(
 ) -> comfy.model_patcher.ModelPatcher:
     """ComfyUI's `load_diffusion_model_state_dict` for a U-Net that ComfyUI does not know."""
     shapes = checkpoint.shapes(weights)
-    try:
-        unet_config = layout.unet_config(shapes)
-    except KeyError as error:
-        raise RuntimeError(f"{name} does not fit: {error} is missing.") from error
+    unet_config = layout.unet_config(shapes, name)
     config = (LeffaSDXL if unet_config["use_linear_in_transformer"] else LeffaSD15)(unet_config)
     config.unet_config.update(heads)
     dtype = management.unet_dtype(

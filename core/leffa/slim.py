@@ -31,7 +31,7 @@ def slim(source: str | Path, target: str | Path, with_vae: bool = True) -> int:
     """
     weights = checkpoint.load(source)
     layout.require_leffa_file(checkpoint.shapes(weights), Path(source).name)
-    used = _used_by_unets(checkpoint.shapes(weights))
+    used = _used_by_unets(checkpoint.shapes(weights), Path(source).name)
     names = [name for name in weights if name in used or (with_vae and name.startswith(layout.VAE))]
     kept: dict[str, Tensor] = {}
     progress = ProgressBar(len(names))
@@ -44,11 +44,11 @@ def slim(source: str | Path, target: str | Path, with_vae: bool = True) -> int:
     return Path(target).stat().st_size
 
 
-def _used_by_unets(shapes: checkpoint.Shapes) -> set[str]:
+def _used_by_unets(shapes: checkpoint.Shapes, name: str) -> set[str]:
     used = set()
     for prefix, kind in CLASSES.items():
         inside = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
-        config = layout.unet_config(inside)
+        config = layout.unet_config(inside, f"{name} ({prefix[:-1]})")
         unet = kind(**config, num_heads=1, device=torch.device("meta"))
         needed = unet.state_dict()
         used |= {prefix + theirs for theirs, ours in layout.to_host(config).items() if ours in needed}

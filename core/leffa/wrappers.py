@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 BINDING = Binding(KEY, "Leffa", LeffaRun)
+AFTER_GUIDANCE = "sampler_post_cfg_function"  # in ComfyUI's model_options
 
 
 def attach_reference_unet(generative: ModelPatcher, reference: ModelPatcher, cache_bytes: int) -> ModelPatcher:
@@ -28,8 +29,13 @@ def attach_reference_unet(generative: ModelPatcher, reference: ModelPatcher, cac
 
 
 def apply_leffa(model: ModelPatcher, settings: LeffaSettings) -> ModelPatcher:
-    """Returns a clone of a Leffa model whose self-attentions look at the references in its conditioning."""
+    """Returns a clone of a Leffa model whose self-attentions look at the references in its conditioning.
+
+    It follows these settings in place of those of an earlier node, whose rescaling would come on top.
+    """
     patched = BINDING.attached(model, settings)
+    if earlier := patched.model_options.get(AFTER_GUIDANCE):
+        patched.model_options[AFTER_GUIDANCE] = [each for each in earlier if each is not _rescale]
     if settings.rescale:
         patched.set_model_sampler_post_cfg_function(_rescale)
     return patched

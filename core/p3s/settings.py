@@ -105,9 +105,11 @@ def check_settings(settings: P3SSettings) -> None:
         raise ValueError(f"noise_bias must be a number, but is {settings.noise_bias}.")
     check_range(settings.start_percent, settings.end_percent)
     _check_adapter(settings)
-    count = len(settings.reference.samples)
+    count, _, *sides = settings.reference.samples.shape
     if count != 1:
         raise ValueError(f"The reference is a batch of {count} pictures, but {NODE} takes one. Select one of them.")
+    if len(sides) > 2 and sides[0] != 1:  # what a VAE of videos makes of a batch
+        raise ValueError(f"The reference is a video of {sides[0]} latents, but {NODE} takes one picture. Encode one.")
     if settings.mask is not None and len(settings.mask) != 1:
         raise ValueError(f"mask holds {len(settings.mask)} masks, but {NODE} takes one for all pictures. Select one.")
     mask = settings.subject_mask

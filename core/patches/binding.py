@@ -185,6 +185,7 @@ class Binding:
         opened = options.get(self.key)
         if not isinstance(opened, _Opened):
             raise RuntimeError(f"{self.name} works only inside a sampler that follows ComfyUI's guider; use KSampler.")
+        opened.is_asked = True
         asked = Asked(executor, model, conds, x, timestep[:1], model_options)
         evaluation, x = opened.run.evaluation(asked), opened.run.seen(asked)
         if evaluation is None:
@@ -200,8 +201,10 @@ class Binding:
 
     def _forward(self, executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass of the model, APPLY_MODEL or DIFFUSION_MODEL: both take transformer_options last."""
-        evaluation = args[-1].get(evaluation_key(self.key))
+        evaluation, opened = (args[-1].get(key) for key in (evaluation_key(self.key), self.key))
         if evaluation is None or (is_reference_pass(args[-1]) and not (evaluation.is_reading or self.reads_references)):
+            if isinstance(opened, _Opened) and not is_reference_pass(args[-1]):
+                opened.is_passed = True
             return executor(x, *args, **kwargs)
         self._require_rows(len(x), evaluation.pictures * len(args[-1]["cond_or_uncond"]))
         evaluation.passes += 1
@@ -227,10 +230,16 @@ class Binding:
 
 
 class _Opened:
-    """A run, with the counts that show whether it had any effect."""
+    """A run, with the counts that show whether it had any effect.
+
+    Attributes:
+        is_asked: whether ComfyUI's evaluations came by.
+        is_passed: whether there was a forward pass of the pictures that the method did not serve.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.is_asked = self.is_passed = False
         self._acted: set[Block] = set()
         self._evaluations = 0
         self._passes = 0
@@ -260,8 +269,13 @@ class _Opened:
 
     def require_effect(self, name: str) -> None:
         """Raises:
-        RuntimeError: there were evaluations to act in, but no attention was changed.
+        RuntimeError: there were evaluations to act in, but no attention was changed, or none of them came by.
         """
+        if self.is_passed and not self.is_asked:
+            raise RuntimeError(
+                f"{name} had no effect: another node (a guider, a sampler, regional prompts?) passes the pictures "
+                "through this model by itself, not by ComfyUI's own evaluation. Remove that node."
+            )
         if self._acted or not self._evaluations:
             return
         if self._passes:

@@ -68,7 +68,7 @@ def masks(mask: Any, name: str) -> Tensor:
         mask = mask.squeeze(1 if mask.shape[1] == 1 else 3)
     if mask.ndim != 3 or not mask.numel():
         raise ValueError(f"{name} has the shape {tuple(mask.shape)}, but a mask of (batch, height, width) is needed.")
-    is_byte = not mask.is_floating_point() and mask.dtype != torch.bool and mask.max() > 1
+    is_byte = not mask.is_floating_point() and mask.dtype != torch.bool and mask.float().max() > 1
     values = _numbers(mask, name, BYTE if is_byte else 1)
     return _clamped(values, *_range(values, name)).contiguous()
 
@@ -76,6 +76,21 @@ def masks(mask: Any, name: str) -> Tensor:
 def optional_masks(mask: Any, name: str) -> Tensor | None:
     """As `masks`, for an input that may be unconnected."""
     return None if mask is None else masks(mask, name)
+
+
+def region(mask: Any, name: str) -> Tensor | None:
+    """As `optional_masks`, for where in the generated picture a node acts.
+
+    Raises:
+        ValueError: also for masks that are all black: the node would act nowhere.
+    """
+    found = optional_masks(mask, name)
+    if found is not None and not found.any():
+        raise ValueError(
+            f"{name} is all black, as Load Image gives it for a picture without transparency, so the node would act "
+            "nowhere. Make white where it is to act, or leave the input unconnected."
+        )
+    return found
 
 
 def one_picture(image: Any, name: str) -> Tensor:
@@ -90,6 +105,19 @@ def one_picture(image: Any, name: str) -> Tensor:
     return image
 
 
+def require_numbers(latent: Tensor, name: str) -> None:
+    """Refuses a latent of NaN or infinity, which would make a black picture.
+
+    Raises:
+        ValueError: it holds some.
+    """
+    if not latent.isfinite().all():
+        raise ValueError(
+            f"{name} holds NaN or infinity in place of numbers. A VAE that computes in half precision may give them: "
+            "start ComfyUI with --fp32-vae, or connect another VAE of the model."
+        )
+
+
 def _tensor(given: Any, name: str, what: str) -> Tensor:
     if not isinstance(given, Tensor) or given.is_complex():
         kind = str(given.dtype).removeprefix("torch.") if isinstance(given, Tensor) else type(given).__name__
@@ -99,11 +127,12 @@ def _tensor(given: Any, name: str, what: str) -> Tensor:
 
 def _numbers(values: Tensor, name: str, most: int) -> Tensor:
     """float32 on the CPU; of whole numbers, `most` is 1."""
+    numbers = values.cpu().float()  # first: torch can hardly compare some of the types of whole numbers
     if values.is_floating_point() or values.dtype == torch.bool:
-        return values.cpu().float()
-    if values.max() > most:
-        raise ValueError(f"{name} holds whole numbers up to {values.max()}, but at most {BYTE} is needed, or 0 to 1.")
-    return values.cpu().float() / most
+        return numbers
+    if (highest := numbers.max()) > most:
+        raise ValueError(f"{name} holds whole numbers up to {highest:.0f}, but at most {BYTE} is needed, or 0 to 1.")
+    return numbers / most
 
 
 def _range(values: Tensor, name: str) -> tuple[float, float]:

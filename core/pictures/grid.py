@@ -11,17 +11,17 @@ from torch.nn import functional as F
 CELL = 8  # pixels of a latent, each way
 
 
-def pad_to_cells(picture: Tensor) -> Tensor:
-    """Repeats the last row and column until both sides are multiples of 8.
+def pad_to_cells(picture: Tensor, cell: int = CELL) -> Tensor:
+    """Repeats the last row and column until both sides are multiples of a cell.
 
     Args:
         picture: (B, H, W, C).
 
     Returns:
-        (B, H', W', C) with H <= H' < H + 8, and W' likewise.
+        (B, H', W', C) with H <= H' < H + cell, and W' likewise.
     """
     height, width = picture.shape[1:3]
-    padding = (0, -width % CELL, 0, -height % CELL)
+    padding = (0, -width % cell, 0, -height % cell)
     return F.pad(picture.movedim(-1, 1), padding, mode="replicate").movedim(1, -1)
 
 

@@ -37,7 +37,7 @@ def test_full_size_layout(kind: str) -> None:
         inside = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
         assert len(inside) == names
         assert sum(torch.Size(shape).numel() for shape in inside.values()) == parameters
-        config = layout.unet_config(inside)
+        config = layout.unet_config(inside, "a file")
         unet = (LeffaUNet if prefix == "unet." else ReferenceUNet)(**config, num_heads=8, device=torch.device("meta"))
         needed = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
         found = {ours: inside[theirs] for theirs, ours in layout.to_host(config).items() if ours in needed}
@@ -120,6 +120,9 @@ def test_the_command_writes_a_slim_file_that_gives_the_same(kind: str, tmp_path:
 def test_the_command_refuses_what_is_no_leffa(tmp_path: Path) -> None:
     save_file({"conv_in.weight": torch.zeros(8, 4, 3, 3)}, tmp_path / "x.safetensors")
     with pytest.raises(RuntimeError, match="is no Leffa checkpoint"):
+        slim(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
+    save_file(drop(weights(), "unet.down_blocks.0.resnets.0.conv1.weight"), tmp_path / "x.safetensors")
+    with pytest.raises(RuntimeError, match=r"x.safetensors \(unet\) does not fit: .*conv1.weight' is missing"):
         slim(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
     assert list(tmp_path.iterdir()) == [tmp_path / "x.safetensors"]
 

@@ -38,6 +38,16 @@ def test_points_below_the_threshold_are_missing() -> None:
     assert numpy.array_equal(found[parsing.ELBOW_LEFT], POINTS[parsing.ELBOW_LEFT])
 
 
+def test_points_without_numbers_are_missing_and_other_forms_are_named() -> None:
+    given = person(POINTS)
+    given["pose_keypoints_2d"][3 * parsing.WRIST_LEFT : 3 * parsing.WRIST_LEFT + 3] = [None, None, None]
+    found = keypoints_of(frame(given), labels())
+    assert not found[parsing.WRIST_LEFT].any() and numpy.array_equal(found[0], POINTS[0])
+    for other in ({"pose_keypoints_2d": ["left", "wrist", 1]}, {"pose_keypoints_2d": [1.0, 2.0]}, [1, 2, 3]):
+        with pytest.raises(ValueError, match="keypoints hold something else than x, y and confidence"):
+            keypoints_of(frame(other), labels())
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_the_person_on_the_map_is_taken(order: tuple[int, ...]) -> None:
     shown, other, hidden = POINTS, POINTS + numpy.array([45, 0]), numpy.zeros((18, 2))

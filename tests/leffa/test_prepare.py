@@ -116,6 +116,7 @@ def test_what_does_not_fit_is_told() -> None:
         ((image, GARMENT, 768, 1024), "no mask says where the garment is"),
         ((image, GARMENT, 1024, 768, mask), "higher than 1024 x 768"),
         ((image, GARMENT, 768, 1024, torch.ones(1, 64, 64)), "mask is 1 x 64 x 64"),
+        ((image, GARMENT, 768, 1024, torch.zeros(1, 64, 64)), "image has no transparency: its mask is empty"),
         ((image, GARMENT, 768, 1024, torch.ones(1, 100, 140)), "the whole image is transparent"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -89,6 +89,14 @@ def test_the_connected_model_stays_as_it_is(kind: str) -> None:
     assert all(torch.equal(value, weights[name]) for name, value in plain.model_state_dict().items())
 
 
+def test_a_further_node_takes_the_place_of_the_one_before() -> None:
+    """A garment after the other: the second node is given the model of the first."""
+    once = try_on(model())
+    assert torch.equal(sample(try_on(once[0])), sample(once))
+    plain = sample(try_on(model(), rescale_guidance=False))
+    assert torch.equal(sample(try_on(once[0], rescale_guidance=False)), plain)
+
+
 def test_seeds_reproduce_and_differ() -> None:
     outputs = try_on(model())
     assert torch.equal(sample(outputs), sample(outputs))

@@ -76,6 +76,11 @@ def test_strength_0_is_off_only_without_strict(deadiff: Any) -> None:
     off = apply(deadiff, strength=0.0, strict=False)
     assert not off.wrappers and off.model_options == model("sd15").model_options
     assert torch.equal(sample(off, NOISE, *PROMPTS), plain)
+    styled = apply(deadiff)  # without a mask, so that no further style could be added
+    again = apply(deadiff, patcher=styled, strength=0.0, strict=False)
+    assert torch.equal(sample(again, NOISE, *PROMPTS), sample(styled, NOISE, *PROMPTS))
+    with pytest.raises(ValueError, match=r"^mask is all black"):
+        apply(deadiff, mask=torch.zeros(1, 64, 64))
     assert distance(picture(deadiff, strength=0.0), plain) > 1e-3
 
 

@@ -19,6 +19,13 @@ from torch import Tensor
 from tryon import AveragingVAE, half_mask, model, picture, sample, try_on, weights
 
 
+class NoNumbers(AveragingVAE):
+    """As a VAE in half precision is with some pictures."""
+
+    def encode(self, picture: Tensor) -> Tensor:
+        return super().encode(picture) / 0
+
+
 def test_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = {**folder_paths.folder_names_and_paths, "diffusion_models": ([str(tmp_path)], {".safetensors"})}
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", folders)
@@ -83,6 +90,15 @@ def test_alpha_is_dropped() -> None:
         ),
         ({"image": picture(2, 64, 48), "mask": torch.ones(3, 9, 9)}, "mask holds a batch of 3, but image one of 2"),
         ({"densepose": picture(3, 64, 48), "image": picture(2, 64, 48)}, "densepose holds a batch of 3"),
+        (
+            {"garment_image": picture(2, 48, 48), "mask": torch.ones(3, 9, 9)},
+            "mask holds a batch of 3, but garment_image one of 2",
+        ),
+        (
+            {"densepose": picture(3, 64, 48), "mask": torch.ones(2, 9, 9)},
+            "mask holds a batch of 2, but densepose one of 3",
+        ),
+        ({"vae": NoNumbers()}, "What vae makes of a picture holds NaN or infinity"),
     ],
 )
 def test_wrong_input_is_told(inputs: dict[str, Any], message: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from p3s_support import WIDGETS, Codec, picture
+from families import tiny_model
+from p3s_support import WIDGETS, Codec, Eye, picture
 from refattention.nodes.p3s import P3SInject
 from sampling import distance, latent, model
 
@@ -32,7 +33,10 @@ def apply(**inputs: Any) -> Any:
             {"reference_latent": {"samples": latent(1, 16, 9, 9)}},
             r"shape \(1, 16, 9, 9\), but this DemoSD15.*\(batch, 4,",
         ),
+        ({"reference_latent": REFERENCE, "clip_vision": Eye()}, "clip_vision is connected, but adapter is not"),
         ({"reference_latent": {"samples": latent(2, 4, 9, 9)}}, "a batch of 2 pictures, but P3S Inject takes one"),
+        ({"reference_image": torch.rand(2, 72, 88, 3), "vae": Codec()}, "reference_image holds 2 pictures, but one"),
+        ({"reference_latent": REFERENCE, "mask": torch.zeros(1, 8, 8)}, "^mask is all black"),
         ({"reference_latent": REFERENCE, "subject_mask": torch.zeros(1, 8, 8)}, "subject_mask is all black"),
         ({"reference_latent": REFERENCE, "subject_mask": torch.ones(2, 8, 8)}, "subject_mask holds 2 masks for one"),
         ({"reference_latent": REFERENCE, "mask": torch.ones(2, 8, 8)}, "mask holds 2 masks, but P3S Inject takes one"),
@@ -52,6 +56,24 @@ def apply(**inputs: Any) -> Any:
 def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         apply(**inputs)
+
+
+def test_what_a_vae_of_videos_makes_of_a_batch_is_no_subject() -> None:
+    with pytest.raises(ValueError, match="The reference is a video of 2 latents, but P3S Inject takes one picture"):
+        P3SInject.execute(tiny_model("qwen"), **WIDGETS, reference_latent={"samples": latent(1, 16, 2, 8, 12)})
+
+
+def test_a_picture_smaller_than_a_latent_is_filled_up() -> None:
+    """ComfyUI's VAEs crop to whole latents, of 16 pixels in Flux 2."""
+    seen = []
+
+    class Watched:
+        def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+            seen.append(tuple(pixels.shape))
+            return latent(1, 128, 1, 2)
+
+    P3SInject.execute(tiny_model("flux2"), **WIDGETS, reference_image=torch.rand(1, 9, 20, 3), vae=Watched())
+    assert seen == [(1, 16, 32, 3)]
 
 
 def test_two_nodes_inject_two_subjects() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from comfy.nested_tensor import NestedTensor
 from families import VIDEO, tiny_latent, tiny_model, tiny_prompt
 from refattention.nodes.refdrop import RefDropApply, RefDropVideo
 from sampling import distance, latent, model, prompt, sample
@@ -56,6 +57,13 @@ def reference(*shape: int) -> dict[str, Any]:
             r"reference_latent has the shape \(1, 16, 9, 11\).*needs \(batch, 4,",
         ),
         ({"reference_latent": reference(1, 4, 3, 9, 11)}, r"reference_latent has the shape \(1, 4, 3, 9, 11\)"),
+        ({"reference_latent": reference(0, 4, 9, 11)}, r"reference_latent has the shape \(0, 4, 9, 11\)"),
+        ({"reference_latent": {"samples": latent(1, 4, 9, 11) / 0}}, "reference_latent holds NaN or infinity"),
+        (
+            {"reference_latent": {"samples": NestedTensor([latent(1, 4, 9, 11), latent(1, 8, 5)])}},
+            "reference_latent is a video together with its sound",
+        ),
+        ({"reference_latent": reference(), "mask": torch.zeros(2, 8, 8)}, "^mask is all black, as Load Image gives it"),
         ({"reference_positive": prompt("sd15", 1)}, "reference_positive is connected, but reference_latent is not"),
         (
             {"reference_latent": reference(3, 4, 9, 9), "strength": 0.4},
@@ -88,6 +96,17 @@ def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
 def test_wrong_input_that_only_sampling_can_see(inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sample(apply(model("sd15"), **inputs), latent(1, 4, 16, 12), prompt("sd15", 1), prompt("sd15", 2))
+
+
+def test_what_a_vae_of_videos_makes_of_a_batch_is_no_reference_for_a_picture() -> None:
+    """The VAE of Qwen-Image takes a batch of pictures for the frames of one video."""
+    frames = {"samples": latent(1, 16, 2, 8, 12)}
+    patched = apply(tiny_model("qwen"), reference_latent=frames)
+    prompts = tiny_prompt("qwen", 1), tiny_prompt("qwen", 2)
+    with pytest.raises(ValueError, match=r"RefDrop: reference_latent is a video of 2 latents.* a picture is sampled"):
+        sample(patched, latent(1, 16, 1, 8, 12), *prompts)
+    layers = sample(patched, latent(1, 16, 3, 8, 12), *prompts, steps=1)  # what Qwen-Image-Layered paints
+    assert layers.isfinite().all()
 
 
 def test_transformers_take_the_same_widgets() -> None:

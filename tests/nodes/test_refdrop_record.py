@@ -63,6 +63,12 @@ def test_noise_levels_can_be_given() -> None:
     assert torch.isfinite(picture(cache=cache)).all()
 
 
+@pytest.mark.parametrize("sigmas", [[], [1.0]])
+def test_without_a_step_there_is_no_recording(sigmas: list[float]) -> None:
+    with pytest.raises(ValueError, match="RefDrop Record had no step to record"):
+        record(latent_image={"samples": torch.zeros(1, 16, 8, 12)}, sigmas=torch.tensor(sigmas))
+
+
 def test_float16_and_fewer_blocks_take_less_memory() -> None:
     latent = {"samples": torch.zeros(1, 16, 8, 12)}
     whole, half, one = (

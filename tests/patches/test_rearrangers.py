@@ -14,7 +14,7 @@ from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
-from foreign import OneBlock, OwnLayers, TiledSampling
+from foreign import OneBlock, OwnLayers, TiledSampling, with_own_evaluation
 from naive_deadiff import random_image
 from refattention.core.deadiff.settings import DEADiffSettings
 from refattention.core.deadiff.wrappers import apply_deadiff
@@ -184,6 +184,16 @@ def test_tiles_are_pictures_of_their_own_and_several_at_once_are_refused(method:
     assert torch.equal(tiled, run("sd15", method(TiledSampling(4, 1).attach(patcher)), **one_step))
     with pytest.raises(RuntimeError, match=r"passes 16 pictures at once where ComfyUI asks for 4, .* tile_batch_size"):
         run("sd15", TiledSampling(4, 4).attach(method(patcher)), **one_step)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_node_that_evaluates_by_itself_is_refused(method: Callable[[Any], Any]) -> None:
+    """No method hears of such an evaluation, so none can act in it."""
+    patcher = tiny_model("sd15")
+    assert distance(run("sd15", with_own_evaluation(patcher), steps=2), run("sd15", patcher, steps=2)) < 1e-4
+    for both in (with_own_evaluation(method(patcher)), method(with_own_evaluation(patcher))):
+        with pytest.raises(RuntimeError, match=r"had no effect: another node .* passes the pictures through this"):
+            run("sd15", both, steps=2)
 
 
 def test_a_reference_in_a_tiled_batch_is_refused() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed, timestep_embedding
+from comfy.samplers import cond_cat, get_area_and_mult
 from comfy.utils import repeat_to_batch_size
 from torch import Tensor
 
@@ -85,6 +86,23 @@ class OwnLayers:
             h = forward_timestep_embed(block, h, embedded, text, options, shape)
         self.step += 1
         return sampling.calculate_denoised(sigma, unet.out(h), x)
+
+
+def with_own_evaluation(patcher: Any) -> Any:
+    """Passes each prompt through the model by itself, past ComfyUI's `calc_cond_batch`, as regional prompting may."""
+
+    def evaluate(args: dict[str, Any]) -> list[Tensor]:
+        model, x, sigma, options = args["model"], args["input"], args["sigma"], args["model_options"]
+        found = []
+        for half, entries in enumerate(args["conds"]):
+            inputs = cond_cat([get_area_and_mult(entry, x, sigma).conditioning for entry in (entries or [])[:1]])
+            inputs["transformer_options"] = {**options["transformer_options"], "cond_or_uncond": [half]}
+            found.append(model.apply_model(x, sigma, **inputs) if entries else torch.zeros_like(x))
+        return found
+
+    patched = patcher.clone()
+    patched.set_model_sampler_calc_cond_batch_function(evaluate)
+    return patched
 
 
 class OneBlock(torch.nn.Module):

@@ -40,7 +40,10 @@ def small(name: str) -> Workflow:
     workflow = load_workflow(name)
     for node in workflow.values():
         inputs = node["inputs"]
-        inputs |= {key: value for key, value in SMALL.items() if isinstance(inputs.get(key), (int, float))}
+        if node["class_type"] == "SolidMask":  # a part of the picture stays a part of it
+            inputs |= {key: inputs[key] // PICTURES for key in ("width", "height")}
+        else:
+            inputs |= {key: value for key, value in SMALL.items() if isinstance(inputs.get(key), (int, float))}
         if node["class_type"] == "LoadImage":
             inputs["image"] = f"small_{inputs['image']}"
         for key in ("positive_coords", "negative_coords"):
