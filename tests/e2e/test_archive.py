@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from archive import unpack_into
 from graphs import TEMPLATES, nodes_of, read
-from mixed import SMALL
+from mixed import SMALL, set_small
 from PIL import Image
 from refine_adapter import write_refine_adapter
 
@@ -52,7 +52,7 @@ def smaller(workflow: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same in less time: fewer steps, small results, and the large ones of its pictures smaller."""
     for node in workflow.values():
         inputs = node["inputs"]
-        inputs |= {key: value for key, value in QUICK.items() if isinstance(inputs.get(key), (int, float))}
+        set_small(node, QUICK)
         if node["class_type"] == "LoadImage":
             path = folder / inputs["image"]
             with Image.open(path) as picture:

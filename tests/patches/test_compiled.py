@@ -36,7 +36,7 @@ METHODS: dict[str, Callable[[Any], Any]] = {
     "plain": lambda patcher: patcher,
     "RefDrop": lambda patcher: refdrop(patcher, reference=Reference(latent(1, 4, 9, 11, seed=3), None, 5)),
     "RefDrop in the batch": refdrop,
-    "P3S": lambda patcher: inject(patcher, vae=Codec(), clip_vision=None),
+    "P3S": lambda patcher: inject(patcher, vae=Codec()),
     "P3S with adapter": lambda patcher: inject(patcher, adapter=adapter()),
     "DEADiff": lambda patcher: apply_deadiff(patcher, DEADiffSettings(random_image(patcher))),
     "both": lambda patcher: apply_deadiff(refdrop(patcher), DEADiffSettings(random_image(patcher))),

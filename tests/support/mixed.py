@@ -35,15 +35,21 @@ def write_small_pictures(folder: Path) -> None:
                 picture.resize(size, way).save(folder / f"small_{path.name}")
 
 
+def set_small(node: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Sets those of the values that a node has; a mask of a part of the picture stays one of a part."""
+    inputs = node["inputs"]
+    if node["class_type"] == "SolidMask":
+        inputs |= {key: inputs[key] // PICTURES for key in ("width", "height")}
+    else:
+        inputs |= {key: value for key, value in values.items() if isinstance(inputs.get(key), (int, float))}
+
+
 def small(name: str) -> Workflow:
     """A published workflow that takes a second or two."""
     workflow = load_workflow(name)
     for node in workflow.values():
         inputs = node["inputs"]
-        if node["class_type"] == "SolidMask":  # a part of the picture stays a part of it
-            inputs |= {key: inputs[key] // PICTURES for key in ("width", "height")}
-        else:
-            inputs |= {key: value for key, value in SMALL.items() if isinstance(inputs.get(key), (int, float))}
+        set_small(node, SMALL)
         if node["class_type"] == "LoadImage":
             inputs["image"] = f"small_{inputs['image']}"
         for key in ("positive_coords", "negative_coords"):
