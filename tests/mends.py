@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -41,7 +42,7 @@ class Mend(NamedTuple):
         module: of `core`.
         now: text that the module has once.
         before: what to put in its place.
-        tests: each of them has to fail.
+        tests: each of them has to fail without it.
     """
 
     fault: str
@@ -241,12 +242,12 @@ class Failed(list[str]):
 
 def missed(mend: Mend, log: Path) -> int:
     """How many of a mend's tests pass without it. They run in a process of their own, which a module changes once."""
-    child = os.fork()
-    if child:
+    unmended = Unmended(mend)
+    if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1), os.dup2(output, 2)
-    sys.meta_path.insert(0, Unmended(mend))
+    sys.meta_path.insert(0, unmended)
     failed = Failed()
     pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line", *mend.tests], [failed])
     sys.stdout.flush()
@@ -254,12 +255,11 @@ def missed(mend: Mend, log: Path) -> int:
 
 
 def main(chosen: Sequence[str]) -> int:
+    """Tries the chosen mends, or all."""
     os.chdir(ROOT)
     bootstrap.name_packages()
     bootstrap.prepare_host(exact=True)
-    import comfy.samplers  # once for all
-    import comfy.sd
-
+    import_module("comfy.sd")  # once for all
     log = ROOT / "out" / "mends.log"
     log.parent.mkdir(exist_ok=True)
     log.unlink(missing_ok=True)
