@@ -146,8 +146,9 @@ def test_by_itself_it_takes_a_third_of_the_memory_that_is_free(monkeypatch: pyte
         monkeypatch.setattr(management, "get_free_memory", lambda *_, free=free, **__: free)
         run("sd15", patcher)
         assert cache.budget == kept + free // 3
+        assert bool(passes.take()) == (kept == 0)
         kept = cache.size
-    assert kept > 0 and passes.take() == 3
+    assert kept > 0
 
 
 @pytest.mark.parametrize("order", [("dpm_fast", "euler"), ("euler", "dpm_fast")])
