@@ -70,15 +70,15 @@ def test_one_file_serves_as_checkpoint_and_as_deadiff(host: HeadlessHost) -> Non
     for node, values in {
         "CheckpointLoaderSimple": {"ckpt_name": NAME},
         "DEADiffLoader": {"deadiff_name": NAME},
-        "EmptyLatentImage": {"width": 128, "height": 128},
-        "KSampler": {"steps": 1},
+        "EmptyLatentImage": {"width": 256, "height": 256},
+        "KSampler": {"steps": 2},
     }.items():
         workflow = set_inputs(workflow, node, **values)
     pictures = []
     for strength in (1.0, 0.0):
         (path,) = host.images(host.run(set_inputs(workflow, "DEADiffStyle", strength=strength, strict=False)))
         with Image.open(path) as picture:
-            assert picture.size == (128, 128)
+            assert picture.size == (256, 256)
             pictures.append(np.asarray(picture).astype(np.float64))
     assert np.isfinite(pictures).all() and np.abs(pictures[0] - pictures[1]).max() > 0
     assert "Traceback" not in host.log()
