@@ -12,7 +12,7 @@ LOCK_WITHOUT := api assets-01 image other video
 export COMFYUI_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test soak train-check train-fullsize fuzz beside lint bench gpu-check world-train claims serve lock clean
+.PHONY: help setup browser demo test mends soak train-check train-fullsize fuzz beside lint bench gpu-check world-train claims serve lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ test: setup browser ## run all tests; a test that was skipped fails the run
 	@mkdir -p out
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) --junitxml=out/pytest.xml $(PYTEST_ARGS)
 	@$(BIN)/python dev/check_skips.py out/pytest.xml
+
+mends: setup ## take back each mend for graphics cards in turn: does a test fail? About three minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/mends.py $(MENDS)
 
 soak: setup ## 200 workflows of all methods through one server, some of them cancelled
 	REFATTENTION_SOAK_RUNS=200 $(BIN)/pytest -s tests/e2e/test_soak.py

@@ -11,6 +11,8 @@ import comfy.samplers
 import comfy.utils
 from torch import Tensor
 
+from .copies import passing_clone
+
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
@@ -53,6 +55,7 @@ def sampled(
     def callback(_step: int, _denoised: Tensor, _x: Tensor, _total: int) -> None:
         progress(1)
 
+    model = passing_clone(model)
     noise = comfy.sample.prepare_noise(latent, sampling.seed, noise_numbers)
     return comfy.sample.sample(
         model, noise, sampling.steps, sampling.cfg, sampling.sampler_name, sampling.scheduler, positive, negative,

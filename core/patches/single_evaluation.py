@@ -9,6 +9,8 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from .copies import passing_clone
+
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
@@ -34,6 +36,7 @@ def evaluate_once(model: ModelPatcher, positive: list[Any], samples: Tensor, tim
     def one_evaluation(denoise: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         return denoise(x, sigmas[:1].expand(len(x)), **extra_args)
 
+    model = passing_clone(model)
     sigma = noise_level(model.get_model_object("model_sampling"), timestep)
     noise = torch.randn(samples.shape, generator=torch.Generator("cpu").manual_seed(seed))
     sampler = comfy.samplers.KSAMPLER(one_evaluation)

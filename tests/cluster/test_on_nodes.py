@@ -166,8 +166,8 @@ def test_real_hosts_survive_and_make_the_pictures_of_one_host(nodes: Nodes, tmp_
     demo.link_packs()
     workflow = set_inputs(load_workflow("refdrop"), "EmptyLatentImage", width=128, height=96)
     workflow = set_inputs(workflow, "ImageScaleToTotalPixels", megapixels=0.01)
-    workflow = set_inputs(workflow, "KSampler", steps=2)
-    rows = [{"seed": number} for number in range(12)]
+    workflow = set_inputs(workflow, "KSampler", steps=1)
+    rows = [{"seed": number} for number in range(8)]
     host_args = f"--cpu --disable-api-nodes --base-directory {demo.base}"
     run = Run(tmp_path, rows, workflow, "KSampler", host_dir(), host_args)
 
@@ -180,10 +180,11 @@ def test_real_hosts_survive_and_make_the_pictures_of_one_host(nodes: Nodes, tmp_
     try:
         wait_until(lambda: len(run.done()) >= 1)
         hosts()[0].kill()
-        wait_until(lambda: len(run.done()) >= 3)
+        wait_until(lambda: len(run.done()) >= 2)
         host = wait_until(hosts)[0]
         kill(host.parent().ppid(), [host.pid])  # its worker, behind its guard
-        wait_until(lambda: len(run.done()) >= 5)
+        before = len(run.done())
+        wait_until(lambda: len(run.done()) > before)  # by a host that was started again
         kill(process.pid, [each.pid for each in hosts()])
         process.wait()
         run.finish(run.start(nodes, "--workers", "1"))
@@ -191,10 +192,10 @@ def test_real_hosts_survive_and_make_the_pictures_of_one_host(nodes: Nodes, tmp_
     finally:
         for each in (process, *hosts()):
             each.kill()
-    run.check_folders(done=12)
+    run.check_folders(done=8)
 
     run.finish(run.launch(nodes.environment, "--output", str(tmp_path / "alone")))
     alone, together = pictures(tmp_path / "alone"), pictures(run.results)
-    assert alone.keys() == together.keys() and len(alone) == 12
+    assert alone.keys() == together.keys() and len(alone) == 8
     assert all(np.array_equal(alone[name], together[name]) for name in alone)
-    assert len({picture.tobytes() for picture in alone.values()}) == 12
+    assert len({picture.tobytes() for picture in alone.values()}) == 8

@@ -24,6 +24,7 @@ from refattention.core.p3s.settings import P3SSettings
 from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
+from refattention.core.patches.sampling import Sampling, sampled
 from refattention.core.refdrop.cache import ReferenceCache
 from refattention.core.refdrop.recorded_run import RecordedRun
 from refattention.core.refdrop.recorder import apply_recorder
@@ -180,19 +181,33 @@ def test_leffa_split_and_whole_give_the_same(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("kind", on_device.BACK_ENDS)
 def test_refine_by_align_split_and_whole_give_the_same(kind: str) -> None:
-    """Painting, and the looks before it and of the probe, which are passes of their own."""
+    """Painting, and the looks before it and of the probe, which are passes of their own and leave no gap."""
+    kept: list[Any] = []
 
     def place(patcher: Any) -> Any:
-        management.unload_all_models()
-        management.current_loaded_models.clear()  # ComfyUI's own gaps, see above
-        return split(loaded(patcher))
+        kept.append(split(loaded(patcher)))
+        return kept[-1]
 
+    for look in (on_device.aligned,) if kind == "adapter" else (on_device.aligned, on_device.probed):
+        got = look(kind, place, (261,))
+        assert kept[-1] in management.loaded_models() and None not in management.loaded_models()
+        want = look(kind, lambda patcher: patcher, (261,))
+        assert all(distance(*pair) < CLOSE for pair in zip(got, want, strict=True))
+    SEEN.clear()
     paint = on_device.painting(kind, 0.5)
     assert distance(paint(place, None), paint(lambda patcher: patcher, None)) < CLOSE
     assert SEEN == [DEVICES]
-    for look in (on_device.aligned,) if kind == "adapter" else (on_device.aligned, on_device.probed):
-        got, want = (look(kind, each, (261,)) for each in (place, lambda patcher: patcher))
-        assert all(distance(*pair) < CLOSE for pair in zip(got, want, strict=True))
+
+
+def test_what_a_node_samples_leaves_no_gap() -> None:
+    """The host's own clones leave one where they are let go: the copy's parent is the clone, which goes with it."""
+    whole, noise = split(loaded(model("sd15"))), latent(2, *SIZE)
+    sampled(whole, *PROMPTS, noise, None, Sampling(0, 1, 2.0, "euler", "normal", 1.0), lambda step: None)
+    gc.collect()
+    assert None not in management.loaded_models() and SEEN == [DEVICES]
+    sample(whole.clone(), noise, *PROMPTS, steps=1)
+    gc.collect()  # clone and copy know each other
+    assert management.loaded_models().count(None) == 1
 
 
 def record(patcher: Any) -> Any:

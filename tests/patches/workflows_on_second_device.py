@@ -30,6 +30,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def loaded() -> workflow_here.Loaded:
+    return {}
+
+
 def placed(output: Any) -> None:
     """Texts are encoded on the CPU, as ComfyUI does where that is as fast."""
     if isinstance(output, ClipVisionModel):
@@ -39,8 +44,8 @@ def placed(output: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_workflow_mixes_devices(name: str, files: Path) -> None:
-    workflow = workflow_here.WorkflowHere(name)
+def test_no_workflow_mixes_devices(name: str, files: Path, loaded: workflow_here.Loaded) -> None:
+    workflow = workflow_here.WorkflowHere(name, loaded)
     with pytest.MonkeyPatch.context() as patch, second_device() as counts:
         workflow_here.use_files(files, patch)
         patch.setattr(management, "get_torch_device", lambda: DEVICE)

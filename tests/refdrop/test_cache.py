@@ -8,6 +8,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_management as management
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -134,6 +135,20 @@ def test_two_stages_of_a_picture_find_what_they_kept() -> None:
         for steps in (3, 2):
             assert torch.equal(run("sd15", patcher, steps=steps), run("sd15", plain, steps=steps))
         assert passes.take() == expected
+
+
+def test_by_itself_it_takes_a_third_of_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked anew in each run; what it has is taken from that memory already."""
+    cache = ReferenceCache(None)
+    patcher, passes = guided("sd15", cache)
+    kept = 0
+    for free in (6 * MIB, 300):
+        monkeypatch.setattr(management, "get_free_memory", lambda *_, free=free, **__: free)
+        run("sd15", patcher)
+        assert cache.budget == kept + free // 3
+        assert bool(passes.take()) == (kept == 0)
+        kept = cache.size
+    assert kept > 0
 
 
 @pytest.mark.parametrize("order", [("dpm_fast", "euler"), ("euler", "dpm_fast")])

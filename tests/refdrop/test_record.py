@@ -9,7 +9,7 @@ from typing import Any
 import comfy.hooks
 import pytest
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import PatcherInjection, WrappersMP
 from families import FAMILIES, random_model, tiny_latent, tiny_model, tiny_prompt
 from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
@@ -153,21 +153,33 @@ def test_another_model_is_refused() -> None:
         guided(other, record("sd15", tiny_latent("sd15")))
 
 
-def test_the_same_model_loaded_anew_is_the_same() -> None:
+NOTHING = PatcherInjection(lambda patcher: None, lambda patcher: None)
+
+
+def tiny_sd15(is_tellable: bool) -> Any:
+    """With something beside its weights, unless they are to be told by their numbers alone."""
+    patcher = tiny_model("sd15")
+    if not is_tellable:
+        patcher.set_injections("other node", [NOTHING])
+    return patcher
+
+
+@pytest.mark.parametrize("is_tellable", [True, False])
+def test_the_same_model_loaded_anew_is_the_same(is_tellable: bool) -> None:
     """As *TorchCompileModel* has ComfyUI do it under dynamic VRAM: another module, with the same weights."""
-    recorded, noise = record("sd15", tiny_latent("sd15")), tiny_latent("sd15", seed=1)
-    anew = tiny_model("sd15")
+    plain, noise = tiny_sd15(is_tellable), tiny_latent("sd15", seed=1)
+    recorded = record("sd15", tiny_latent("sd15"), model=plain)
+    anew = plain.clone()
     anew.cached_patcher_init = (lambda disable_dynamic: random_model(FAMILIES["sd15"]), ())
     anew = anew.clone(force_deepcopy=True)
-    assert anew.model is not tiny_model("sd15").model
-    assert torch.equal(
-        run("sd15", guided(anew, recorded), noise), run("sd15", guided(tiny_model("sd15"), recorded), noise)
-    )
+    assert anew.model is not plain.model
+    assert torch.equal(run("sd15", guided(anew, recorded), noise), run("sd15", guided(plain, recorded), noise))
 
 
-def test_prompts_with_hooks_follow_a_recording() -> None:
+@pytest.mark.parametrize("is_tellable", [True, False])
+def test_prompts_with_hooks_follow_a_recording(is_tellable: bool) -> None:
     """For them ComfyUI gives the patches of the model's weights a new number in each run."""
-    model, noise = tiny_model("sd15"), tiny_latent("sd15", seed=1)
+    model, noise = tiny_sd15(is_tellable), tiny_latent("sd15", seed=1)
     key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_k.weight"
     hook = comfy.hooks.WeightHook(strength_model=1.0)
     hook.weights = {key: (torch.ones_like(model.get_model_object(key)),)}

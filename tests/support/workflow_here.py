@@ -28,6 +28,7 @@ from refine_adapter import write_refine_adapter
 import nodes
 from demo_host import write_input, write_models
 
+Loaded = dict[tuple[Any, ...], tuple[Any, ...]]
 # Modules of ComfyUI with nodes that the workflows have, with an entry point and without one
 EXTRAS = ("canny", "custom_sampler", "flux", "hunyuan", "images", "lt", "mask", "post_processing", "qwen", "sd3")
 OLD_EXTRAS = ("model_advanced", "preview_any", "video_model")
@@ -82,11 +83,18 @@ def use_files(base: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 class WorkflowHere:
-    """A workflow of `workflows/api` at a small size."""
+    """A workflow of `workflows/api` at a small size, with one step.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        loaded: what loaders gave to other workflows, which take it from there as in ComfyUI; more comes to it.
+    """
+
+    def __init__(self, name: str, loaded: Loaded) -> None:
         self._graph = mixed.small(name)
+        for node in self._graph.values():
+            node["inputs"] |= {"steps": 1} if "steps" in node["inputs"] else {}
         self._stand_ins = _stand_ins(self._graph)
+        self._loaded = loaded
 
     def run(self, place: Callable[[Any], None]) -> dict[str, tuple[Any, ...]]:
         """What each node gave.
@@ -104,7 +112,7 @@ class WorkflowHere:
                 kind, inputs = self._graph[node]["class_type"], self._graph[node]["inputs"]
                 values = {key: value(each) for key, each in {**inputs, **CHANGED.get(kind, {})}.items()}
                 with torch.inference_mode():  # as ComfyUI runs nodes
-                    given[node] = self._stand_ins.get(kind) or _called(_classes()[kind], values)
+                    given[node] = self._stand_ins.get(kind) or self._outputs(kind, values)
                 for each in given[node]:
                     place(each)
             return given[node]
@@ -112,6 +120,14 @@ class WorkflowHere:
         for node in self._graph:
             outputs(node)
         return given
+
+    def _outputs(self, kind: str, values: dict[str, Any]) -> tuple[Any, ...]:
+        if "Loader" not in kind:
+            return _called(_classes()[kind], values)
+        key = kind, *sorted(values.items())
+        if key not in self._loaded:
+            self._loaded[key] = _called(_classes()[kind], values)
+        return self._loaded[key]
 
 
 def _called(node: Any, values: dict[str, Any]) -> tuple[Any, ...]:

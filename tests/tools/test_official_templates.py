@@ -52,7 +52,7 @@ def what_runs(prompt: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     return seen
 
 
-# Two minutes where nothing else runs, and the host is started with all of its nodes.
+# Two minutes on a core that others use, too; the host is started with all of its nodes.
 @pytest.mark.timeout(1500)
 @pytest.mark.e2e
 def test_every_official_template_is_what_the_editor_makes_of_it_or_refused_by_name(tmp_path: Path) -> None:
