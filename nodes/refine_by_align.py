@@ -99,7 +99,7 @@ class RefineByAlign(io.ComfyNode):
         more_references: Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures and what was found in the reference."""
-        work = Work(context, common.size_of(model, working_size), feather)
+        work = Work(context, common.size_of(model, working_size, adapter), feather)
         stages = common.stages(model, vae, positive, work, adapter, clip_vision, NODE, back_end)
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
         look = parse_look(model, timesteps, layers, seed, NODE, adapter and adapter.origin.look)

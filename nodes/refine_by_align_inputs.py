@@ -9,8 +9,8 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.patches.unet import trained_size
 from ..core.pictures import gate
+from ..core.refine_by_align.adapter import TrainedAdapter, size_in_training
 from ..core.refine_by_align.back_ends import AUTO, CHOICES, back_end
 from ..core.refine_by_align.observe import USUAL, cell_and_unit
 from ..core.refine_by_align.repair import Repair
@@ -202,14 +202,15 @@ def work_inputs(with_feather: bool = True) -> list[io.Input]:
     return [
         number_input("context", 0.5, 4.0, "What the model sees around the artifact, as a share of its longer side."),
         working_size_input(
-            "Longer side, in pixels, at which the model works on the area around the artifact and sees the reference."
+            "Longer side, in pixels, at which the model works on the area around the artifact and sees the reference.",
+            " With an adapter: the size that it was trained with.",
         ),
         *([feather] if with_feather else []),
     ]
 
 
-def working_size_input(tooltip: str) -> io.Input:
-    """`working_size`; `tooltip` says what is of this size."""
+def working_size_input(tooltip: str, more: str = "") -> io.Input:
+    """`working_size`; `tooltip` says what is of this size, `more` what else 0 may mean."""
     return io.Int.Input(
         "working_size",
         default=0,
@@ -218,11 +219,11 @@ def working_size_input(tooltip: str) -> io.Input:
         step=8,
         advanced=True,
         tooltip=f"{tooltip} 0 takes the size that the model was trained with: 512 for SD1.5, 1024 for SDXL and "
-        "transformers.",
+        f"transformers.{more}",
     )
 
 
-def size_of(model: Any, working_size: int) -> int:
+def size_of(model: Any, working_size: int, adapter: TrainedAdapter | None = None) -> int:
     """What `working_size` asks for, in pixels.
 
     Raises:
@@ -230,7 +231,7 @@ def size_of(model: Any, working_size: int) -> int:
     """
     if 0 < working_size < SHORTEST:
         raise ValueError(f"working_size is {working_size}, but must be 0 or at least {SHORTEST} pixels.")
-    return working_size or trained_size(model)
+    return working_size or size_in_training(model, adapter)
 
 
 def sampling_inputs() -> list[io.Input]:

@@ -82,7 +82,7 @@ class RefineAlign(io.ComfyNode):
         image, reference = (
             gate.one_picture(each, name) for each, name in ((image, "image"), (reference_image, "reference_image"))
         )
-        work = Work(context, common.size_of(model, working_size), feather=0)
+        work = Work(context, common.size_of(model, working_size, adapter), feather=0)
         stages = common.stages(model, vae, positive, work, adapter, clip_vision, ALIGN, back_end)
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
         look = parse_look(model, timesteps, layers, seed, ALIGN, adapter and adapter.origin.look)
@@ -153,7 +153,7 @@ class RefineRegion(io.ComfyNode):
         more_references: Tensor | None = None,
     ) -> io.NodeOutput:
         """Returns the repaired pictures."""
-        work = Work(context, common.size_of(model, working_size), feather)
+        work = Work(context, common.size_of(model, working_size, adapter), feather)
         stages = common.stages(model, vae, positive, work, adapter, clip_vision, REGION, back_end)
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
         pictures = common.cases_of(image, mask, reference_image, more_references=more_references)

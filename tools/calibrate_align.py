@@ -165,7 +165,9 @@ def main() -> int:
     parser.add_argument("set", type=Path, help="folder of cases")
     parser.add_argument("checkpoint", type=Path, help="checkpoint of a model of pictures, with text encoder and VAE")
     parser.add_argument("--prompt", default="", help="one that fits all cases")
-    parser.add_argument("--size", type=int, default=512, help="working size, 1024 for SDXL and transformers")
+    parser.add_argument(
+        "--size", type=int, help="working size; otherwise as the nodes', that of the adapter's or the model's training"
+    )
     parser.add_argument("--in-context", action="store_true", help="an editing model, which sees references beside it")
     parser.add_argument("--adapter", type=Path, help="a trained adapter, as Refine Align Load reads it")
     parser.add_argument("--clip-vision", type=Path, help="the vision encoder that it was trained with")
@@ -198,6 +200,7 @@ def main() -> int:
         parser.error(f"--extension names {arguments.extension}, which is no Python file")
     import comfy.clip_vision
     import comfy.sd
+    from refattention.core.refine_by_align.adapter import size_in_training
     from refattention.core.refine_by_align.files import load_adapter
 
     adapter = vision = None
@@ -207,7 +210,8 @@ def main() -> int:
             parser.error(f"{arguments.clip_vision} is no vision encoder that ComfyUI knows")
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(arguments.checkpoint))
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(arguments.prompt))
-    given = cases, model, vae, positive, TIMESTEPS, arguments.size, adapter, vision
+    size = arguments.size or size_in_training(model, adapter)
+    given = cases, model, vae, positive, TIMESTEPS, size, adapter, vision
     scores = score(*given, in_context=arguments.in_context)
     for part, title in enumerate(("timestep", "layer")):
         for key, value in means(scores, part).items():

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..models.base import PREFIX, managed, require_base, storage_dtype, unet_weights
 from ..models.checkpoint import check, shapes
 from ..patches.blocks import is_cross_attention
+from ..patches.unet import trained_size
 from .network import PatchTokens, initialise
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ class Origin:
     settings: dict[str, Any]
     look: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """Longer side of the pictures that it was trained with, in pixels; 0 where the file does not say."""
+        sides = [self.settings.get(name) for name in ("height", "width")]
+        return max((side for side in sides if isinstance(side, int) and side > 0), default=0)
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedAdapter:
@@ -54,6 +61,11 @@ class TrainedAdapter:
 
     weights: dict[str, Tensor]
     origin: Origin
+
+
+def size_in_training(model: ModelPatcher, adapter: TrainedAdapter | None) -> int:
+    """Longer side in pixels of the pictures that a model was trained with, or an adapter for it."""
+    return (adapter and adapter.origin.size) or trained_size(model)
 
 
 def new_network(model: ModelPatcher, vision_width: int, seed: int) -> PatchTokens:

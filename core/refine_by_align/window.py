@@ -150,8 +150,8 @@ def window_around(box: Box, context: float, size: tuple[int, ...], least: int) -
 
 def scaled(picture: Tensor, longest: int, unit: int = CELL) -> Tensor:
     """A picture (1, H, W, C) in [0, 1] with its longer side at a length, both sides multiples of a unit."""
-    scale = longest / max(picture.shape[1:3])
-    size = tuple(max(round(side * scale / unit) * unit, SHORTEST) for side in picture.shape[1:3])
+    scale, least = longest / max(picture.shape[1:3]), min(SHORTEST, longest)
+    size = tuple(max(round(side * scale / unit) * unit, least) for side in picture.shape[1:3])
     return resized(picture, (size[0], size[1]))
 
 

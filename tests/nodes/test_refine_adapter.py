@@ -11,6 +11,7 @@ import comfy.utils
 import folder_paths
 import pytest
 import torch
+from refattention.core.refine_by_align.adapter import size_in_training
 from refattention.core.refine_by_align.files import save_adapter
 from refattention.nodes.refine_by_align import RefineByAlign
 from refattention.nodes.refine_by_align_files import RefineAlignLoad
@@ -76,6 +77,19 @@ def test_both_stages_go_through_the_adapter(trained: dict[str, Any]) -> None:
     assert not torch.equal(other[1], heat) and not torch.equal(other[0], whole[0])
     changed = (whole[0] != pictures(1, 1)).any(-1)[0]
     assert changed[40:60, 50:80].float().mean() > 0.9 and not changed[:30].any()
+
+
+@pytest.mark.parametrize("node", [RefineByAlign, RefineAlign, RefineRegion])
+def test_working_size_0_is_that_of_the_adapters_training(node: Any, trained: dict[str, Any]) -> None:
+    origin = replace(trained["adapter"].origin, settings={"height": 96, "width": 128})
+    ours = {**trained, "adapter": replace(trained["adapter"], origin=origin)}
+    assert torch.equal(run(node, **ours, working_size=0)[0], run(node, **trained, working_size=128)[0])
+
+
+@pytest.mark.parametrize("settings", [{}, {"height": "96", "width": None}, {"height": -8, "width": 0}])
+def test_an_adapter_that_does_not_say_its_size_leaves_that_of_the_model(settings: dict[str, Any]) -> None:
+    silent = replace(adapter(), origin=replace(adapter().origin, settings=settings))
+    assert size_in_training(base(), silent) == size_in_training(base(), None) == 512
 
 
 def test_auto_is_how_the_adapter_was_calibrated(trained: dict[str, Any]) -> None:

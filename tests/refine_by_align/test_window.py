@@ -81,6 +81,7 @@ def test_window_holds_the_soft_edge(seed: int, context: float) -> None:
 def test_working_size_is_made_of_cells() -> None:
     assert scaled(torch.rand(1, 33, 75, 3), 128).shape == (1, 64, 128, 3)
     assert scaled(torch.rand(1, 301, 200, 3), 256).shape == (1, 256, 168, 3)
+    assert scaled(torch.rand(1, 128, 60, 3), 32).shape == (1, 32, 32, 3)  # of an adapter for such small pictures
     picture = torch.rand(1, 128, 64, 3)
     assert torch.equal(scaled(picture, 128), picture)
 

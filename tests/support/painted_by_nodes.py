@@ -63,7 +63,7 @@ def _refine(task: Any, file: Path, number: int, steps: int) -> Latents:
 
     example, text = task.sample((number, 1, 0)).example, [[torch.zeros(1, 77, 64), {}]]
     vae, vision = task._vae, refine.load_vision(None)
-    work = {"context": 9.0, "working_size": 0, "feather": 0, "areas": "together"}  # all of the picture, as it is
+    work = {"context": 9.0, "working_size": 0, "feather": 0, "areas": "together"}  # all of the picture, at its size
     sampling = {"strength": 1.0, "seed": 7, "steps": steps, "cfg": 1.0, "denoise": 1.0, "scheduler": "normal"}
     with torch.inference_mode():
         got = RefineRegion.execute(
