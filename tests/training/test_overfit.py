@@ -1,7 +1,7 @@
 """Each training overfits on eight pictures, and its node paints them with the trained file.
 
-With REFATTENTION_TRAIN_CHECK=1 to the end: a tenth of the loss, and 25 dB of each picture or what was reached; else a few
-steps.
+With REFATTENTION_TRAIN_CHECK=1 to the end: a tenth of the loss, and 25 dB of each picture or what was reached; else
+a few steps.
 """
 
 from __future__ import annotations
