@@ -52,7 +52,10 @@ def run_choices(host: WorldHost, count: int) -> Findings:
     """What the paper chose for the loss, each against a training without that choice."""
     paper, *others = measured(host, cases(count), WITH, *CHOICES)
     rows = [
-        above(PAPER, claim, f"end-point error {AT}, {of} minus the paper's; {QUILTS}", other["flow"] - paper["flow"])
+        above(
+            PAPER, claim, f"end-point error {AT}, {of} minus the paper's; {QUILTS}", other["flow"] - paper["flow"],
+            if_not="the two trainings came out alike",
+        )
         for (claim, of), other in zip(CHOICES.values(), others, strict=True)
-    ]
+    ]  # fmt: skip
     return Findings(PAPER, [*rows, Row(PAPER, "pose transfer", "", None, None, NO_POSES)])

@@ -18,6 +18,10 @@ from .point_mask import overlap
 from .rows import Curve, Findings, Plot, above, estimate
 
 PAPER = "Refine-by-Align"
+GROUND = (
+    "why was not found out; most of the square is the shirt's own colour, of which the whole reference shows more than "
+    "the part does"
+)
 LITTLE, MUCH = (61, 161, 261), (461, 661, 861)
 TIMESTEPS = (*LITTLE, *MUCH)
 LAYERS = ("output.5", "output.8", "output.11")
@@ -93,7 +97,7 @@ def run(host: WorldHost, count: int) -> Findings:
         ),
         above(
             PAPER, "the matching part repairs better than the whole reference",
-            f"{of_repair}, by the whole minus by the part", by_whole - repaired,
+            f"{of_repair}, by the whole minus by the part", by_whole - repaired, if_not=GROUND,
         ),
     ]  # fmt: skip
     return Findings(PAPER, rows, [Plot("t", "IoU", [curve])])
