@@ -29,7 +29,8 @@ def _draw(draw: ImageDraw.ImageDraw, offset: int, plot: Plot) -> None:
     places = [place for curve in plot.curves for place in curve.at]
     low, high = min(values), max(values)
     low, high = low - 0.08 * (high - low + 1e-6), high + 0.08 * (high - low + 1e-6)
-    left, top, right, bottom = offset + MARGIN[0], MARGIN[1], offset + PANEL[0] - MARGIN[2], PANEL[1] - MARGIN[3]
+    top = max(MARGIN[1], 14 + 16 * len(plot.curves))  # below their names
+    left, right, bottom = offset + MARGIN[0], offset + PANEL[0] - MARGIN[2], PANEL[1] - MARGIN[3]
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = (x - min(places)) / (max(places) - min(places) or 1)
