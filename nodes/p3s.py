@@ -129,11 +129,6 @@ def _adapter(
     identity_at_zero: bool,
 ) -> Adapter | None:
     """The trained part with what the vision encoder sees of the reference; None for the training-free mode."""
-    if trained is None and clip_vision is not None:
-        raise ValueError(
-            "clip_vision is connected, but adapter is not, which alone would use it. Connect an adapter, or disconnect "
-            "clip_vision to have the model itself read the reference."
-        )
     if trained is None:
         return None
     if clip_vision is None or image is None:

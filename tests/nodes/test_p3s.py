@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import tiny_model
-from p3s_support import WIDGETS, Codec, Eye, picture
+from p3s_support import WIDGETS, Codec, picture
 from refattention.nodes.p3s import P3SInject
 from sampling import distance, latent, model
 
@@ -33,7 +33,6 @@ def apply(**inputs: Any) -> Any:
             {"reference_latent": {"samples": latent(1, 16, 9, 9)}},
             r"shape \(1, 16, 9, 9\), but this DemoSD15.*\(batch, 4,",
         ),
-        ({"reference_latent": REFERENCE, "clip_vision": Eye()}, "clip_vision is connected, but adapter is not"),
         ({"reference_latent": {"samples": latent(2, 4, 9, 9)}}, "a batch of 2 pictures, but P3S Inject takes one"),
         ({"reference_image": torch.rand(2, 72, 88, 3), "vae": Codec()}, "reference_image holds 2 pictures, but one"),
         ({"reference_latent": REFERENCE, "mask": torch.zeros(1, 8, 8)}, "^mask is all black"),

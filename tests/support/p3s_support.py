@@ -95,8 +95,7 @@ def fill_zeros(network: torch.nn.Module) -> None:
 
 def inject(patcher: Any, **inputs: Any) -> Any:
     """What P3SInject makes of a model."""
-    eye = {"clip_vision": Eye()} if "adapter" in inputs else {}
-    given = {"reference_image": IMAGE, "vae": Codec(), **eye, **WIDGETS, **inputs}
+    given = {"reference_image": IMAGE, "vae": Codec(), "clip_vision": Eye(), **WIDGETS, **inputs}
     return P3SInject.execute(patcher, **given)[0]
 
 
