@@ -245,8 +245,9 @@ def require_batch(**pictures: Tensor) -> None:
     Raises:
         ValueError: two batches of different sizes.
     """
-    (other, others), *more = [(name, len(each)) for name, each in pictures.items() if len(each) > 1] or [("", 1)]
-    for name, count in more:
+    several = [(name, len(each)) for name, each in pictures.items() if len(each) > 1]
+    for name, count in several[1:]:
+        other, others = several[0]
         if count != others:
             raise ValueError(
                 f"{name} holds a batch of {count}, but {other} one of {others}. Give equal numbers, or one for all."

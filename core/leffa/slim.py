@@ -44,11 +44,11 @@ def slim(source: str | Path, target: str | Path, with_vae: bool = True) -> int:
     return Path(target).stat().st_size
 
 
-def _used_by_unets(shapes: checkpoint.Shapes, name: str) -> set[str]:
+def _used_by_unets(shapes: checkpoint.Shapes, file: str) -> set[str]:
     used = set()
     for prefix, kind in CLASSES.items():
         inside = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
-        config = layout.unet_config(inside, f"{name} ({prefix[:-1]})")
+        config = layout.unet_config(inside, f"{file} ({prefix[:-1]})")
         unet = kind(**config, num_heads=1, device=torch.device("meta"))
         needed = unet.state_dict()
         used |= {prefix + theirs for theirs, ours in layout.to_host(config).items() if ours in needed}

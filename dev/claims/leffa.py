@@ -78,9 +78,10 @@ def within(distance: float) -> str:
     return f"within {distance}"
 
 
-def gained(with_loss: Measured, without: Measured, of: str, *if_not: str) -> list[Row]:
-    """What the loss on attention brings; `if_not` says why its two rows fail, where they do."""
-    why_no_place, why_no_details = if_not
+def gained(
+    with_loss: Measured, without: Measured, of: str, why_no_place: str = "", why_no_details: str = ""
+) -> list[Row]:
+    """What the loss on attention brings, and why not, where a row fails."""
     place, details = f"end-point error {AT}", "colour error in the shirt"
     return [
         above(

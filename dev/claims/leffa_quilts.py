@@ -45,7 +45,7 @@ def run(host: WorldHost, count: int) -> Findings:
         for label, found in (("with the loss", with_loss), ("without", without))
     ]
     plot = Plot(f"end-point error below, {AT}", "share of the shirt's pixels", curves)
-    return Findings(PAPER, gained(with_loss, without, QUILTS, "", WEIGHT), [plot])
+    return Findings(PAPER, gained(with_loss, without, QUILTS, why_no_details=WEIGHT), [plot])
 
 
 def run_choices(host: WorldHost, count: int) -> Findings:

@@ -80,8 +80,8 @@ class Adapter:
 
     Attributes:
         method: of `tools/train.py`; its settings have the same name.
-        data: its data set; "" = of the same name.
         start: another adapter that it goes on from.
+        data: its data set; "" = of the method's name.
         count: records of its data set.
         changes: of the settings.
     """
@@ -101,7 +101,7 @@ _FLOW = {**_ON, "method.leffa": True, "method.weight": 0.1}
 
 
 def _quilts(changes: dict[str, Any]) -> Adapter:
-    return Adapter("leffa", "leffa", "quilts", 400, changes)
+    return Adapter("leffa", "leffa", data="quilts", count=400, changes=changes)
 
 
 ADAPTERS = {

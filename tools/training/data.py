@@ -129,6 +129,12 @@ def _look(path: Path, known: Looked | None) -> Looked:
         return Looked(stamp, digest, (0, 0), 0, (UNREADABLE, f"{error}"))
 
 
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) of an open picture as it is seen, whichever way it lies in its file."""
+    is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= TURNED
+    return picture.size[::-1] if is_turned else picture.size
+
+
 def _picture(path: Path, content: bytes) -> tuple[tuple[int, int], int]:
     """Size and brightest value."""
     if path.suffix.lower() == ".json":
@@ -138,10 +144,9 @@ def _picture(path: Path, content: bytes) -> tuple[tuple[int, int], int]:
         shape = numpy.load(io.BytesIO(content), allow_pickle=False).shape
         return (shape[1], shape[0]), 0
     with Image.open(io.BytesIO(content)) as picture:
-        is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= TURNED
-        size = picture.size[::-1] if is_turned else picture.size
+        size = upright_size(picture)
         if picture.format == "JPEG":  # decodes fewer frequencies, but reads to the end
-            picture.draft(picture.mode, (max(size[0] // 8, 1), max(size[1] // 8, 1)))
+            picture.draft(picture.mode, (max(picture.width // 8, 1), max(picture.height // 8, 1)))
         picture.load()
         if picture.mode.startswith(("I", "F")) and picture.getextrema()[1] > 255:
             raise ValueError(f"it has more than 8 bits a channel ({picture.mode}), which would be cut off at white")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from refattention.core.models.base import fingerprint
 from refattention.core.models.checkpoint import check, shapes
 from refattention.core.p3s.adapter import Origin, TrainedAdapter, trainable, trained_weights
@@ -22,7 +23,7 @@ from refattention.core.patches.unet import family, require_image_unet
 from torch import Tensor
 
 from ..config import Config, ConfigError, Phase, Train
-from ..data import Looked, require_good
+from ..data import Looked, require_good, upright_size
 from ..loop import settings_of
 from ..models import Encoder, Memory, conditioning, file_of, load_base, load_vision
 from ..pictures import Crop, Size, mask, picture
@@ -312,10 +313,8 @@ def start_from(network: P3SNetwork, adapter: TrainedAdapter) -> None:
 
 def shape_of(path: Path) -> Size:
     """(height, width) of a picture as it is seen."""
-    from PIL import Image, ImageOps
-
     with Image.open(path) as file:
-        width, height = ImageOps.exif_transpose(file).size
+        width, height = upright_size(file)
     return height, width
 
 
