@@ -161,7 +161,7 @@ class HeadlessHost(HostProcess):
             entry: dict[str, Any] | None = self.get(f"/history/{prompt_id}").get(prompt_id)
             if entry is not None:
                 return entry
-            time.sleep(0.1)
+            time.sleep(0.03)
         raise TimeoutError(f"The workflow did not finish within {timeout:.0f} s.\n{self._log_end()}")
 
     def run(self, prompt: Mapping[str, Any], timeout: float = 600.0) -> dict[str, Any]:

@@ -59,8 +59,8 @@ class LeffaLoader(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Kind of DensePose picture that the checkpoint was trained with: Parula for virtual_tryon, "
-                    "part numbers for virtual_tryon_dc, UVI for pose_transfer. auto tells it by the weights and, "
-                    "between the two for try-on, by 'dc' in the file's name.",
+                    "part numbers for virtual_tryon_dc, UVI for pose_transfer. auto goes by what tools/train.py wrote "
+                    "into the file, else by the weights and, between the two for try-on, by 'dc' in the file's name.",
                 ),
             ],
             outputs=[

@@ -17,6 +17,7 @@ from torch import Tensor
 from .palette import Colour, Labels, Pixels, nearest, read, resized, to_bytes
 
 PARULA, VIRIDIS, PARTS, IUV, UVI, VUI = "Parula", "Viridis", "part numbers", "IUV", "UVI", "VUI"
+METADATA = "body_map"  # what a trained file says of the kind that it needs
 BLACK, PHOTOGRAPH = "black", "photograph"
 FORMATS = [PARULA, VIRIDIS, PARTS, IUV, UVI]
 # Where I, U and V lie in the channels of a picture

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..models import checkpoint
 from . import layout
-from .body_map import kind_needed
+from .body_map import METADATA, NEEDED_BY, kind_needed
 from .model import LeffaSD15, LeffaSDXL
 
 Weights = dict[str, Tensor]
@@ -60,7 +60,8 @@ def _load(path: str | Path, body_map: str | None, disable_dynamic: bool = False)
     first = weights.get(f"{layout.GENERATIVE}conv_in.weight", torch.empty(0))
     parts = from_state_dict(weights, name, disable_dynamic=disable_dynamic)
     is_sdxl = isinstance(parts.generative.model.model_config, LeffaSDXL)
-    parts.generative.model.body_map = body_map or kind_needed(first, is_sdxl, name)
+    said = checkpoint.load_metadata(path).get(METADATA)
+    parts.generative.model.body_map = body_map or (said if said in NEEDED_BY else kind_needed(first, is_sdxl, name))
     return parts
 
 

@@ -10,7 +10,7 @@ from comfy.utils import ProgressBar
 from torch import Tensor
 
 from ..models import checkpoint
-from . import layout
+from . import body_map, layout
 from .unet import CLASSES
 
 
@@ -40,7 +40,8 @@ def slim(source: str | Path, target: str | Path, with_vae: bool = True) -> int:
         weight = weights.pop(name)
         kept[name] = weight.half().contiguous() if weight.is_floating_point() else weight
         progress.update(1)
-    checkpoint.save(kept, target, {"about": "Leffa without unused weights"})
+    said = {key: text for key, text in checkpoint.load_metadata(source).items() if key == body_map.METADATA}
+    checkpoint.save(kept, target, {"about": "Leffa without unused weights", **said})
     return Path(target).stat().st_size
 
 

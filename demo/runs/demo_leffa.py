@@ -63,12 +63,16 @@ def dressing(workflow: dict[str, Any], person: str, garment: str, seed: int) -> 
     """A template of try-on with pictures that were put."""
     for role, title in TITLES.items():
         inputs(workflow, "LoadImage", title)["image"] = f"{role}_{garment if role == 'garment' else person}.png"
-    # The world's body maps are of the kind that names places on the body, too; the node makes the one that is needed.
-    try_on = inputs(workflow, "LeffaTryOn")
-    given = {"densepose": try_on["densepose"], "format": "as the model needs", "kind": "auto", "model": try_on["model"]}
-    workflow["body map"] = {"class_type": "LeffaBodyMap", "inputs": given, "_meta": {"title": "Body map"}}
-    try_on["densepose"] = ["body map", 0]
     inputs(workflow, "KSampler").update(seed=seed, steps=STEPS, cfg=CFG)
+    return needed_body_map(workflow, "LeffaTryOn")
+
+
+def needed_body_map(workflow: dict[str, Any], node: str) -> dict[str, Any]:
+    """Makes the kind of body map that a node's model needs of the world's, which are I, U and V."""
+    given = inputs(workflow, node)
+    made = {"densepose": given["densepose"], "format": "as the model needs", "kind": "auto", "model": given["model"]}
+    workflow["body map"] = {"class_type": "LeffaBodyMap", "inputs": made, "_meta": {"title": "Body map"}}
+    given["densepose"] = ["body map", 0]
     return workflow
 
 

@@ -23,6 +23,7 @@ from . import (
     deadiff,
     deadiff_control,
     leffa,
+    leffa_poses,
     leffa_quilts,
     p3s,
     p3s_ablations,
@@ -35,6 +36,7 @@ from . import (
     report,
 )
 from .reading import NotHereError
+from .remembering import Painted, RememberingHost
 from .rows import Findings
 
 BASE = "base"
@@ -54,9 +56,12 @@ GROUPS = {
     "leffa": leffa.run,
     "leffa_quilts": leffa_quilts.run,
     "leffa_choices": leffa_quilts.run_choices,
+    "leffa_poses": leffa_poses.run,
     "refine": refine.run,
     "refine_trained": refine_trained.run,
 }
+# Forty trainings: only when it is asked for
+LONG = ("p3s_ablations",)
 # A node that computes attention as a claim says it
 PACKS = {"RefAttention-Claims": Path(__file__).with_name("rank_one")}
 # A small model keeps one core busy, so that two hosts are done in half the time.
@@ -72,16 +77,17 @@ def main() -> None:
         "--only",
         nargs="*",
         choices=(BASE, *GROUPS),
-        default=(BASE, *GROUPS),
+        default=[name for name in (BASE, *GROUPS) if name not in LONG],
         metavar="GROUP",
-        help=f"groups to measure: {BASE}, {', '.join(GROUPS)}; the table keeps the others. None: only write the table",
+        help=f"groups to measure: {BASE}, {', '.join(GROUPS)}; the table keeps the others. None: only write the table. "
+        f"Without --only: all but {', '.join(LONG)}",
     )
     parser.add_argument("--count", type=int, default=32, help="cases for each row: %(default)s")
     parser.add_argument("--hosts", type=int, default=HOSTS, help="ComfyUI processes at a time, of one thread each")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="gets CLAIMS.md and claims/: %(default)s")
     chosen = parser.parse_args()
     started = time.monotonic()
-    results, lock = report.read(chosen.out), threading.Lock()
+    lock = threading.Lock()
 
     def measured(host: WorldHost, name: str) -> None:
         begun = time.monotonic()
@@ -91,6 +97,7 @@ def main() -> None:
             print(f"{name}: its rows stay as they are; it {error}", flush=True)
             return
         with lock:
+            results = report.read(chosen.out)
             if isinstance(found, Findings):
                 results.groups[name] = found
             else:
@@ -99,14 +106,15 @@ def main() -> None:
         print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
 
     _share(iter(chosen.only), min(chosen.hosts, len(chosen.only)), chosen.weights, measured)
-    print(f"{report.write(chosen.out, results, [*GROUPS])} after {time.monotonic() - started:.0f} s")
+    print(f"{report.write(chosen.out, report.read(chosen.out), [*GROUPS])} after {time.monotonic() - started:.0f} s")
 
 
 def _share(names: Iterator[str], hosts: int, weights: Path, work: Callable[[WorldHost, str], None]) -> None:
     """Has some hosts work off the names."""
+    painted: Painted = {}
 
     def worker() -> None:
-        with WorldHost(weights, packs=PACKS) as host:
+        with RememberingHost(weights, PACKS, painted) as host:
             for name in names:
                 work(host, name)
 

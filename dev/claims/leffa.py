@@ -99,9 +99,14 @@ def measured(host: WorldHost, chosen: list[Case], *names: str) -> list[Measured]
     """Of each of some trainings, on those persons."""
     require(*(result(name) for name in names))
     for name in names:
-        shutil.copyfile(result(name), host.base / "models" / "diffusion_models" / f"{name}.safetensors")
+        put_model(host, name)
     fitting_room = FittingRoom(host, chosen)
     return [fitting_room.measured(f"{name}.safetensors") for name in names]
+
+
+def put_model(host: WorldHost, name: str) -> None:
+    """Gives a host the result of a training, under its name."""
+    shutil.copyfile(result(name), host.base / "models" / "diffusion_models" / f"{name}.safetensors")
 
 
 class FittingRoom:

@@ -11,7 +11,7 @@ from world.config import HELD_OUT
 from world_host import WorldHost
 
 from .leffa import AT, NEAR, PAPER, Case, gained, measured, within
-from .rows import Curve, Findings, Plot, Row, above, estimate
+from .rows import Curve, Findings, Plot, above, estimate
 
 WITH, WITHOUT = "quilts_flow", "quilts_plain"
 QUILTS = "garments of which every place looks different"
@@ -24,7 +24,6 @@ CHOICES = {
     "quilts_timesteps": ("the loss on timesteps below 500 is better than on all", "all"),
     "quilts_coarse": ("the loss on layers of 1/32 and finer is better than on all", "all"),
 }
-NO_POSES = "a training of pose transfer was not made"
 
 
 def cases(count: int) -> list[Case]:
@@ -58,4 +57,4 @@ def run_choices(host: WorldHost, count: int) -> Findings:
         )
         for (claim, of), other in zip(CHOICES.values(), others, strict=True)
     ]  # fmt: skip
-    return Findings(PAPER, [*rows, Row(PAPER, "pose transfer", "", None, None, NO_POSES)])
+    return Findings(PAPER, rows)

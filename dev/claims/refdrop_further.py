@@ -19,8 +19,8 @@ from .rows import Findings, above, below
 
 STRENGTH = 0.4
 AT = f"c = {STRENGTH}"
-# Poses are told apart less surely than colours.
-POSE_CASES = 2
+# Of four cases, three have another pose than their reference.
+POSE_CASES = 4 / 3
 Picture = NDArray[np.float32]
 
 
@@ -29,7 +29,7 @@ class Painter:
 
     def __init__(self, host: WorldHost, count: int) -> None:
         self.host, self.cases = host, cases(count)
-        self.files = [host.put_picture(f"further_{number}", case.reference) for number, case in enumerate(self.cases)]
+        self.files = [host.put_picture(f"refdrop_{number}", case.reference) for number, case in enumerate(self.cases)]
 
     def painted(self, strength: float = STRENGTH, shift: int = 0, **settings: Any) -> list[Picture]:
         """All cases, each with its own reference, or with that of one further on."""
@@ -116,7 +116,7 @@ def run_rank_one(host: WorldHost, count: int) -> Findings:
 
 def run_layout(host: WorldHost, count: int) -> Findings:
     """What becomes of the prompt's pose with guidance, and with guidance in all blocks."""
-    painter, reader = Painter(host, POSE_CASES * count), Reader()
+    painter, reader = Painter(host, round(POSE_CASES * count)), Reader()
 
     def chances(pictures: list[Picture]) -> NDArray[np.float64]:
         """(2, cases): of the prompt's pose and of the reference's."""

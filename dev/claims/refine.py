@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from refattention_demo.world import captions, draw, record, truth
 from refattention_demo.world.record import Record
 from world.config import HELD_OUT
@@ -15,6 +16,7 @@ from demo_align import repairing
 from demo_host import load_workflow
 
 from .point_mask import overlap
+from .reading import Reader
 from .rows import Curve, Findings, Plot, above, estimate
 
 PAPER = "Refine-by-Align"
@@ -74,15 +76,21 @@ def run(host: WorldHost, count: int) -> Findings:
             *((BEST[0], layer) for layer in LAYERS if layer != BEST[1]),
         ]
     }
-    repaired, alone = (
-        np.array([error(host, case, n, strength) for n, case in enumerate(chosen)]) for strength in (STRENGTH, 0.0)
+    reader = Reader()
+    repaired, alone, by_whole = (
+        _table([measured(host, graph, case, reader) for graph, case in zip(graphs, chosen, strict=True)])
+        for graphs in (
+            [by_part(case, n, STRENGTH) for n, case in enumerate(chosen)],
+            [by_part(case, n, 0.0) for n, case in enumerate(chosen)],
+            [by_all(case, n) for n, case in enumerate(chosen)],
+        )
     )
-    by_whole = np.array([error_by_whole(host, case, n) for n, case in enumerate(chosen)])
     by_step = [by_place[step, BEST[1]] for step in TIMESTEPS]
     less, more = (np.mean(each, axis=0) for each in (by_step[: len(LITTLE)], by_step[len(LITTLE) :]))
     others = np.mean([by_place[BEST[0], layer] for layer in LAYERS if layer != BEST[1]], axis=0)
     curve = Curve(BEST[1], list(TIMESTEPS), [estimate(values) for values in by_step])
     of_map, of_repair = "IoU of the map with the logo in the reference", "colour error in the logo's square"
+    against = "by the whole minus by the part"
     rows = [
         above(PAPER, "attention finds the matching part", f"{of_map}; holds above 0.2", by_place[BEST], 0.2),
         above(
@@ -93,11 +101,20 @@ def run(host: WorldHost, count: int) -> Findings:
             PAPER, "there is a best layer", f"IoU of {BEST[1]} minus the mean of the others", by_place[BEST] - others
         ),
         above(
-            PAPER, "a reference repairs better than none", f"{of_repair}, strength 0 minus {STRENGTH}", alone - repaired
+            PAPER, "a reference repairs better than none", f"{of_repair}, strength 0 minus {STRENGTH}",
+            alone["error"] - repaired["error"],
         ),
         above(
-            PAPER, "the matching part repairs better than the whole reference",
-            f"{of_repair}, by the whole minus by the part", by_whole - repaired, if_not=GROUND,
+            PAPER, "the matching part repairs better than the whole reference", f"{of_repair}, {against}",
+            by_whole["error"] - repaired["error"], if_not=GROUND,
+        ),
+        above(
+            PAPER, "the same, of the logo without the shirt around it", f"colour error in its own pixels, {against}",
+            by_whole["drawn"] - repaired["drawn"],
+        ),
+        above(
+            PAPER, "by the matching part, logos are read more often than by the whole reference",
+            "chance of the right logo, by the part minus by the whole", repaired["logo"] - by_whole["logo"],
         ),
     ]  # fmt: skip
     return Findings(PAPER, rows, [Plot("t", "IoU", [curve])])
@@ -127,31 +144,53 @@ def found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) -
     return overlap(shown > 0.5, truth.logo(case.reference))
 
 
-def error(host: WorldHost, case: Case, number: int, strength: float) -> float:
-    """How far the repaired square is from the right one, in colours from 0 to 1."""
+def by_part(case: Case, number: int, strength: float) -> dict[str, Any]:
+    """The template of the whole method."""
     graph = filled("refine_by_align", case, number)
     inputs(graph, "RefineByAlign").update(
         PAINTING, timesteps=str(BEST[0]), layers=BEST[1], minimum_contrast=0.0, strength=strength, margin=0.6,
         seed=number,
     )  # fmt: skip
-    return _left(host, graph, case)
+    return graph
 
 
-def error_by_whole(host: WorldHost, case: Case, number: int) -> float:
-    """The same, refined with all of the reference in view."""
+def by_all(case: Case, number: int) -> dict[str, Any]:
+    """The same with all of the reference in view."""
     graph = filled("refine_two_steps", case, number)
     region, align = inputs(graph, "RefineRegion"), node_id(graph, "RefineAlign")
     region.update(PAINTING, strength=STRENGTH, seed=number, reference_image=graph[align]["inputs"]["reference_image"])
     for unused in [name for name, node in graph.items() if node["class_type"] in ("RefineAlign", "PreviewImage")]:
         del graph[unused]
-    return _left(host, graph, case)
+    return graph
 
 
-def _left(host: WorldHost, graph: dict[str, Any], case: Case) -> float:
-    """How far a workflow's picture is from the right one, inside the logo's square."""
-    painted = host.pictures(graph, node_id(graph, "SaveImage"))[0]
-    right = draw.picture(case.whole).astype(np.float32) / 255
-    return float(np.abs(painted - right)[truth.logo(case.whole)].mean())
+def measured(host: WorldHost, graph: dict[str, Any], case: Case, reader: Reader) -> dict[str, float]:
+    """What a workflow's picture is like, see `quality`."""
+    return quality(host.pictures(graph, node_id(graph, "SaveImage"))[0], case, reader)
+
+
+def quality(painted: NDArray[np.float32], case: Case, reader: Reader) -> dict[str, float]:
+    """How far a picture is from the right one, in colours from 0 to 1, in the logo's square and in the logo itself.
+
+    And the chance of the right logo.
+    """
+    right, bare = (draw.picture(each).astype(np.float32) / 255 for each in (case.whole, without_logo(case.whole)))
+    square, left = truth.logo(case.whole), np.abs(painted - right).mean(-1)
+    return {
+        "error": float(left[square].mean()),
+        "drawn": float(left[square & (right != bare).any(-1)].mean()),
+        "logo": float(reader.of(reader.chances(painted[None]), "logo", case.whole)[0]),
+    }
+
+
+def without_logo(shown: Record) -> Record:
+    """The same picture without the logo."""
+    return record.dressed(shown, replace(shown.figures[0].character.shirt, logo="none"))
+
+
+def _table(found: list[dict[str, float]]) -> dict[str, NDArray[np.float64]]:
+    """(cases,) of each measure."""
+    return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
 def filled(name: str, case: Case, number: int) -> dict[str, Any]:

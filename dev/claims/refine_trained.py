@@ -64,16 +64,14 @@ def filled(name: str, settings: dict[str, Any], case: Case, number: int) -> dict
 
 
 def measured(host: WorldHost, graph: dict[str, Any], case: Case, reader: Reader) -> dict[str, float]:
-    """Overlap of what is found with the logo, colour error in the logo's square, and the chance of the logo."""
+    """Overlap of what is found with the logo, and what the picture is like."""
     outputs = host.run(graph)["outputs"]
 
     def picture(node: str) -> NDArray[np.float32]:
         (file,) = host.images({"outputs": {node: outputs[node]}})
         return np.asarray(np.asarray(Image.open(file).convert("RGB"), np.float32) / 255)
 
-    painted, right = picture(node_id(graph, "SaveImage")), draw.picture(case.whole).astype(np.float32) / 255
     return {
         "iou": overlap(picture("map")[..., 0] > 0.5, truth.logo(case.reference)),
-        "error": float(np.abs(painted - right)[truth.logo(case.whole)].mean()),
-        "logo": float(reader.of(reader.chances(painted[None]), "logo", case.whole)[0]),
+        **refine.quality(picture(node_id(graph, "SaveImage")), case, reader),
     }

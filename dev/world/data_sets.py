@@ -51,6 +51,19 @@ def quilted(folder: Path, name: str, rng: Generator) -> Line:
     return _wearing(folder, name, record.dressed(shown, quilt(rng)))
 
 
+def posed(folder: Path, name: str, rng: Generator) -> Line:
+    """Somebody in a pose with a body map of it, and the same in another one; both in the same place."""
+    shown, other = poses(with_shirt(record.random_record(rng), rng), rng)
+    pictures = {"person": draw.picture(shown), "densepose": truth.densepose(shown), "reference": draw.picture(other)}
+    return {role: _saved(folder / f"{name}_{role}.png", pixels) for role, pixels in pictures.items()}
+
+
+def poses(shown: Record, rng: Generator) -> tuple[Record, Record]:
+    """The picture in the flat style, and the same with the figure in another pose."""
+    shown = replace(shown, style="flat")
+    return shown, replace(shown, figures=record.another_view(shown, rng).figures)
+
+
 def quilt(rng: Generator) -> Shirt:
     """A shirt of which every place looks different."""
     return Shirt("white", "white", quilt=int(rng.integers(1 << 30)))
@@ -127,6 +140,7 @@ def _saved(path: Path, pixels: Pixels) -> str:
 MAKERS: dict[str, Callable[[Path, str, Generator], Line]] = {
     "leffa": person,
     "quilts": quilted,
+    "poses": posed,
     "deadiff": pair,
     "refine": part,
 }

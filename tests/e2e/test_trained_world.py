@@ -73,11 +73,17 @@ def test_leffa_puts_the_garment_on(host: WorldHost) -> None:
     assert (found["wanted"] > 0.5).all() and (found["own"] < 0.5).all()
 
 
-def test_refine_finds_the_part_and_repairs_it(host: WorldHost) -> None:
+def test_refine_finds_the_part_and_repairs_it(host: WorldHost, reader: Reader) -> None:
     chosen = refine.cases(4)
     for number, case in enumerate(chosen):
         refine.put_pictures(host, number, case)
     found = [refine.found(host, case, number, *refine.BEST) for number, case in enumerate(chosen)]
     assert np.mean(found) > 0.25
-    gained = [refine.error(host, case, n, 0.0) - refine.error(host, case, n, 0.6) for n, case in enumerate(chosen)]
-    assert np.mean(gained) > 0
+    without, repaired = (
+        [
+            refine.measured(host, refine.by_part(case, n, strength), case, reader)["error"]
+            for n, case in enumerate(chosen)
+        ]
+        for strength in (0.0, 0.6)
+    )
+    assert np.mean(without) > np.mean(repaired)

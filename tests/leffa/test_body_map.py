@@ -18,6 +18,7 @@ from bootstrap import ROOT
 from PIL import Image
 from refattention.core.leffa import body_map
 from refattention.core.leffa.body_map import BLACK, FORMATS, IUV, PARTS, PARULA, PHOTOGRAPH, UVI, VIRIDIS, VUI, BodyMap
+from refattention.core.leffa.slim import slim
 from refattention.nodes.leffa import LeffaLoader, LeffaPoseTransfer, LeffaTryOn
 from refattention.nodes.leffa_body_map import AS_MODEL, LeffaBodyMap
 from safetensors.torch import save_file
@@ -209,6 +210,11 @@ def test_loader_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", folders)
     save_file(weights(), tmp_path / "mine.safetensors")
     assert LeffaLoader.execute("mine.safetensors", 0, PARTS)[0].model.body_map == PARTS
+    save_file(weights(), tmp_path / "posed.safetensors", {body_map.METADATA: UVI})
+    slim(tmp_path / "posed.safetensors", tmp_path / "slim.safetensors")
+    save_file(weights(), tmp_path / "unknown_dc.safetensors", {body_map.METADATA: "of another program"})
+    for name, kind in {"posed": UVI, "slim": UVI, "unknown_dc": PARTS}.items():
+        assert LeffaLoader.execute(f"{name}.safetensors", 0)[0].model.body_map == kind
 
 
 def test_size_of_the_person() -> None:

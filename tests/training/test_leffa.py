@@ -19,6 +19,7 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 from people import SIZE, leffa_config
 from refattention.core.kernels.attention import AttentionLayer
 from refattention.core.leffa import layout
+from refattention.core.leffa.body_map import PARULA
 from refattention.core.leffa.kernel import flow_errors, joined_in_space, leffa_loss
 from refattention.core.leffa.layout import GENERATIVE, REFERENCE
 from refattention.core.leffa.loader import load
@@ -81,6 +82,7 @@ def test_the_file_to_start_from_is_read_once(trained: Path, monkeypatch: pytest.
     task.save(trained / "copy.safetensors", torch.float32)
     before, after = (load_file(trained / name) for name in ("run/leffa.safetensors", "copy.safetensors"))
     assert before.keys() == after.keys() and all(torch.equal(after[name], each) for name, each in before.items())
+    assert checkpoint.load_metadata(trained / "copy.safetensors")["body_map"] == PARULA
 
 
 def batch(task: Any, count: int = 3) -> Batch:

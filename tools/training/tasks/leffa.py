@@ -170,7 +170,7 @@ class Task:
             name: each.to("cpu", dtype if each.is_floating_point() else None, copy=True).contiguous()
             for name, each in weights.items()
         }
-        checkpoint.save(stored, path, {"about": "Leffa, trained"})
+        checkpoint.save(stored, path, {"about": "Leffa, trained", body_map.METADATA: self._body})
 
     def shown(self, batch: Batch) -> list[list[tuple[str, Tensor]]]:
         """Person, mask, body map and reference of each sample."""

@@ -1,0 +1,99 @@
+"""Leffa's pose transfer, by its own template: a person in another pose, whose right picture is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from refattention_demo.world import draw, record, truth
+from refattention_demo.world.record import Record
+from world import data_sets
+from world.config import HELD_OUT, result
+from world_host import WorldHost, inputs, node_id
+
+from demo_host import load_workflow
+from demo_leffa import CFG, STEPS, needed_body_map
+
+from .leffa import PAPER, put_model
+from .reading import Reader, require
+from .rows import Findings, above
+
+MODEL = "poses"
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A person, and what the same one looks like in the pose to take."""
+
+    person: Record
+    posed: Record
+
+
+def cases(count: int) -> list[Case]:
+    """Held-out persons of the flat style; the pose to take has another name."""
+    found: list[Case] = []
+    rng = np.random.default_rng(HELD_OUT + 9 * 10**6)
+    while len(found) < count:
+        posed, person = data_sets.poses(record.random_record(rng), rng)
+        if posed.figures[0].pose.name != person.figures[0].pose.name:
+            found.append(Case(person, posed))
+    return found
+
+
+def run(host: WorldHost, count: int) -> Findings:
+    """Measures all rows on that many persons."""
+    require(result(MODEL))
+    put_model(host, MODEL)
+    chosen, reader = cases(count), Reader()
+    for number, case in enumerate(chosen):
+        host.put_picture(f"posing_{number}", case.person)
+        host.put(f"pose_{number}", truth.densepose(case.posed))
+    own, foreign = ([painted(host, number, (number + shift) % count) for number in range(count)] for shift in range(2))
+
+    def chance(pictures: list[Pixels], name: str, shown: list[Record]) -> NDArray[np.float64]:
+        chances = reader.chances(np.stack(pictures))
+        return np.array([reader.of(chances, name, one)[n] for n, one in enumerate(shown)], float)
+
+    persons, posed = [case.person for case in chosen], [case.posed for case in chosen]
+    looks = [(chance(each, "body", posed) + chance(each, "shirt", posed)) / 2 for each in (own, foreign)]
+    taken = chance(own, "pose", posed) - chance(own, "pose", persons)
+    before = [draw.picture(person).astype(np.float32) / 255 for person in persons]
+    left = [np.array([error(*each) for each in zip(pictures, chosen, strict=True)]) for pictures in (before, own)]
+    return Findings(
+        PAPER,
+        [
+            above(
+                PAPER, "pose transfer: the pose is the one that was asked for",
+                "its chance minus that of the reference's pose", taken,
+            ),
+            above(
+                PAPER, "pose transfer: the person is the reference's",
+                "chance of body and shirt colour, own minus foreign reference", looks[0] - looks[1],
+            ),
+            above(
+                PAPER, "pose transfer: the picture is nearer to the right one than the reference was",
+                "colour error where the person is in either, of the reference minus of the picture", left[0] - left[1],
+            ),
+        ],
+    )  # fmt: skip
+
+
+def painted(host: WorldHost, pose: int, person: int) -> Pixels:
+    """A person in a pose, by their numbers."""
+    graph = load_workflow("leffa_pose_transfer")
+    inputs(graph, "LeffaLoader")["model_name"] = f"{MODEL}.safetensors"
+    inputs(graph, "LoadImage", "Person")["image"] = f"posing_{person}.png"
+    inputs(graph, "LoadImage", "DensePose of the pose (U, V, I)")["image"] = f"pose_{pose}.png"
+    graph = needed_body_map(graph, "LeffaPoseTransfer")
+    inputs(graph, "KSampler").update(seed=pose, steps=STEPS, cfg=CFG)
+    found: Any = host.pictures(graph, node_id(graph, "SaveImage"))[0]
+    return np.asarray(found)
+
+
+def error(picture: Pixels, case: Case) -> float:
+    """How far a picture is from the right one, in colours from 0 to 1, where the person is or was."""
+    right = draw.picture(case.posed).astype(np.float32) / 255
+    return float(np.abs(picture - right)[truth.subject(case.posed) | truth.subject(case.person)].mean())
