@@ -12,6 +12,7 @@ from typing import Any
 
 import comfy.sample
 import torch
+from comfy.model_patcher import ModelPatcher
 from models import prompt, random_model
 from refattention.core.patches.blocks import CHOICES, select
 from refattention.core.patches.reference_pass import Reference
@@ -25,16 +26,17 @@ FAMILY = "sd15"
 PICTURES = 10
 
 
-def rows(pixels: int = 256, steps: int = 20) -> dict[str, dict[str, Any]]:
+def rows(pixels: int = 256, steps: int = 6) -> dict[str, dict[str, Any]]:
     """The row; its detail has the differences that the cache makes to a picture."""
     story = Story(pixels, steps)
     whole, half = ReferenceCache(4 * 2**30), ReferenceCache(4 * 2**30, is_half=True)
-    first = story.picture(0, whole)
-    pairs = [(story.picture(number, None), story.picture(number, whole)) for number in (1, 2, 3)]
+    guided, rounding = story.guided(whole), story.guided(half)
+    first = story.picture(0, guided)
+    pairs = [(story.picture(number, story.model), story.picture(number, guided)) for number in (1, 2, 3)]
     plain, following = ([picture.seconds for picture in pictures] for pictures in zip(*pairs, strict=True))
     cached = pairs[0][1]
-    uncached = story.picture(1, half)  # which is only being filled
-    rounded = story.picture(1, half)
+    uncached = story.picture(1, rounding)  # which is only being filled
+    rounded = story.picture(1, rounding)
     seconds = first.seconds + (PICTURES - 1) * median(following)
     detail = {
         "measured": "3 plain pictures, the first of the story, 3 of the 9 that follow; medians for the rest",
@@ -67,17 +69,19 @@ class Story:
     """Pictures with a prompt and a seed of their own, from one full-size model."""
 
     def __init__(self, pixels: int, steps: int) -> None:
-        self._model = random_model(FAMILY, torch.float32)
+        self.model = random_model(FAMILY, torch.float32)
         self._shape = (1, 4, pixels // 8, pixels // 8)
         self._steps = steps
         self._reference = Reference(self._noise(99), prompt(FAMILY, 98), 0)
 
-    def picture(self, number: int, cache: ReferenceCache | None) -> Picture:
-        """One picture of the story, with the cache as it is; without the reference where there is none."""
-        model, noise = self._model, self._noise(number)
-        if cache is not None:
-            blocks = select(CHOICES[0], "", list(self_attention_blocks(model.model.diffusion_model)), FAMILY)
-            model = apply_refdrop(model, RefDropSettings(0.3, blocks, self._reference, cache=cache))
+    def guided(self, cache: ReferenceCache) -> ModelPatcher:
+        """The model as the node gives it: one for all pictures, whose cache it has."""
+        blocks = select(CHOICES[0], "", list(self_attention_blocks(self.model.model.diffusion_model)), FAMILY)
+        return apply_refdrop(self.model, RefDropSettings(0.3, blocks, self._reference, cache=cache))
+
+    def picture(self, number: int, model: ModelPatcher) -> Picture:
+        """One picture of the story, with the cache as it is."""
+        noise = self._noise(number)
         start = time.perf_counter()
         with torch.inference_mode():
             latent = comfy.sample.sample(
