@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -214,9 +215,20 @@ def _reference(model: Any, latent: dict[str, Any] | None, positive: list[Any] | 
             )
         return None
     samples = require_latent_of(model, latent["samples"], "reference_latent")
-    if positive is not None and any("hooks" in options for _, options in positive):
+    if positive is not None:
+        _check_prompt(positive)
+    return Reference(samples, positive, seed)
+
+
+def _check_prompt(positive: list[Any]) -> None:
+    if any("hooks" in options for _, options in positive):
         raise ValueError(
             "reference_positive carries hooks (a scheduled LoRA, for example), which only the sampler's prompts can "
             "have. Connect a prompt without hooks."
         )
-    return Reference(samples, positive, seed)
+    times = sorted((options.get("start_percent", 0.0), options.get("end_percent", 1.0)) for _, options in positive)
+    if any(end > start for (_, end), (start, _) in itertools.pairwise(times)):
+        raise ValueError(
+            f"reference_positive holds {len(positive)} prompts for the same steps (Conditioning Combine), but a "
+            "reference is read with one at a time. Connect one, or none: then each prompt of the sampler reads it."
+        )

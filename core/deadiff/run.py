@@ -166,7 +166,17 @@ class _ForwardPass:
         self._joints: Joints | None = None
 
     def context(self, layer: Layer, chunks: tuple[Chunk, ...], context: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Leaves the text out of a layer whose keys and values are kept, so that nothing is projected again."""
+        """Leaves the text out of a layer whose keys and values are kept, so that nothing is projected again.
+
+        Raises:
+            RuntimeError: another patch changed how many texts there are.
+        """
+        if len(context) != len(chunks) * self._evaluation.pictures:
+            raise RuntimeError(
+                f"{NODE}: another node of this model (Attention Couple, regional prompts) gives some pictures several "
+                "texts in the cross-attentions, and nothing tells which of them are negative. Remove it, or limit the "
+                "prompts themselves by masks."
+            )
         if self._joints is None:
             texts = self._evaluation.texts(chunks)
             self._joints = self._run.kept(self._evaluation.styles, chunks, context, texts) if self._is_constant else {}

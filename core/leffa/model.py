@@ -62,6 +62,17 @@ class LeffaModel(BaseModel):
             conds[REFERENCES] = CONDReferences(list(kwargs[REFERENCES]))
         return conds
 
+    def state_dict_for_saving(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Refuses to be saved in ComfyUI's form, which has no place for the reference U-Net.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "A Leffa model cannot be saved as a checkpoint: the file would lack its reference U-Net, and nothing could "
+            "load it. Keep the file that Leffa Loader reads."
+        )
+
 
 class LeffaReferenceModel(BaseModel):
     """The reference U-Net."""

@@ -139,6 +139,7 @@ class Injection:
             keys, values = self._keys_values(rows, acting)
             if tokens is None:
                 return rows.attend(None, keys, values)
+            _check_tokens(rows.call, are_placed=True)
             out[:, tokens] = rows.attend(tokens, keys, values)
         return out
 
@@ -215,8 +216,11 @@ def _by_place(parts: tuple[Part, ...], grid: tuple[int, int], device: torch.devi
     return [([part for number, part in enumerate(parts) if code >> number & 1], tokens) for code, tokens in places]
 
 
-def _check_tokens(call: AttentionCall) -> None:
-    if call.q.shape[0] != call.k.shape[0] or call.k.shape[1] != call.grid[0] * call.grid[1]:
+def _check_tokens(call: AttentionCall, are_placed: bool = False) -> None:
+    """Checks that the keys are those of a whole picture, and the queries, too, if they are told by their places."""
+    tokens = call.grid[0] * call.grid[1]
+    is_merged = are_placed and call.q.shape[1] != tokens
+    if call.q.shape[0] != call.k.shape[0] or call.k.shape[1] != tokens or is_merged:
         raise RuntimeError(
             f"{NODE} needs the {call.grid[0]} x {call.grid[1]} tokens of block {call.block} in one piece, but another "
             "patch merges or tiles them. Remove that patch (token merging, HyperTile)."

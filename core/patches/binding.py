@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from comfy.model_management import dtype_size
-from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from .attention import Options
@@ -123,6 +123,8 @@ class Binding:
         for place, wrapper in self._wrappers.items():
             patched.remove_wrappers_with_key(place, self.key)
             patched.add_wrapper_with_key(place, self.key, wrapper)
+        patched.remove_callbacks_with_key(CallbacksMP.ON_PREPARE_STATE, self.key)
+        patched.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, self.key, self._prepare_state)
         return patched
 
     def carried(self, model: ModelPatcher) -> Any:
@@ -151,7 +153,7 @@ class Binding:
         asked = options[self.key]
         shapes = kwargs.get("latent_shapes") or []  # several where a video is sampled together with its sound
         shape: Sequence[int] = shapes[0] if len(shapes) > 1 else noise.shape
-        opened = _Opened(self.open(asked, executor.class_obj, shape, sigmas))
+        opened = _Opened(self.open(asked, executor.class_obj, shape, sigmas), asked, executor.class_obj.model_patcher)
         options[self.key] = opened
         try:
             out = executor(opened.run.noise(noise), latent, sampler, sigmas, *args, **kwargs)
@@ -186,6 +188,7 @@ class Binding:
         if not isinstance(opened, _Opened):
             raise RuntimeError(f"{self.name} works only inside a sampler that follows ComfyUI's guider; use KSampler.")
         opened.is_asked = True
+        self._require_alike(model, opened.model)
         asked = Asked(executor, model, conds, x, timestep[:1], model_options)
         evaluation, x = opened.run.evaluation(asked), opened.run.seen(asked)
         if evaluation is None:
@@ -198,6 +201,33 @@ class Binding:
         opened.note(evaluation, self.name, model_options)
         opened.run.served(asked, evaluation)
         return out
+
+    def _require_alike(self, model: BaseModel, own: ModelPatcher) -> None:
+        """Checks that the method can act on a model which a guider evaluates beside its own, if it is another one.
+
+        Raises:
+            RuntimeError: it is built in another way, or lacks the further models of the method.
+        """
+        if model is own.model:
+            return
+        if own.get_additional_models_with_key(self.key) or _built(model) != _built(own.model):
+            raise RuntimeError(
+                f"{self.name} cannot act on the further model of this guider (model_negative), which is built in "
+                "another way or lacks what the method brings along. Remove that model from the guider."
+            )
+
+    def _prepare_state(self, model: ModelPatcher, _timestep: Tensor, model_options: dict[str, Any]) -> None:
+        """Checks that a model which is about to be evaluated is the one that the run was opened for.
+
+        Raises:
+            RuntimeError: a guider evaluates it beside its own, and with what that one carries.
+        """
+        opened = model_options.get("transformer_options", {}).get(self.key)
+        if not isinstance(opened, _Opened) or opened.asked is not self.carried(model):
+            raise RuntimeError(
+                f"{self.name} is on a model that the guider evaluates beside its own (model_negative), where only what "
+                "is on its own model acts. Put the node on that one, or remove it."
+            )
 
     def _forward(self, executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass of the model, APPLY_MODEL or DIFFUSION_MODEL: both take transformer_options last."""
@@ -229,16 +259,29 @@ class Binding:
             )
 
 
+def _built(model: BaseModel) -> Any:
+    """How a model is built, but for the precision of its weights."""
+    config = getattr(getattr(model, "model_config", None), "unet_config", {})
+    return type(model), {key: value for key, value in config.items() if key != "dtype"}
+
+
 class _Opened:
     """A run, with the counts that show whether it had any effect.
+
+    Args:
+        run: the run.
+        asked: what the model carries for it.
+        model: that the guider samples with.
 
     Attributes:
         is_asked: whether ComfyUI's evaluations came by.
         is_passed: whether there was a forward pass of the pictures that the method did not serve.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, asked: Any, model: ModelPatcher) -> None:
         self.run = run
+        self.asked = asked
+        self.model = model
         self.is_asked = self.is_passed = False
         self._acted: set[Block] = set()
         self._evaluations = 0

@@ -105,9 +105,11 @@ def may_change_inputs(model_options: Mapping[str, Any]) -> bool:
 
 
 def replaced(model_options: Mapping[str, Any]) -> set[Block]:
-    """The blocks whose attentions, or which as a whole, another node replaces by its own; each maybe only in part."""
+    """The blocks whose self-attentions, or which as a whole, another node replaces; each maybe only in part."""
     by_place = model_options["transformer_options"].get("patches_replace", {})
-    keys = [key for by_key in by_place.values() for key in by_key if isinstance(key, tuple) and len(key) > 1]
+    # Cross-attentions that are replaced (IP-Adapters) leave the others as they are.
+    keys = [key for place, by_key in by_place.items() if place != "attn2" for key in by_key]
+    keys = [key for key in keys if isinstance(key, tuple) and len(key) > 1]
     return {(str(key[0]).removesuffix("_block"), key[1]) for key in keys}
 
 
@@ -140,7 +142,8 @@ def read_reference(asked: Asked, conds: list[list[Cond] | None], x: Tensor, stat
 
     Such a wrapper may remember what it saw for the next step, skip the pass, or take it for a part of the picture
     (EasyCache, context windows, tiled diffusion, DeepCache). Patches inside of the model act as they do on the picture,
-    and so do methods of this pack that act on references.
+    and so do methods of this pack that act on references; not those that bring a model along (ControlNets of Qwen-Image
+    and Z-Image), which read a control picture for the picture, as a ControlNet in a prompt does.
 
     Args:
         asked: the sampler's evaluation that the references are read for.
@@ -150,7 +153,7 @@ def read_reference(asked: Asked, conds: list[list[Cond] | None], x: Tensor, stat
     """
     options = _keeping_wrappers(asked.model_options, ours)
     options.pop("model_function_wrapper", None)
-    options = with_state(options, {**state, IS_REFERENCE_PASS: True})
+    options = with_state(options, {**state, IS_REFERENCE_PASS: True, "patches": _of_model(asked.options)})
     wrappers = get_all_wrappers(WrappersMP.CALC_COND_BATCH, options, is_model_options=True)
     evaluate = WrapperExecutor.new_executor(asked.executor.original, wrappers)
     evaluate.execute(asked.model, conds, x, asked.sigma.expand(len(x)), options)
@@ -165,6 +168,12 @@ def _keeping_wrappers(model_options: dict[str, Any], keep: Keep) -> dict[str, An
 def ours(by_key: Mapping[Any, Any]) -> dict[Any, Any]:
     """Of the wrappers at one place, by their key, those of this pack."""
     return {key: each for key, each in by_key.items() if str(key).startswith(OURS)}
+
+
+def _of_model(options: Options) -> dict[str, list[Any]]:
+    """The patches inside of the model, but for those that bring a model along."""
+    patches = options.get("patches", {})
+    return {kind: [each for each in some if not hasattr(each, "models")] for kind, some in patches.items()}
 
 
 def _not_compiled(by_key: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from comfy.model_base import BaseModel
     from comfy.samplers import CFGGuider
 
-# Entries of a conditioning that belong to the generated picture, not to the prompt.
+# Entries of a conditioning that say where in the generated picture it is for.
+REGION_KEYS = frozenset({"area", "mask", "mask_strength", "set_area_to_bounds", "strength", "default"})
+# Entries that belong to the generated picture, not to the prompt.
 PICTURE_KEYS = frozenset(
-    {"area", "mask", "mask_strength", "set_area_to_bounds", "strength", "control", "control_apply_to_uncond", "gligen"}
+    REGION_KEYS
+    | {"control", "control_apply_to_uncond", "gligen"}
     | {"concat_latent_image", "concat_mask", "concat_image", "denoise_mask"}
     | {"keyframe_idxs", "guide_attention_entries", "guiding_frame_index", "time_dim_concat", "time_dim_replace"}
     | {"vace_frames", "vace_mask", "vace_strength", "camera_conditions", "control_video", "pose_video_latent"}
@@ -163,7 +166,7 @@ class ReferencePass:
         self.prompts_each = max([1, *(_rows(entry) for entries in self._prompts.values() for entry in entries)])
         if reference.positive is not None:
             own = comfy.sampler_helpers.convert_cond(reference.positive)
-            self._prompts["positive"] = [self._for_each_prompt(entry) for entry in own]
+            self._prompts["positive"] = [self._for_each_prompt(_without(entry, REGION_KEYS)) for entry in own]
         self._encoded: dict[str, list[Cond]] = {}
         self._on_device: tuple[Tensor, Tensor] | None = None
 
@@ -256,7 +259,11 @@ class ReferencePass:
 
     def _of_prompt(self, entry: Cond) -> Cond:
         """A conditioning without what belongs to the generated picture."""
-        return {key: value for key, value in entry.items() if key not in self._of_picture}
+        return _without(entry, self._of_picture)
+
+
+def _without(entry: Cond, keys: frozenset[str]) -> Cond:
+    return {key: value for key, value in entry.items() if key not in keys}
 
 
 def _own(tensor: Tensor) -> Tensor:

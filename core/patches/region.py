@@ -45,8 +45,15 @@ def require_whole_picture(x: Tensor, asked: Asked, latent_size: tuple[int, ...],
 
 
 def is_cut_by_others(x: Tensor, asked: Asked) -> bool:
-    """Whether a forward pass sees a part of what the sampler evaluates that no prompt is limited to."""
-    return x.shape[-2:] != asked.latents.shape[-2:] and not _areas(asked)
+    """Whether a forward pass sees a part of the frames, or of the places that no prompt is limited to.
+
+    Args:
+        x: (B, C, ..., h, w), what the model is given.
+        asked: the evaluation that the pass belongs to.
+    """
+    frames, places = x.shape[2:-2], x.shape[-2:]
+    whole = asked.latents.shape
+    return frames != whole[2:-2] or (places != whole[-2:] and not _areas(asked))
 
 
 def what_cuts(asked: Asked, latent_size: tuple[int, ...]) -> str:

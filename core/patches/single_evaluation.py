@@ -26,6 +26,9 @@ def other_seed(seed: int) -> int:
 def evaluate_once(model: ModelPatcher, positive: list[Any], samples: Tensor, timestep: int, seed: int) -> None:
     """Noises finished latents to a timestep and passes them through the model once, without guidance.
 
+    Of what other nodes put on the model only that acts which lies inside of it: guidance that evaluates it again,
+    context windows and tiles belong to sampling.
+
     Args:
         positive: the conditioning, in ComfyUI's form.
         samples: (B, C, h, w).
@@ -37,6 +40,7 @@ def evaluate_once(model: ModelPatcher, positive: list[Any], samples: Tensor, tim
         return denoise(x, sigmas[:1].expand(len(x)), **extra_args)
 
     model = passing_clone(model)
+    model.model_options = {"transformer_options": model.model_options["transformer_options"]}
     sigma = noise_level(model.get_model_object("model_sampling"), timestep)
     noise = torch.randn(samples.shape, generator=torch.Generator("cpu").manual_seed(seed))
     sampler = comfy.samplers.KSAMPLER(one_evaluation)

@@ -16,7 +16,7 @@ from ..patches.passes import Asked
 from ..patches.reference_pass import Recording, Reference, ReferencePass
 from ..patches.schedule import step_of
 from ..patches.selection import Selection
-from .cache import ReferenceCache, run_key
+from .cache import NotComparable, ReferenceCache, run_key, structure
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KEY = "refattention.refdrop"
 Roles = tuple[str | None, ...]
+PATCHES = ("patches", "patches_replace", "optimized_attention_override")  # in transformer_options
 
 
 class ReferenceReader:
@@ -59,8 +60,8 @@ class ReferenceReader:
         if settings.cache is not None:
             self._key = run_key(guider.model_patcher, guider.model_options, self._passes.prompts, KEY)
             settings.cache.begin(self._key, follows_prompt=reference.positive is None)
-        # By device, because ComfyUI may run the halves side by side: interval and roles, and what was seen at them
-        self._latest: dict[torch.device, tuple[tuple[int, Roles], KeyValueBank]] = {}
+        # By device, because ComfyUI may run the halves side by side, and kind: the interval, and what was seen in it
+        self._latest: dict[tuple[torch.device, Hashable], tuple[int, KeyValueBank]] = {}
 
     @property
     def latents(self) -> Tensor:
@@ -80,16 +81,19 @@ class ReferenceReader:
     def look(self, asked: Asked) -> KeyValueBank:
         """The reference's keys and values for an evaluation, from a pass of it only if there is no other way."""
         roles: Roles = tuple(self._passes.conditionings.roles(asked.conds))
-        device, every = asked.sigma.device, self._settings.reference_every
-        here = (step_of(asked.level, self._sigmas) // every, roles) if every > 1 else None
-        # Taken out: the next pass must not find the memory of the last one occupied.
-        seen_at, bank = self._latest.pop(device, (None, None))
-        if bank is None or seen_at != here:
-            del bank
-            bank = self._seen_here(asked, roles)
-        if here is not None:
-            self._latest[device] = here, bank
-        return bank
+        # What another node made for this evaluation has no role, and nothing tells whether it will be the same again.
+        is_known = all((role is None) == (entries is None) for role, entries in zip(roles, asked.conds, strict=True))
+        kind = (roles, _patched(asked)) if is_known else None
+        every = self._settings.reference_every
+        if every == 1 or kind is None:
+            return self._seen_here(asked, roles, kind)
+        here, device = step_of(asked.level, self._sigmas) // every, asked.sigma.device
+        # Dropped before: the next pass must not find the memory of the last ones occupied.
+        for place in [place for place, (seen_at, _) in self._latest.items() if place[0] == device and seen_at != here]:
+            del self._latest[place]
+        if (device, kind) not in self._latest:
+            self._latest[device, kind] = here, self._seen_here(asked, roles, kind)
+        return self._latest[device, kind][1]
 
     def close(self) -> None:
         """Frees what the reference's own conditioning holds, and reports."""
@@ -97,13 +101,17 @@ class ReferenceReader:
         if self._settings.cache is not None:
             self._settings.cache.report()
 
-    def _seen_here(self, asked: Asked, roles: Roles) -> KeyValueBank:
-        """Keys and values at the noise level of the evaluation itself, from the cache as far as it has them."""
+    def _seen_here(self, asked: Asked, roles: Roles, kind: Hashable | None) -> KeyValueBank:
+        """Keys and values at the noise level of the evaluation itself, from the cache as far as it has them.
+
+        Args:
+            asked: the evaluation.
+            roles: of its conditionings.
+            kind: tells it from others at its noise level; None where nothing does.
+        """
         names = self._passes.conditionings
-        # What another node made for this evaluation has no role, and nothing tells whether it will be the same again.
-        is_known = all((role is None) == (entries is None) for role, entries in zip(roles, asked.conds, strict=True))
-        cache = self._settings.cache if is_known and self._key is not None else None
-        place = (asked.level, roles)
+        cache = self._settings.cache if kind is not None and self._key is not None else None
+        place = (asked.level, kind)
         bank = cache.get(self._key, place, names.by_uuid) if cache else None
         if bank is None:
             recording = self._pass(asked, roles, self._settings.blocks, cache)
@@ -134,3 +142,11 @@ class ReferenceReader:
         if not self._settings.share_conditional or "positive" not in roles:
             return conds
         return [entries if role == "positive" else None for entries, role in zip(conds, roles, strict=True)]
+
+
+def _patched(asked: Asked) -> Hashable:
+    """What is patched into the model for an evaluation: some nodes evaluate a prompt again with other patches."""
+    try:
+        return structure({name: asked.options.get(name) for name in PATCHES})
+    except NotComparable:
+        return object()  # equal to no other

@@ -83,7 +83,7 @@ class RecorderRun(Run):
         self._conditionings = Conditionings(guider.conds)
         self._recorded.begin(sigmas)
         self._levels = len(set(sigmas.tolist()) - {0.0})
-        self._size = tuple(noise_shape[-2:])
+        self._size = tuple(noise_shape[2:])
         self._pictures = tuple(noise_shape[:-2])
         self._blocks_seen: list[set[Block]] = []  # of each evaluation
 
@@ -158,9 +158,9 @@ class RecorderEvaluation(Evaluation):
             RuntimeError: the pass sees only a part of the picture.
         """
         latents = without_sound(x, kwargs.get("latent_shapes"))
-        if tuple(latents.shape[-2:]) != self._size:
+        if tuple(latents.shape[2:]) != self._size:
             raise RuntimeError(
-                f"{NODE}: {what_cuts(self._asked, self._size)} has the model work on a part of the picture, which "
+                f"{NODE}: {what_cuts(self._asked, self._size[-2:])} has the model work on a part of the picture, which "
                 "cannot be recorded. Remove that; prompts can be limited with masks instead of areas."
             )
         *inputs, options = args

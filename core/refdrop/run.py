@@ -13,13 +13,14 @@ from ..patches.bank import KeyValueBank, of_each_picture
 from ..patches.binding import Evaluation, Run
 from ..patches.conditionings import Conditionings
 from ..patches.families.table import attentions_of
-from ..patches.passes import Asked, rearranger, without_sound
+from ..patches.passes import Asked, without_sound
 from ..patches.region import (
     check_mask_batch,
     is_cut_by_others,
     region_weights,
     require_all_pictures,
     require_whole_picture,
+    what_cuts,
 )
 from ..patches.schedule import NoiseRange
 from ..patches.selection import Selection
@@ -151,9 +152,8 @@ class RefDropEvaluation(Evaluation):
             require_whole_picture(latents, self._asked, self._run.latent_size, METHOD)
         if any(each.is_from_batch for each in self._active) and is_cut_by_others(latents, self._asked):
             raise RuntimeError(
-                f"{METHOD}: another node of this model ({rearranger(self._asked.model_options) or 'tiled sampling'}) "
-                "cuts the pictures into tiles, so the rest of the batch sees only one tile of the reference. Connect "
-                "reference_latent, or remove that node."
+                f"{METHOD}: {what_cuts(self._asked, self._run.latent_size)} cuts the pictures into tiles or the video "
+                "into pieces, so the rest sees only a part of the reference. Connect reference_latent, or remove that."
             )
         *inputs, options = args
         return executor(x, *inputs, self._run.attentions.route(latents, kwargs, options, self._guide), **kwargs)

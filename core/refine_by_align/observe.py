@@ -292,6 +292,5 @@ def watched(model: ModelPatcher, route: Route) -> ModelPatcher:
         for key in by_key.keys() - ours(by_key).keys():
             watched.remove_wrappers_with_key(place, key)
     watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model)
-    watched.model_options.pop("model_function_wrapper", None)
     watched.model_options["transformer_options"][IS_REFERENCE_PASS] = True
     return watched

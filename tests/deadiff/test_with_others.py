@@ -138,6 +138,33 @@ def test_a_node_that_replaces_cross_attention_is_refused_in_either_order(
         sample(ip_adapter(apply_deadiff(model("sd15"), style)), latent(1, *SIZE), *PROMPTS)
 
 
+def regional(patcher: Any) -> Any:
+    """Two texts for each picture of the conditional half, as nodes that couple prompts to regions in the attention."""
+    halves: list[int] = []
+
+    def split(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> tuple[Tensor, ...]:
+        halves[:] = options["cond_or_uncond"]
+        each_half = (zip(halves, each.chunk(len(halves)), strict=True) for each in (n, context, value))
+        return tuple(torch.cat([rows for half, rows in some for _ in range(2 - half)]) for some in each_half)
+
+    def joined(n: Tensor, options: dict[str, Any]) -> Tensor:
+        parts = n.split([len(n) // (sum(2 - half for half in halves)) * (2 - half) for half in halves])
+        return torch.cat([each.unflatten(0, (2 - half, -1)).mean(0) for half, each in zip(halves, parts, strict=True)])
+
+    patched = patcher.clone()
+    patched.set_model_attn2_patch(split)
+    patched.set_model_attn2_output_patch(joined)
+    return patched
+
+
+def test_several_texts_of_a_picture_are_refused(style: DEADiffSettings) -> None:
+    noise = latent(2, *SIZE)
+    assert distance(*(sample(make(model("sd15")), noise, *PROMPTS, steps=1) for make in (regional, lambda m: m))) < 1e-4
+    for both in (regional(apply_deadiff(model("sd15"), style)), apply_deadiff(regional(model("sd15")), style)):
+        with pytest.raises(RuntimeError, match=r"DEADiff Style: another node of this model \(Attention Couple"):
+            sample(both, noise, *PROMPTS, steps=1)
+
+
 def test_an_override_that_is_already_there_is_used(style: DEADiffSettings) -> None:
     calls = []
 

@@ -9,6 +9,7 @@ import bodies
 import folder_paths
 import pytest
 import torch
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from refattention.core.leffa import body_map
 from refattention.core.leffa.reference import KEY, REFERENCES
 from refattention.nodes.leffa import LeffaLoader, LeffaPoseTransfer
@@ -155,6 +156,15 @@ def test_flow_pictures() -> None:
     assert torch.equal(flow()[0], warped)
     for change in ({"timestep": 600}, {"temperature": 0.2}, {"seed": 1}):
         assert not torch.equal(flow(**change)[0], warped), change
+
+
+def test_flow_is_that_of_one_pass_whatever_guides_the_sampler() -> None:
+    """Guidance may evaluate the model again, or both halves even where they are equal."""
+    model_of_node = try_on(model(), image=picture(2, 64, 48))[0]
+    again, both = PerturbedAttentionGuidance.execute(model_of_node, 2.0)[0], model_of_node.clone()
+    both.set_model_sampler_post_cfg_function(lambda args: args["denoised"], disable_cfg1_optimization=True)
+    for guided in (again, both):
+        assert torch.equal(flow(model=guided)[0], flow()[0])
 
 
 def test_flow_refuses_what_does_not_belong_together() -> None:

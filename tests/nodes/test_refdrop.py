@@ -164,6 +164,14 @@ def test_hooks_in_the_references_prompt_are_refused() -> None:
         apply(model("sd15"), reference_latent=reference(), reference_positive=[[text, {**options, "hooks": object()}]])
 
 
+def test_several_prompts_of_the_reference_at_a_time_are_refused() -> None:
+    (text, options), (other, _) = prompt("sd15", 1)[0], prompt("sd15", 2)[0]
+    in_turn = [[text, {**options, "end_percent": 0.5}], [other, {**options, "start_percent": 0.5}]]
+    apply(model("sd15"), reference_latent=reference(), reference_positive=in_turn)
+    with pytest.raises(ValueError, match="reference_positive holds 2 prompts for the same steps"):
+        apply(model("sd15"), reference_latent=reference(), reference_positive=[*prompt("sd15", 1), *prompt("sd15", 2)])
+
+
 def test_strengths_may_exceed_1_together_where_masks_or_ranges_keep_them_apart() -> None:
     left, right = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
     left[..., :4], right[..., 4:] = 1, 1

@@ -14,6 +14,7 @@ from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_nag import NAGuidance
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
+from comfy_extras.nodes_tomesd import TomePatchModel
 from naive import HiddenStates, labelled_layers
 from refattention.core.p3s.run import time_of
 from refattention.core.p3s.settings import P3SSettings, Schedule
@@ -199,6 +200,14 @@ def test_tiled_queries_are_refused() -> None:
     patcher = HyperTile.execute(injected(model("sd15")), 32, 2, 0, False)[0]
     with pytest.raises(RuntimeError, match=r"P3S Inject needs the 16 x 16 tokens of block .* in one piece"):
         sample(patcher, latent(1, 4, 16, 16), *PROMPTS)
+
+
+def test_merged_queries_are_refused_where_there_is_a_region() -> None:
+    """Nothing tells any more which of them are inside."""
+    noise, merging = latent(1, 4, 16, 16), TomePatchModel.execute
+    assert sample(merging(injected(model("sd15")), 0.5)[0], noise, *PROMPTS, steps=1).isfinite().all()
+    with pytest.raises(RuntimeError, match=r"P3S Inject needs the 16 x 16 tokens of block .*token merging"):
+        sample(merging(injected(model("sd15"), mask=LEFT), 0.5)[0], noise, *PROMPTS)
 
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "heun", "dpmpp_2m", "dpmpp_sde"])

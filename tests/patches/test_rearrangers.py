@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import comfy.model_patcher
+import comfy.ops
 import comfy.samplers
 import pytest
 import torch
@@ -13,6 +15,7 @@ import tryon
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from comfy_extras.nodes_model_patch import QwenImageBlockWiseControlNet, QwenImageDiffsynthControlnet
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
 from foreign import OneBlock, OwnLayers, TiledSampling, with_own_evaluation
 from naive_deadiff import random_image
@@ -21,6 +24,7 @@ from refattention.core.deadiff.wrappers import apply_deadiff
 from refattention.core.p3s.settings import P3SSettings
 from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.families.table import attentions_of
+from refattention.core.patches.passes import replaced
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.recorded_run import RecordedRun
 from refattention.core.refdrop.recorder import apply_recorder
@@ -186,6 +190,15 @@ def test_tiles_are_pictures_of_their_own_and_several_at_once_are_refused(method:
         run("sd15", TiledSampling(4, 4).attach(method(patcher)), **one_step)
 
 
+def test_replaced_cross_attentions_excuse_no_self_attention() -> None:
+    """A node that leaves blocks out is found beside an IP-Adapter, too."""
+    patcher = tiny_model("sd15")
+    patcher.set_model_attn2_replace(lambda q, k, v, extra_options: q, "input", 1)
+    patcher.set_model_attn1_replace(lambda q, k, v, extra_options: q, "middle", 0)
+    patcher.set_model_patch_replace(lambda args, extra: args, "dit", "double_block", 1)
+    assert replaced(patcher.model_options) == {("middle", 0), ("double", 1)}
+
+
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_a_node_that_evaluates_by_itself_is_refused(method: Callable[[Any], Any]) -> None:
     """No method hears of such an evaluation, so none can act in it."""
@@ -278,6 +291,65 @@ def test_context_windows_that_hide_what_a_method_needs(
         patched = apply_refdrop(patcher, RefDropSettings(blocks=blocks_of(patcher), **settings))
         with pytest.raises(RuntimeError, match=rf"RefDrop: another node \(Context Windows\).*{message}"):
             run(family, context_windows(patched, length, dim), noise=noise)
+
+
+def in_time(start: float, length: float) -> list[Any]:
+    """A prompt for all of a video, and again for a stretch of its frames, as ComfyUI's node limits it."""
+    ((text, options),) = tiny_prompt("wan21", 1)
+    area = ("percentage", length, 1.0, 1.0, start, 0.0, 0.0)
+    return [[text, options], [text, {**options, "area": area, "strength": 1.0}]]
+
+
+@pytest.mark.parametrize("start", [0.0, 0.4])
+def test_prompts_for_some_frames(start: float) -> None:
+    """The first frame is not the first of such a stretch, and a stretch is not what is to be recorded."""
+    patcher, prompt = tiny_model("wan21"), in_time(start, 0.7)
+    mask = torch.eye(9)[None]
+    replayed = apply_refdrop(
+        patcher, RefDropSettings(0.5, blocks_of(patcher), recorded=recorded("wan21", None), mask=mask)
+    )
+    want = run("wan21", replayed, positive=prompt, steps=1)
+    got = run("wan21", refdrop(patcher, "wan21", mask=mask), positive=prompt, steps=1)
+    assert distance(got, want) < 1e-4 < distance(got, run("wan21", patcher, positive=prompt, steps=1))
+    with pytest.raises(RuntimeError, match=r"RefDrop: a prompt limited to an area cuts .*Connect reference_latent"):
+        run("wan21", refdrop(patcher, "wan21", reference=None), positive=prompt, steps=1)
+    kept = RecordedRun(patcher, blocks_of(patcher), 1, BUDGET, False)
+    with pytest.raises(RuntimeError, match=r"RefDrop Record: a prompt limited to an area has the model work on a part"):
+        run("wan21", apply_recorder(patcher, kept), positive=prompt, steps=1)
+
+
+class Codec:
+    """Stands in for the VAE of Qwen-Image."""
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return pictures[:, ::8, ::8, :1].movedim(-1, 1).unsqueeze(2).repeat(1, 16, 1, 1, 1)
+
+    def spacial_compression_encode(self) -> int:
+        return 8
+
+
+def controlled(patcher: Any) -> Any:
+    """A ControlNet that is patched into the model's blocks."""
+    network = QwenImageBlockWiseControlNet(2, dim=64, dtype=torch.float32, operations=comfy.ops.manual_cast)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in network.state_dict().values():
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+    patch = comfy.model_patcher.CoreModelPatcher(network, patcher.load_device, patcher.offload_device)
+    picture = torch.rand(1, 64, 96, 3, generator=generator)
+    return QwenImageDiffsynthControlnet().diffsynth_controlnet(patcher, patch, Codec(), picture)[0]
+
+
+@pytest.mark.parametrize("size", [None, OTHER_SIZE], ids=["same size", "other size"])
+def test_a_controlnet_in_the_models_blocks_is_of_the_picture(size: tuple[int, int] | None) -> None:
+    """As one in a prompt is: the reference is read without it."""
+    patcher = tiny_model("qwen")
+    replayed = apply_refdrop(patcher, RefDropSettings(0.5, blocks_of(patcher), recorded=recorded("qwen", size)))
+    want = run("qwen", controlled(replayed), steps=1)
+    assert distance(want, run("qwen", replayed, steps=1)) > 1e-3
+    assert distance(want, run("qwen", controlled(patcher), steps=1)) > 1e-3
+    for both in (controlled(refdrop(patcher, "qwen", size)), refdrop(controlled(patcher), "qwen", size)):
+        assert distance(run("qwen", both, steps=1), want) < 1e-5
 
 
 def test_context_windows_and_the_other_methods() -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import comfy.model_management as management
 import pytest
 import torch
+from comfy.model_patcher import set_model_options_patch_replace
 from comfy.patcher_extension import WrappersMP
+from comfy.samplers import calc_cond_batch
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
 from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.passes import is_reference_pass
@@ -250,6 +252,39 @@ def test_kept_looks_serve_several_steps() -> None:
     assert passes.take() == 2
     assert torch.equal(run("flux", patcher, steps=4), first)
     assert passes.take() == 0
+
+
+def with_more_guidance(patcher: Any) -> Any:
+    """Two guidances in a row that evaluate the prompt again, each without the attention of another block."""
+    for block in (("input", 1), ("middle", 0)):
+
+        def without(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+            return v
+
+        def guide(args: dict[str, Any], block: Any = block, without: Any = without) -> Tensor:
+            options = set_model_options_patch_replace(args["model_options"].copy(), without, "attn1", *block)
+            (worse,) = calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
+            return args["denoised"] + 2 * (args["cond_denoised"] - worse)
+
+        patcher.set_model_sampler_post_cfg_function(guide)
+    return patcher
+
+
+def test_each_guidance_that_evaluates_the_model_again_has_a_look_of_its_own() -> None:
+    """The same prompt at the same noise level, but with other patches, so the reference is seen with them, too."""
+    (plain, passes), (patcher, kept) = guided("sd15", None), guided("sd15", ReferenceCache(64 * MIB))
+    plain, patcher = with_more_guidance(plain), with_more_guidance(patcher)
+    want = run("sd15", plain)
+    for expected in (9, 0):
+        assert torch.equal(run("sd15", patcher), want)
+        assert kept.take() == expected
+    assert passes.take() == 9
+    seldom, passes = guided("sd15", None, reference_every=2)
+    run("sd15", with_more_guidance(seldom), steps=4)
+    assert passes.take() == 6  # three looks in each of two intervals
+    # In one step a look serves nothing but its own evaluation.
+    one = [run("sd15", with_more_guidance(guided("sd15", None, reference_every=n)[0]), steps=1) for n in (1, 2)]
+    assert torch.equal(*one)
 
 
 def test_halves_may_share_the_conditional_pass() -> None:

@@ -201,6 +201,29 @@ def test_area_prompts_work_and_refuse_a_mask() -> None:
         sample(guided(model("sd15"), mask=torch.ones(1, 8, 8)), noise, area_prompt(), PROMPTS[1])
 
 
+def test_a_default_prompt_reads_the_reference_with_its_own_text() -> None:
+    """It serves the places that no other prompt is for, as a prompt with a mask of these places does."""
+    (first, _), (second, _) = PROMPTS[0][0], prompt("sd15", 8)[0]
+    mask = torch.zeros(1, *SIZE[1:])
+    mask[..., :6] = 1
+    noise = latent(1, *SIZE)
+    pictures = [
+        sample(guided(model("sd15")), noise, [[first, {"mask": mask}], [second, rest]], PROMPTS[1])
+        for rest in ({"default": True}, {"mask": 1 - mask})
+    ]
+    assert distance(*pictures) < 1e-5
+
+
+def test_where_in_the_picture_the_references_own_prompt_is_for_does_not_matter() -> None:
+    """The reference is another picture, and is read whole."""
+    (text, options), noise, mask = prompt("sd15", 3)[0], latent(1, *SIZE), torch.zeros(1, *SIZE[1:])
+    mask[..., :6] = 1
+    want = sample(guided(model("sd15"), positive=prompt("sd15", 3)), noise, *PROMPTS)
+    for place in ({"area": (4, 5, 2, 3), "strength": 0.5}, {"mask": mask, "set_area_to_bounds": True}):
+        limited = guided(model("sd15"), positive=[[text, {**options, **place}]])
+        assert torch.equal(sample(limited, noise, *PROMPTS), want)
+
+
 class WatchedControl(ControlBase):
     """A ControlNet that changes nothing and remembers the sizes it was asked about."""
 

@@ -10,6 +10,7 @@ import folder_paths
 import oracle
 import pytest
 import torch
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from families import VIDEO, tiny_latent, tiny_model, tiny_prompt
 from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.single_evaluation import noise_level, other_seed
@@ -48,6 +49,24 @@ def test_maps_over_the_frames_are_the_attention_of_one_frames_token(name: str) -
         places.append(F.interpolate(centre[None], found.places.shape[1:], mode="bilinear", antialias=True)[0, 0])
     assert found.shown == (0 if name == "cogvideo15" else 1)
     assert (found.places[0].double() - torch.stack(places).mean(0)).abs().max() < 1e-4
+
+
+def test_context_windows_take_no_part() -> None:
+    """They cut a video into pieces for the sampler; what is observed is the whole."""
+    layers = layers_of(attentions_of(tiny_model("wan21"), NODE))
+    frames = torch.zeros(9, *SIZE, 3)
+    given = Pictures(frames, frames, [(70, 20)], None)
+    windows = ContextWindowsManualNode.execute(
+        tiny_model("wan21"), 2, 1, "standard_static", 1, False, "flat", 2, False, "", False, "", True
+    )[0]
+    found = []
+    for patcher in (tiny_model("wan21"), windows):
+        latents = iter((tiny_latent("wan21"), tiny_latent("wan21", seed=3)))
+        with torch.inference_mode():
+            look = Look(frozenset(layers), (261,), 3)
+            encode = lambda _, latents=latents: next(latents)  # noqa: E731
+            found.append(probe(patcher, tiny_prompt("wan21", 1), given, encode, 96, look, NODE))
+    assert torch.equal(found[0].places, found[1].places)
 
 
 @pytest.mark.parametrize(

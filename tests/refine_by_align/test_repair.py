@@ -13,6 +13,8 @@ import torch
 from bootstrap import ROOT
 from boxes import overlap
 from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from comfy_extras.nodes_sag import SelfAttentionGuidance
 from naive import HiddenStates, labelled_layers
 from PIL import Image
 from refattention.core.patches.blocks import Layer, select_layers
@@ -25,7 +27,7 @@ from refattention.core.refine_by_align.kernel import group_of_mask, groups_of_po
 from refattention.core.refine_by_align.match import Box, Finding, find
 from refattention.core.refine_by_align.observe import Look, attention_maps
 from refattention_demo.loading import load
-from sampling import FAMILIES, guide_all, latent, model, prompt, sample
+from sampling import FAMILIES, distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -117,6 +119,29 @@ def test_methods_that_look_at_references_leave_it_alone() -> None:
     guided = apply_refdrop(plain, RefDropSettings(0.5, guide_all(plain), Reference(latent(1, 4, 9, 11), None, 0)))
     want = maps("sd15", look)
     assert all(torch.equal(one, want[place]) for place, one in maps("sd15", look, patcher=guided).items())
+
+
+def own_evaluation(patcher: Any) -> Any:
+    patched = patcher.clone()
+    patched.set_model_sampler_calc_cond_batch_function(lambda args: [torch.zeros_like(args["input"])] * 2)
+    return patched
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        lambda m: PerturbedAttentionGuidance.execute(m, 3.0)[0],
+        lambda m: SelfAttentionGuidance.execute(m, 0.5, 2.0)[0],
+        own_evaluation,
+    ],
+    ids=["PAG", "SAG", "evaluates by itself"],
+)
+def test_what_guides_the_sampler_takes_no_part(patch: Any) -> None:
+    """It may evaluate the model again, both halves of it or none; one pass of each picture is looked at."""
+    look = Look(layers("sd15", "output.3, output.8"), (261,))
+    want = maps("sd15", look)
+    got = maps("sd15", look, patcher=patch(model("sd15")))
+    assert all(distance(got[place], want[place]) < 1e-5 for place in want) and len(got) == len(want)
 
 
 def test_the_part_of_picture_and_schedule_that_a_prompt_is_for_does_not_matter() -> None:

@@ -53,7 +53,7 @@ NOT_TRIED = {
     "ModelNoiseScale": OTHER_FAMILY,
     "ModelSamplingStableCascade": OTHER_FAMILY,
     "TripoSplatSamplingPreview": OTHER_FAMILY,
-    "QwenImageDiffsynthControlnet": PATCH_FILE,
+    "QwenImageDiffsynthControlnet": "tried by a test of its own, on Qwen-Image",
     "SUPIRApply": PATCH_FILE,
     "USOStyleReference": PATCH_FILE,
     "WanInfiniteTalkToVideo": PATCH_FILE,

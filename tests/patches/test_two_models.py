@@ -1,0 +1,128 @@
+"""Guiders that evaluate a second model beside their own, and nodes that write a model into a file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import pytest
+import torch
+import tryon
+from comfy_extras.nodes_custom_sampler import DualModelGuider
+from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
+from naive_deadiff import random_image
+from p3s_support import VISION_WIDTH
+from refattention.core.deadiff.settings import DEADiffSettings
+from refattention.core.deadiff.wrappers import apply_deadiff
+from refattention.core.p3s.adapter import new_adapter
+from refattention.core.p3s.settings import Adapter, P3SSettings
+from refattention.core.p3s.wrappers import apply_p3s
+from refattention.core.patches.reference_pass import Reference
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
+from sampling import distance, guide_all, latent
+from tiny_family import random_model
+from torch import Tensor
+
+PROMPTS = tiny_prompt("sd15", 1), tiny_prompt("sd15", 2)
+CFG = 4.0
+REFERENCE = Reference(tiny_latent("sd15", seed=3), None, 5)
+IMAGE = random_image(tiny_model("sd15"))
+
+
+@functools.cache
+def other_model(family: str = "sd15") -> Any:
+    """Of the same build as the tiny one, with other weights."""
+    patcher = random_model(FAMILIES[family])
+    with torch.no_grad():
+        for weight in patcher.model.diffusion_model.state_dict().values():
+            weight.mul_(0.9)
+    return patcher
+
+
+def refdrop(patcher: Any) -> Any:
+    return apply_refdrop(patcher, RefDropSettings(0.5, guide_all(patcher), REFERENCE))
+
+
+def p3s(patcher: Any, network: Any = None) -> Any:
+    adapter = network and Adapter(network, latent(1, 5, VISION_WIDTH, seed=8), False)
+    return apply_p3s(patcher, P3SSettings(REFERENCE, adapter, value_strength=0.2))
+
+
+def with_adapter(patcher: Any) -> Any:
+    return p3s(patcher, new_adapter(patcher, VISION_WIDTH, seed=0))
+
+
+def styled(patcher: Any) -> Any:
+    return apply_deadiff(patcher, DEADiffSettings(IMAGE))
+
+
+METHODS: dict[str, Callable[[Any], Any]] = {"RefDrop": refdrop, "P3S": p3s, "DEADiff": styled}
+
+
+def plain(patcher: Any) -> Any:
+    return patcher
+
+
+def one_step(guider: Any) -> Tensor:
+    noise, sampler = tiny_latent("sd15"), comfy.samplers.sampler_object("euler")
+    with torch.inference_mode():
+        return guider.sample(
+            noise, torch.zeros_like(noise), sampler, torch.tensor([10.0, 0.0]), disable_pbar=True, seed=7
+        )
+
+
+def by_two(patcher: Any, negative: Any) -> Tensor:
+    return one_step(DualModelGuider.execute(patcher, PROMPTS[0], CFG, negative, PROMPTS[1])[0])
+
+
+def by_one(patcher: Any, prompt: Any) -> Tensor:
+    guider = comfy.samplers.CFGGuider(patcher)
+    guider.set_conds(prompt, prompt)
+    guider.set_cfg(1.0)
+    return one_step(guider)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_on_the_guiders_model_acts_on_the_second_one_as_well(method: str) -> None:
+    """As ComfyUI's own patches do there. DEADiff's negative half has the tokens of no picture."""
+    act, other = METHODS[method], other_model()
+    positive = by_one(act(tiny_model("sd15")), PROMPTS[0])
+    if method == "DEADiff":
+        negative = by_one(apply_deadiff(other, DEADiffSettings(IMAGE, strength=1e-30)), PROMPTS[1])
+    else:
+        negative = by_one(act(other), PROMPTS[1])
+    want = negative + CFG * (positive - negative)
+    assert distance(by_two(act(tiny_model("sd15")), other), want) < 1e-4
+    assert distance(by_two(tiny_model("sd15"), other), want) > 1e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_on_the_second_model_alone_it_is_refused(method: str) -> None:
+    """There nobody would ask it."""
+    act = METHODS[method]
+    for own in (plain, act):
+        with pytest.raises(RuntimeError, match=r"is on a model that the guider evaluates beside its own"):
+            by_two(own(tiny_model("sd15")), act(other_model()))
+
+
+def test_a_second_model_that_a_method_cannot_act_on_is_refused() -> None:
+    lacking, other_build = (with_adapter, other_model()), (refdrop, other_model("sd2"))
+    for act, negative in (lacking, other_build):
+        with pytest.raises(RuntimeError, match=r"cannot act on the further model of this guider"):
+            by_two(act(tiny_model("sd15")), negative)
+
+
+def test_what_is_saved_is_the_model_without_a_method() -> None:
+    """ModelSave and CheckpointSave ask the model for it."""
+    want = tiny_model("sd15").state_dict_for_saving()
+    for act in (*METHODS.values(), with_adapter):
+        got = act(tiny_model("sd15")).state_dict_for_saving()
+        assert got.keys() == want.keys() and all(torch.equal(got[name], want[name]) for name in want)
+
+
+def test_a_leffa_model_is_not_saved_without_its_reference_unet() -> None:
+    with pytest.raises(RuntimeError, match=r"A Leffa model cannot be saved as a checkpoint"):
+        tryon.model().state_dict_for_saving()
