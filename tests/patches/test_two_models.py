@@ -1,4 +1,4 @@
-"""Guiders that evaluate a second model beside their own, and nodes that write a model into a file."""
+"""Guiders with a second model or a third prompt, and nodes that write a model into a file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import comfy.hooks
 import comfy.samplers
 import pytest
 import torch
 import tryon
-from comfy_extras.nodes_custom_sampler import DualModelGuider
+from comfy_extras.nodes_custom_sampler import DualCFGGuider, DualModelGuider
+from comfy_extras.nodes_perpneg import PerpNegGuider, perp_neg
 from families import FAMILIES, tiny_latent, tiny_model, tiny_prompt
 from naive_deadiff import random_image
 from p3s_support import VISION_WIDTH
@@ -22,7 +24,7 @@ from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
-from sampling import distance, guide_all, latent
+from sampling import distance, guide_all, latent, sample
 from tiny_family import random_model
 from torch import Tensor
 
@@ -113,6 +115,39 @@ def test_a_second_model_that_a_method_cannot_act_on_is_refused() -> None:
     for act, negative in (lacking, other_build):
         with pytest.raises(RuntimeError, match=r"cannot act on the further model of this guider"):
             by_two(act(tiny_model("sd15")), negative)
+
+
+@pytest.mark.parametrize("act", [refdrop, p3s, with_adapter])
+def test_each_of_three_prompts_has_its_own_look_at_the_reference(act: Callable[[Any], Any]) -> None:
+    prompts = *PROMPTS, tiny_prompt("sd15", 3)
+    guided = act(tiny_model("sd15"))
+    first, second, third = (by_one(guided, prompt) for prompt in prompts)
+    dual = one_step(DualCFGGuider.execute(guided, *prompts, 3.0, 2.0, "regular")[0])
+    assert distance(dual, third + 2.0 * (second - third) + 3.0 * (first - second)) < 1e-5
+    perpendicular = one_step(PerpNegGuider.execute(guided, *prompts, 3.0, 1.5)[0])
+    assert distance(perpendicular, perp_neg(first, first, second, third, 1.5, 3.0)) < 1e-5
+    plain_steps = [by_one(tiny_model("sd15"), prompt) for prompt in prompts]
+    assert min(distance(*each) for each in zip(plain_steps, (first, second, third), strict=True)) > 1e-4
+
+
+@pytest.mark.parametrize("act", [refdrop, p3s, with_adapter])
+def test_a_lora_that_the_prompts_bring_acts_on_the_reference_as_well(act: Callable[[Any], Any]) -> None:
+    lora = {
+        key: (0.3 * weight,)
+        for key, weight in tiny_model("sd15").model.state_dict().items()
+        if "attn1" in key and "output_blocks" in key
+    }
+    hook = comfy.hooks.WeightHook(strength_model=1.0)
+    hook.weights, hook.need_weight_init = lora, False
+    hooks = comfy.hooks.HookGroup()
+    hooks.add(hook)
+    brought = [[[text, {**options, "hooks": hooks}]] for prompt in PROMPTS for text, options in prompt]
+    loaded = tiny_model("sd15").clone()
+    loaded.add_patches(lora)
+    noise = tiny_latent("sd15")
+    got, want = sample(act(tiny_model("sd15")), noise, *brought), sample(act(loaded), noise, *PROMPTS)
+    assert distance(got, want) < 1e-5
+    assert distance(want, sample(act(tiny_model("sd15")), noise, *PROMPTS)) > 1e-3
 
 
 def test_what_is_saved_is_the_model_without_a_method() -> None:
