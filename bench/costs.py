@@ -129,8 +129,8 @@ def refdrop_cost(case: Case) -> list[str]:
     model = model_of(case)
     (x, step), (reference, read) = (evaluation(case, model, each) for each in (case.latent, reference_of(case)))
     attentions = attentions_of(model, "costs")
-    blocks = select(SKIP_FIRST_OUTPUT, "", list(attentions.layers), family(model))
-    last = [(block, depth - 1) for block, depth in attentions.layers.items() if block in blocks][-1]
+    blocks = select(SKIP_FIRST_OUTPUT, "", list(attentions.blocks), family(model))
+    last = [(block, depth - 1) for block, depth in attentions.blocks.items() if block in blocks][-1]
     bank, seen = KeyValueBank("costs"), {}
 
     def record(call: AttentionCall) -> Tensor:

@@ -100,7 +100,7 @@ def _patched(family: str, model: Any, size: tuple[int, ...]) -> Iterator[tuple[s
     """The model with each method, by name; references are of the picture's size, or one frame."""
     one = (size[0], 1, *size[2:]) if len(size) == 4 else size
     reference = Reference(torch.randn(1, *one, generator=torch.Generator().manual_seed(4)), None, 0)
-    blocks = frozenset(attentions_of(model, "gpu-check").layers)
+    blocks = frozenset(attentions_of(model, "gpu-check").blocks)
     yield "refdrop.live", apply_refdrop(model, RefDropSettings(0.3, blocks, reference))
     yield "refdrop.cached", apply_refdrop(model, RefDropSettings(0.3, blocks, reference, cache=ReferenceCache(2**36)))
     if family not in UNETS:

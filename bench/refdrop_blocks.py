@@ -46,7 +46,7 @@ def _row(model: Any, family: TinyFamily, repeats: int, what: str, cache: Referen
     if family.frames > 1:
         samples = samples[:, :, :1]  # a picture is the reference of a video
     guide = RefDropSettings(
-        0.3, frozenset(attentions_of(model, "bench").layers), Reference(samples, None, 0), cache=cache
+        0.3, frozenset(attentions_of(model, "bench").blocks), Reference(samples, None, 0), cache=cache
     )
     prompts = [random_prompt(family, seed, 256) for seed in (2, 3)]
     plain, guided = (

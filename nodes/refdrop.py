@@ -108,7 +108,7 @@ class RefDropApply(io.ComfyNode):
                 "cache is connected beside reference_latent or reference_positive, but a node has one source of "
                 "references. Disconnect one of them; several RefDrop Apply nodes in a row add up."
             )
-        available = list(attentions_of(model, "RefDrop Apply").layers)
+        available = list(attentions_of(model, "RefDrop Apply").blocks)
         guide = RefDropSettings(
             strength=strength,
             blocks=block_choice.select(blocks, custom_blocks, available, family(model)),

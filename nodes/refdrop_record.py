@@ -114,7 +114,7 @@ class RefDropRecord(io.ComfyNode):
                 "RefDrop Record needs either latent_image, to record what it samples, or reference_latent, to record a "
                 f"finished picture, but {'neither is' if latent_image is None else 'both are'} connected."
             )
-        available = list(attentions_of(model, "RefDrop Record").layers)
+        available = list(attentions_of(model, "RefDrop Record").blocks)
         chosen = block_choice.select(blocks, custom_blocks, available, family(model))
         is_half = common.is_half(cache_precision)
         sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise, sigmas)

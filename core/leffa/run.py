@@ -59,7 +59,7 @@ class LeffaRun(Run):
     @property
     def held(self) -> int:
         """The keys and values of all references."""
-        blocks = frozenset(self._attentions.layers)
+        blocks = frozenset(self._attentions.blocks)
         return sum(self._attentions.recorded(blocks, one.latent.shape) for one in self._references)
 
     def evaluation(self, asked: Asked) -> LeffaEvaluation:

@@ -71,7 +71,7 @@ class P3SRun(Run):
     @property
     def blocks(self) -> frozenset[Block]:
         """All that have self-attention."""
-        return frozenset(self.attentions.layers)
+        return frozenset(self.attentions.blocks)
 
     @property
     def prompts_each(self) -> int:

@@ -108,8 +108,8 @@ class Recording(Evaluation):
         self._blocks = blocks
         self._attentions = attentions
         self._selection = selection or Selection(None)
-        wanted = [block for block in attentions.layers if block in blocks]
-        self._last: Layer = (wanted[-1], attentions.layers[wanted[-1]] - 1)
+        wanted = [block for block in attentions.blocks if block in blocks]
+        self._last: Layer = (wanted[-1], attentions.blocks[wanted[-1]] - 1)
 
     def forward(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass, which ends at the last layer."""

@@ -128,7 +128,7 @@ class SelfAttention:
     ) -> tuple[ModelPatcher, Prompt, Prompt]:
         """RefDrop's guidance by the crops, inside the mask; strength is its c, which they share."""
         guided, seed = self.model, other_seed(seed)
-        blocks = list(picture_attentions(self.model, self.node).layers)
+        blocks = list(picture_attentions(self.model, self.node).blocks)
         chosen = select(SKIP_FIRST_OUTPUT, "", blocks, family(self.model))
         for each in (crop, *others):
             reference = Reference(self.encode(each), None, seed)

@@ -98,7 +98,7 @@ def cell_and_unit(model: ModelPatcher) -> tuple[int, int]:
 
 def layers_of(attentions: Attentions) -> list[Layer]:
     """The self-attentions of a model in the order they run."""
-    return [(block, number) for block, count in attentions.layers.items() for number in range(count)]
+    return [(block, number) for block, count in attentions.blocks.items() for number in range(count)]
 
 
 def usual_layers(available: list[Layer]) -> str:

@@ -173,7 +173,7 @@ def test_noise_is_biased_where_latents_have_a_frame() -> None:
 
 def test_refdrop_and_p3s_on_a_transformer_are_one_too_many() -> None:
     def guided(patcher: Any) -> Any:
-        blocks = frozenset(attentions_of(patcher, "test").layers)
+        blocks = frozenset(attentions_of(patcher, "test").blocks)
         return apply_refdrop(patcher, RefDropSettings(0.3, blocks, Reference(reference("flux"), None, 5)))
 
     subject = P3SSettings(Reference(reference("flux"), None, 5))

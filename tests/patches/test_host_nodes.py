@@ -65,7 +65,7 @@ class Method:
 
 
 def blocks_of(patcher: Any) -> frozenset[tuple[str, int]]:
-    return frozenset(attentions_of(patcher, "test").layers)
+    return frozenset(attentions_of(patcher, "test").blocks)
 
 
 def reference(family: str) -> Reference:

@@ -95,7 +95,7 @@ def split(patcher: Any) -> Any:
 
 def refdrop(patcher: Any, **settings: Any) -> Any:
     settings.setdefault("reference", REFERENCE)
-    return apply_refdrop(patcher, RefDropSettings(0.5, frozenset(attentions_of(patcher, "test").layers), **settings))
+    return apply_refdrop(patcher, RefDropSettings(0.5, frozenset(attentions_of(patcher, "test").blocks), **settings))
 
 
 METHODS: dict[str, Callable[[Any], Any]] = {
@@ -144,7 +144,7 @@ def test_a_run_that_is_split_is_recorded() -> None:
     pictures = []
     for make in (lambda patcher: patcher, lambda patcher: split(loaded(patcher))):
         plain = make(model("sd15"))
-        blocks = frozenset(attentions_of(plain, "test").layers)
+        blocks = frozenset(attentions_of(plain, "test").blocks)
         recorded = RecordedRun(plain, blocks, 1, 2**28, False)
         sample(apply_recorder(plain, recorded), noise, *PROMPTS)
         guided = apply_refdrop(plain, RefDropSettings(0.5, blocks, recorded=recorded))
@@ -211,7 +211,7 @@ def test_what_a_node_samples_leaves_no_gap() -> None:
 
 
 def record(patcher: Any) -> Any:
-    blocks = frozenset(attentions_of(patcher, "test").layers)
+    blocks = frozenset(attentions_of(patcher, "test").blocks)
     return apply_recorder(patcher, RecordedRun(patcher, blocks, 1, 2**28, False))
 
 

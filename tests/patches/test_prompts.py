@@ -34,7 +34,7 @@ def own_prompts(family: str, count: int) -> list[Any]:
 
 def refdrop(patcher: Any, family: str, references: int = 1, positive: Any = None, **settings: Any) -> Any:
     samples = tiny_latent(family, references, seed=3, size=(6, 10), frames=1)
-    blocks = frozenset(attentions_of(patcher, "test").layers)
+    blocks = frozenset(attentions_of(patcher, "test").blocks)
     return apply_refdrop(patcher, RefDropSettings(0.4, blocks, Reference(samples, positive, 5), **settings))
 
 

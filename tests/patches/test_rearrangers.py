@@ -38,7 +38,7 @@ OTHER_SIZE = (6, 10)
 
 
 def blocks_of(patcher: Any) -> frozenset[tuple[str, int]]:
-    return frozenset(attentions_of(patcher, "test").layers)
+    return frozenset(attentions_of(patcher, "test").blocks)
 
 
 def reference(family: str, size: tuple[int, int] | None = None, count: int = 1) -> Reference:

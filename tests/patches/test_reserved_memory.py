@@ -81,7 +81,7 @@ def extra(family: str, patcher: Any, asked: Memory, **settings: Any) -> tuple[fl
 
 def refdrop(family: str, references: Tensor, **settings: Any) -> Any:
     patcher = tiny_model(family)
-    blocks = frozenset(attentions_of(patcher, "test").layers)
+    blocks = frozenset(attentions_of(patcher, "test").blocks)
     return apply_refdrop(patcher, RefDropSettings(0.3, blocks, Reference(references, None, 5), **settings))
 
 
@@ -110,7 +110,7 @@ def test_exactly_the_keys_and_values_are_reserved(family: str, asked: Memory, ba
 def test_it_is_what_is_read(settings: dict[str, Any], how: Any, asked: Memory, banks: list[KeyValueBank]) -> None:
     references = tiny_latent("sd15", 2, seed=3)
     patcher = tiny_model("sd15")
-    settings = {"blocks": frozenset(attentions_of(patcher, "test").layers), **settings}
+    settings = {"blocks": frozenset(attentions_of(patcher, "test").blocks), **settings}
     patched = apply_refdrop(patcher, RefDropSettings(0.3, reference=Reference(references, None, 5), **settings))
     required, least = extra("sd15", patched, asked, **how)
     # Two references at once are a larger pass than the one picture.
@@ -166,7 +166,7 @@ def test_leffa_keeps_zeros_only_while_main_memory_has_room(monkeypatch: pytest.M
 
 
 def test_comfyui_counts_and_drops_a_recording_where_main_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, blocks = tiny_model("sd15"), frozenset(attentions_of(tiny_model("sd15"), "test").layers)
+    model, blocks = tiny_model("sd15"), frozenset(attentions_of(tiny_model("sd15"), "test").blocks)
     recorded = RecordedRun(model, blocks, 1, 2**26, False)
     run("sd15", apply_recorder(model, recorded))
     cache = RAMPressureCache(None)

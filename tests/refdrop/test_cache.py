@@ -51,7 +51,7 @@ class Passes:
 def guided(family: str, cache: ReferenceCache | None, positive: Any = None, **settings: Any) -> tuple[Any, Passes]:
     patcher, passes = tiny_model(family), Passes()
     reference = Reference(tiny_latent(family, seed=3, size=REFERENCE_SIZE, frames=1), positive, 5)
-    blocks = frozenset(attentions_of(patcher, "test").layers)
+    blocks = frozenset(attentions_of(patcher, "test").blocks)
     return passes.watch(
         apply_refdrop(patcher, RefDropSettings(0.5, blocks, reference, cache=cache, **settings))
     ), passes
@@ -322,7 +322,7 @@ def test_noise_levels_give_up_their_first_block_for_one_more(missing: int, thinn
     patcher, _ = guided("sd15", cache)
     seen = layers_read(patcher)
     first = run("sd15", patcher)
-    assert len(seen) == 3 * len(attentions_of(patcher, "test").layers)
+    assert len(seen) == 3 * len(attentions_of(patcher, "test").blocks)
     assert cache.size == whole.size - thinned * first_block
     seen.clear()
     for _ in range(2):

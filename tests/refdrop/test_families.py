@@ -34,7 +34,7 @@ def reference_noise(samples: Tensor, seed: int = 5) -> Tensor:
 
 def guided(family: str, strength: float = 0.5, source: str = "latent", **settings: Any) -> Any:
     patcher = tiny_model(family)
-    settings.setdefault("blocks", frozenset(attentions_of(patcher, "test").layers))
+    settings.setdefault("blocks", frozenset(attentions_of(patcher, "test").blocks))
     own = tiny_prompt(family, 1) if family == "pid" else None  # the sampler's prompt has the picture that it enlarges
     outside = Reference(reference(family), own, 5) if source == "latent" else None
     return apply_refdrop(patcher, RefDropSettings(strength, reference=outside, **settings))
@@ -129,7 +129,7 @@ def test_masks(family: str) -> None:
     size = tiny_latent(family).shape[-2:]
     samples = tiny_latent(family, seed=3, size=size, frames=1)
     patcher = tiny_model(family)
-    blocks = frozenset(attentions_of(patcher, "test").layers)
+    blocks = frozenset(attentions_of(patcher, "test").blocks)
     guide = RefDropSettings(0.5, blocks, Reference(samples, None, 5), mask=mask[None], reference_mask=seen[None])
     theirs = NaiveFamilyRefDrop(
         family, 0.5, [(samples, reference_noise(samples))], mask=mask, reference_mask=seen

@@ -85,7 +85,7 @@ def test_equals_the_oracle(number: int, monkeypatch: pytest.MonkeyPatch) -> None
     patcher = tiny_model(family)
     guide = RefDropSettings(
         case["strength"],
-        frozenset(attentions_of(patcher, "test").layers),
+        frozenset(attentions_of(patcher, "test").blocks),
         Reference(torch.cat(samples), None, 5) if is_latent else None,
         batch_references=count,
         mask=mask,

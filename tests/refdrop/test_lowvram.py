@@ -62,7 +62,7 @@ def pictures(family: str, model: Any, offloaded: list[bool]) -> list[Tensor]:
         prompts = tiny_prompt(family, 1), tiny_prompt(family, 2)
         return sample(watched(patcher), noise, *prompts, cfg=FAMILIES[family].cfg, steps=2)
 
-    blocks = frozenset(attentions_of(model, "test").layers)
+    blocks = frozenset(attentions_of(model, "test").blocks)
     followed = Reference(tiny_latent(family, seed=3), None, 5)
     guided = apply_refdrop(model, RefDropSettings(0.4, blocks, followed, cache=ReferenceCache(64 * MIB)))
     recorded = RecordedRun(model, blocks, 1, 64 * MIB, False)

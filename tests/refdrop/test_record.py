@@ -24,7 +24,7 @@ MIB = 2**20
 
 
 def blocks_of(patcher: Any) -> frozenset[tuple[str, int]]:
-    return frozenset(attentions_of(patcher, "test").layers)
+    return frozenset(attentions_of(patcher, "test").blocks)
 
 
 def run(family: str, patcher: Any, noise: Tensor, prompt: int = 1, negative: int = 2, **settings: Any) -> Tensor:

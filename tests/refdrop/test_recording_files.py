@@ -37,13 +37,13 @@ def run(family: str, patcher: Any, seed: int, **settings: Any) -> Tensor:
 
 def record(family: str, model: Any = None, **settings: Any) -> RecordedRun:
     model = model or tiny_model(family)
-    recorded = RecordedRun(model, frozenset(attentions_of(model, "test").layers), 1, 2**26, False, sampling="euler")
+    recorded = RecordedRun(model, frozenset(attentions_of(model, "test").blocks), 1, 2**26, False, sampling="euler")
     run(family, apply_recorder(model, recorded), 0, **settings)
     return recorded
 
 
 def guided(model: Any, recorded: PastRun, **settings: Any) -> Any:
-    blocks = frozenset(attentions_of(model, "test").layers)
+    blocks = frozenset(attentions_of(model, "test").blocks)
     return apply_refdrop(model, RefDropSettings(0.4, blocks, recorded=recorded, **settings))
 
 

@@ -95,7 +95,7 @@ class EveryMethod:
 
     def _guided(self, patcher: Any, family: str, **settings: Any) -> Any:
         settings.setdefault("reference", self._reference(family))
-        blocks = frozenset(attentions_of(patcher, "check").layers)
+        blocks = frozenset(attentions_of(patcher, "check").blocks)
         return apply_refdrop(patcher, RefDropSettings(0.5, blocks, **settings))
 
     def _cached(self, family: str) -> Tensor:
@@ -109,7 +109,7 @@ class EveryMethod:
 
     def _recorded(self, family: str) -> Tensor:
         patcher = self._model(family)
-        recorded = RecordedRun(patcher, frozenset(attentions_of(patcher, "check").layers), 1, BUDGET, False)
+        recorded = RecordedRun(patcher, frozenset(attentions_of(patcher, "check").blocks), 1, BUDGET, False)
         self._sampled(family, apply_recorder(patcher, recorded, self._reference(family)))
         return self._refdrop(family, reference=None, recorded=recorded)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
 
 from host import PACK_NAME, HeadlessHost
 
@@ -209,8 +209,9 @@ class EditorDriver:
         self.stage = self.root.locator(stage)
 
     def wait_ready(self) -> EditorDriver:
-        """Waits until the picture is shown."""
+        """Waits until the picture is shown, in the place that the style sheet gives it."""
         self.stage.and_(self.root.locator(":not(.without-picture)")).wait_for()
+        expect(self.stage).to_have_css("position", "relative")
         return self
 
     def place(self, x: float, y: float) -> tuple[float, float]:

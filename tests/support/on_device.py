@@ -48,7 +48,7 @@ def refdrop(family: str, source: str = "latent", again: bool = False, steps: int
         given = dict(settings)
         if isinstance(given.get("cache"), bool):  # whether it rounds
             given["cache"] = ReferenceCache(64 * MIB, given["cache"])
-        blocks = frozenset(attentions_of(patcher, "test").layers)
+        blocks = frozenset(attentions_of(patcher, "test").blocks)
         reference = Reference(tiny_latent(family, seed=3, size=(6, 8), frames=1), None, 5)
         guide = RefDropSettings(0.5, blocks, reference if source == "latent" else None, **given)
         guided = place(apply_refdrop(patcher, guide))
@@ -64,7 +64,7 @@ def recorded(family: str = "sd15", is_half: bool = False, **settings: Any) -> Sa
 
     def run(place: Place, callback: Callback | None) -> Tensor:
         patcher = place(tiny_model(family))
-        blocks = frozenset(attentions_of(patcher, "test").layers)
+        blocks = frozenset(attentions_of(patcher, "test").blocks)
         kept = RecordedRun(patcher, blocks, 1, 64 * MIB, is_half)
         plain_run(family, apply_recorder(patcher, kept), None)
         guide = RefDropSettings(0.5, blocks, recorded=kept, **settings)
@@ -76,7 +76,7 @@ def recorded(family: str = "sd15", is_half: bool = False, **settings: Any) -> Sa
 def recording(family: str = "sd15") -> Sampling:
     def run(place: Place, callback: Callback | None) -> Tensor:
         patcher = place(tiny_model(family))
-        kept = RecordedRun(patcher, frozenset(attentions_of(patcher, "test").layers), 1, 64 * MIB, False)
+        kept = RecordedRun(patcher, frozenset(attentions_of(patcher, "test").blocks), 1, 64 * MIB, False)
         return plain_run(family, apply_recorder(patcher, kept), callback)
 
     return run

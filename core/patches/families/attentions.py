@@ -15,13 +15,13 @@ class Attentions(Protocol):
     """The self-attentions of one model.
 
     Attributes:
-        layers: the blocks in the order they run, each with its number of self-attentions.
+        blocks: those with self-attention in the order they run, each with its number of self-attentions.
         is_video: whether the model's latents are the frames of a video.
         of_picture: entries of a prompt that in this family must be as large as the picture, so they are of no
             reference.
     """
 
-    layers: dict[Block, int]
+    blocks: dict[Block, int]
     is_video: bool
     of_picture: frozenset[str]
 

@@ -93,7 +93,7 @@ class TransformerAttentions:
             for kind, name in layout.blocks.items()
             for number, block in enumerate(_blocks(attrgetter(name)(module)))
         }
-        self.layers: dict[Block, int] = {label: layout.attentions(block) for label, block in modules.items()}
+        self.blocks: dict[Block, int] = {label: layout.attentions(block) for label, block in modules.items()}
         self._widths = {label: _width(block) for label, block in modules.items()}
         self.of_picture = layout.of_picture
         self._module = module
@@ -117,7 +117,7 @@ class TransformerAttentions:
                     "cannot be told from those that are painted. Remove the node that adds them."
                 )
         grid = self._grid(x.shape)
-        routed = _Routed(handler, self.layers, grid, options.get("optimized_attention_override"))
+        routed = _Routed(handler, self.blocks, grid, options.get("optimized_attention_override"))
         routed.layout = self._layout
         routed.after = self._layout.after(self._module, grid, inputs)
         if self._layout.named is Named.BY_ORDER:
@@ -135,7 +135,7 @@ class TransformerAttentions:
     def recorded(self, blocks: frozenset[Block], latent: Sequence[int]) -> int:
         """How many numbers the keys and values of some blocks are for a (C, H, W) or (C, F, H, W) sample."""
         tokens = math.prod(self._grid((1, *latent)))
-        widths = (number * self._widths[label] for label, number in self.layers.items() if label in blocks)
+        widths = (number * self._widths[label] for label, number in self.blocks.items() if label in blocks)
         return 2 * tokens * sum(widths)
 
     def _grid(self, latents: Sequence[int]) -> Grid:
@@ -151,7 +151,7 @@ class TransformerAttentions:
             RuntimeError: at an attention more than the model has.
         """
         yield from [None] * self._layout.before(self._module, inputs)
-        for block, attentions in self.layers.items():
+        for block, attentions in self.blocks.items():
             yield from ((block, depth) for depth in range(attentions))
             yield from [None] * self._layout.others
         raise RuntimeError(
@@ -170,7 +170,7 @@ class TransformerAttentions:
 
             return replace
 
-        keys = {(f"{kind}_block", number): (kind, number) for kind, number in self.layers}
+        keys = {(f"{kind}_block", number): (kind, number) for kind, number in self.blocks}
         return {**replacements, **{key: naming(block, replacements.get(key)) for key, block in keys.items()}}
 
 
@@ -184,12 +184,12 @@ class _Routed:
     def __init__(
         self,
         handler: Handler,
-        layers: Mapping[Block, int],
+        blocks: Mapping[Block, int],
         grid: Grid,
         previous: Callable[..., Tensor] | None,
     ) -> None:
         self._handler = handler
-        self._layers = layers
+        self._blocks = blocks
         self._grid = grid
         self._previous = previous
         self._latest: Layer = (("", 0), -1)
@@ -260,10 +260,10 @@ class _Routed:
         if self.order is not None:
             return next(self.order)
         block: Block = (options.get("block_type", ""), options.get("block_index", -1))
-        if block not in self._layers:
+        if block not in self._blocks:
             return None
         self._latest = (block, self._latest[1] + 1 if block == self._latest[0] else 0)
-        return self._latest if self._latest[1] < self._layers[block] else None
+        return self._latest if self._latest[1] < self._blocks[block] else None
 
     def _image(self, queries: int, keys: int, options: Options) -> tuple[slice, slice]:
         """Which of so many queries and keys are the picture's."""

@@ -20,7 +20,7 @@ class UNetAttentions:
     of_picture: frozenset[str] = frozenset()
 
     def __init__(self, unet: UNetModel) -> None:
-        self.layers = self_attention_blocks(unet)
+        self.blocks = self_attention_blocks(unet)
         self.is_video = any(isinstance(module, SpatialVideoTransformer) for module in unet.modules())
         self._unet = unet
 

@@ -70,7 +70,7 @@ export const WORDS = `<div class="words">
 const MARKUP = `
 <link rel="stylesheet" href="${new URL("./editor.css", import.meta.url).href}">
 <div class="bar" role="toolbar" aria-label="Points">${SIGN_BUTTONS}${MODE_BUTTONS}${ACTION_BUTTONS}</div>
-<div class="stage" tabindex="0" role="application" aria-label="Point editor" aria-describedby="keys">
+<div class="stage without-picture" tabindex="0" role="application" aria-label="Point editor" aria-describedby="keys">
   <canvas aria-hidden="true"></canvas>
   <p class="empty"></p>
 </div>

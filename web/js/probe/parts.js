@@ -11,7 +11,7 @@ const styles = (/** @type {string} */ path) => `<link rel="stylesheet" href="${n
 const MARKUP = `
 ${styles("../points/editor.css")}${styles("./probe.css")}
 <div class="stages">
-  <div class="stage picture" tabindex="0" role="application" aria-label="Picture" aria-describedby="keys">
+  <div class="stage picture without-picture" tabindex="0" role="application" aria-label="Picture" aria-describedby="keys">
     <canvas aria-hidden="true"></canvas>
     <p class="empty"></p>
   </div>
