@@ -24,7 +24,7 @@ from models import prompt, random_model
 from refattention.core.p3s.adapter import trainable
 from refattention.core.p3s.objective import Settings
 from refattention.core.p3s.training import Pictures, Trainer
-from refattention.core.patches.frozen import encode
+from refattention.core.patches.training import encode
 
 VISION = 257, 1024  # tokens of CLIP ViT-L/14 and their width
 

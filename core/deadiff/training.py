@@ -22,8 +22,7 @@ from torch.nn import functional as F
 
 from ..patches.attention import AttentionCall, Chunk, route_cross_attention
 from ..patches.blocks import Layer
-from ..patches.blockwise import differentiable, pass_of
-from ..patches.frozen import Noised, denoise, frozen_copy
+from ..patches.training import Noised, denoise, differentiable, frozen_copy, pass_of
 from ..patches.unet import self_attention_layers
 from .checkpoint import fill, reading, sizes_of
 from .kernel import join

@@ -21,8 +21,7 @@ from torch.nn import functional as F
 
 from ..kernels.attention import AttentionLayer
 from ..patches.blocks import Layer
-from ..patches.blockwise import differentiable, pass_of
-from ..patches.frozen import Noised, denoise
+from ..patches.training import Noised, denoise, differentiable, pass_of
 from ..patches.unet import self_attention_layers
 from .kernel import MAX_TIMESTEP, MIN_RATIO, TEMPERATURE, WEIGHT, flow_errors
 from .layout import CHANNELS, GENERATIVE, REFERENCE

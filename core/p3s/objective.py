@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from ..models.base import unet_weights
 from ..patches.attention import route_self_attention
 from ..patches.blocks import Layer
-from ..patches.blockwise import differentiable, pass_of
-from ..patches.frozen import Noised, denoise, frozen_copy
+from ..patches.training import Noised, denoise, differentiable, frozen_copy, pass_of
 from .features import FeaturesOf, weighted
 from .injection import Injection, Part, Tokens
 from .kernel import MEAN, attention_consistency, on_grid

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..models.base import fingerprint
-from ..patches.frozen import encode
 from ..patches.reference_pass import Reference
+from ..patches.training import encode
 from ..patches.unet import family
 from ..pictures.curve import curves
 from ..pictures.grid import to_pillow

@@ -13,7 +13,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..patches.frozen import Prompt, plain
+from ..patches.training import Prompt, plain
 from .injection import Tokens
 from .objective import Inputs, Objective, Settings
 from .settings import BOTH

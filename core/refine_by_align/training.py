@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..patches.blocks import is_cross_attention
-from ..patches.blockwise import differentiable, pass_of
-from ..patches.frozen import Noised, denoise, frozen_copy, plain
-from ..patches.frozen import encode as frozen_encode
+from ..patches.training import Noised, denoise, differentiable, frozen_copy, pass_of, plain
+from ..patches.training import encode as frozen_encode
 from ..pictures.grid import CELL
 from .back_ends import blanked
 from .kernel import completion_loss

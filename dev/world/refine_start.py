@@ -87,8 +87,7 @@ class Lesson:
     """
 
     def __init__(self, task: Any, base: Any) -> None:
-        from refattention.core.patches.blockwise import differentiable
-        from refattention.core.patches.frozen import frozen_copy
+        from refattention.core.patches.training import differentiable, frozen_copy
 
         self._task, self._sampling = task, base.model.get_model_object("model_sampling")
         self._teacher = frozen_copy(base.model, torch.float32)
@@ -98,7 +97,7 @@ class Lesson:
 
     def losses(self, chosen: list[int], seeds: list[int]) -> Tensor:
         """(2,), `not_answered` and `not_looked` for some of the records, means over the layers."""
-        from refattention.core.patches.frozen import Noised
+        from refattention.core.patches.training import Noised
 
         task = self._task
         keys = [(number, seed, seed) for number, seed in zip(chosen, seeds, strict=True)]

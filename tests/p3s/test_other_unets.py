@@ -14,8 +14,8 @@ from refattention.core.p3s.layout import source_name, table
 from refattention.core.p3s.network import P3SNetwork
 from refattention.core.p3s.settings import Adapter, P3SSettings
 from refattention.core.p3s.wrappers import apply_p3s
-from refattention.core.patches.frozen import frozen_copy
 from refattention.core.patches.reference_pass import Reference
+from refattention.core.patches.training import frozen_copy
 from sampling import distance, latent, sample
 from torch import Tensor
 

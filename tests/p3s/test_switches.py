@@ -17,7 +17,7 @@ from refattention.core.p3s.injection import Tokens
 from refattention.core.p3s.objective import Inputs, Settings
 from refattention.core.p3s.resume import Resumable
 from refattention.core.p3s.training import Batch, Pictures, Trainer, Watch, train
-from refattention.core.patches.frozen import encode
+from refattention.core.patches.training import encode
 from sampling import latent
 from torch import Tensor
 

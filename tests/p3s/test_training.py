@@ -15,8 +15,8 @@ from refattention.core.p3s.adapter import Origin, TrainedAdapter, for_model, tra
 from refattention.core.p3s.settings import Adapter, P3SSettings
 from refattention.core.p3s.training import Batch, Pictures, Settings, Trainer, Watch, steps_of, train
 from refattention.core.p3s.wrappers import apply_p3s
-from refattention.core.patches.frozen import encode
 from refattention.core.patches.reference_pass import Reference
+from refattention.core.patches.training import encode
 from refattention_demo.loading import load
 from sampling import latent, model, prompt, sample
 from torch import Tensor

@@ -11,8 +11,7 @@ import comfy.sd
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from refattention.core.patches.blocks import is_cross_attention
-from refattention.core.patches.blockwise import differentiable
-from refattention.core.patches.frozen import Noised, frozen_copy, plain
+from refattention.core.patches.training import Noised, differentiable, frozen_copy, plain
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_

@@ -27,7 +27,7 @@ from refattention.core.deadiff.training import (
 )
 from refattention.core.deadiff.vision import VisionTower, tower_from_clip_vision
 from refattention.core.models import checkpoint
-from refattention.core.patches.frozen import encode
+from refattention.core.patches.training import encode
 from torch import Tensor
 
 from ..config import Config, ConfigError, Phase

@@ -18,7 +18,7 @@ from refattention.core.p3s.kernel import AVERAGES
 from refattention.core.p3s.network import P3SNetwork
 from refattention.core.p3s.objective import DROPS, WHERE, Inputs, Objective, Settings
 from refattention.core.p3s.settings import BOTH
-from refattention.core.patches.frozen import Prompt, encode
+from refattention.core.patches.training import Prompt, encode
 from refattention.core.patches.unet import family, require_image_unet
 from torch import Tensor
 
