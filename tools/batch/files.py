@@ -31,6 +31,28 @@ def parse_json(text: str | bytes, unique: bool = False) -> Any:
         raise ValueError("its JSON is nested too deeply") from error
 
 
+def json_objects(path: Path, error: type[ValueError]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file, each with its place, for messages.
+
+    Raises: `error` when the file cannot be read, or a line is no object.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold what else Python takes for an end
+    except (OSError, UnicodeDecodeError) as reason:
+        raise error(f"{path} cannot be read: {reason}.") from reason
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            value = parse_json(line)
+        except ValueError as reason:
+            raise error(f"{where} is no JSON: {reason}.") from reason
+        if not isinstance(value, dict):
+            raise error(f"{where} is no object of names and values: {line.strip()[:40]}.")
+        yield where, value
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from batch.files import json_objects
+
 Line = dict[str, Any]
 NEEDED = {
     "tryon": ("result", "truth"),
@@ -23,21 +25,7 @@ class EvaluationError(ValueError):
 
 def read_list(path: Path) -> list[Line]:
     """Lines of a JSONL file, with the files' paths from its folder."""
-    lines = []
-    try:
-        texts = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold what else Python takes for an end
-    except UnicodeDecodeError as error:
-        raise EvaluationError(f"{path} is no text in UTF-8: {error}.") from error
-    for number, text in enumerate(texts, 1):
-        if text.strip():
-            try:
-                line = json.loads(text)
-            except ValueError as error:
-                raise EvaluationError(f"{path}, line {number} is no JSON: {error}.") from error
-            if not isinstance(line, dict):
-                raise EvaluationError(f"{path}, line {number} is no object of names and values: {text.strip()[:40]}.")
-            lines.append(_placed(line, path.parent))
-    return lines
+    return [_placed(line, path.parent) for _, line in json_objects(path, EvaluationError)]
 
 
 def read_results(folder: Path, columns: Sequence[str], files: Path) -> list[Line]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import comfy.k_diffusion.sampling
 import comfy.samplers
 import torch
+from batch.files import json_objects
 from torch import Tensor
 
 from ..config import Config, ConfigError, fill
@@ -56,29 +56,13 @@ def paint(denoised: Callable[[Tensor, Tensor], Tensor], sampling: Any, noise: Te
     return comfy.k_diffusion.sampling.sample_euler(denoised, start, sigmas, disable=True)
 
 
-def read_jsonl(config: Config, name: str, kind: type[T], key: str) -> list[T]:
+def read_jsonl(config: Config, name: str, kind: type[T]) -> list[T]:
     """Records of a JSONL file, of a dataclass whose fields are those of its lines.
 
     Raises:
         ConfigError: the file or one of its lines cannot be read; names the line.
     """
-    path = config.path(name)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold what else Python takes for an end
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{key} names {path}, which cannot be read: {error}.") from error
-    records = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{path}, line {number} is no JSON: {error}.") from error
-        if not isinstance(entry, dict):
-            raise ConfigError(f"{path}, line {number} is no JSON object.")
-        records.append(fill(kind, entry, f"{path}, line {number}"))
-    return records
+    return [fill(kind, entry, where) for where, entry in json_objects(config.path(name), ConfigError)]
 
 
 def paths_of(root: Path, **names: str) -> dict[str, Path]:

@@ -115,7 +115,7 @@ class Task:
             raise ConfigError(f"[method] mix and drops need a number for each of {', '.join(BRANCHES)}.")
         self._fit = one_of(options.fit, tuple(FITS), "[method] fit")
         self._root = config.path(config.data.root)
-        found = read_jsonl(config, f"{config.data.root}/{config.data.file}", Record, "[data] file")
+        found = read_jsonl(config, f"{config.data.root}/{config.data.file}", Record)
         for each in found:
             one_of(each.kind, tuple(BRANCHES), "kind of a record")
         self._records, self.digest = require_good(

@@ -90,7 +90,7 @@ def records_of(config: Config, root: Path, task: str) -> list[Record]:
     data: Data = config.data
     layout = one_of(data.layout, (VITON_HD, DRESS_CODE, PAIRS, JSONL), "[data] layout")
     if layout == JSONL:
-        return read_jsonl(config, f"{data.root}/{data.file or 'train.jsonl'}", Record, "[data] file")
+        return read_jsonl(config, f"{data.root}/{data.file or 'train.jsonl'}", Record)
     if layout == PAIRS:
         return _pairs(root, data)
     if task != TRY_ON:

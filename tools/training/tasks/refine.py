@@ -99,7 +99,7 @@ class Task:
 
     def __init__(self, config: Config) -> None:
         self._root = config.path(config.data.root)
-        found = read_jsonl(config, f"{config.data.root}/{config.data.file}", Record, "[data] file")
+        found = read_jsonl(config, f"{config.data.root}/{config.data.file}", Record)
         self._records, self.digest = require_good(
             found, self._files, self._complaints, config.output, config.common.allow_bad
         )
