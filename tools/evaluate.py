@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -32,14 +33,18 @@ from scoring.scores import Scores, alignment, style, subject, try_on, variance
 DONE, USAGE = 0, 2
 
 
-def report(scores: Scores, count: int) -> dict[str, dict[str, float]]:
-    """Mean, deviation and number of each score; prints the table."""
+def report(scores: Scores, count: int) -> dict[str, dict[str, float | None]]:
+    """Mean, deviation and number of each score; prints the table.
+
+    What is infinite, as the PSNR of equal pictures, is None, for JSON has no infinity.
+    """
     table = {}
     print(f"{'score':20} {'mean':>10} {'deviation':>10} {'n':>6}    of {count} pictures")
     for name, values in scores.items():
         mean = sum(values) / len(values)
         deviation = variance(values) ** 0.5 if len(values) > 1 else 0.0
-        table[name] = {"mean": mean, "deviation": deviation, "n": len(values)}
+        numbers = {"mean": mean, "deviation": deviation, "n": len(values)}
+        table[name] = {key: each if math.isfinite(each) else None for key, each in numbers.items()}
         print(f"{name:20} {mean:10.4f} {deviation:10.4f} {len(values):6}")
     return table
 

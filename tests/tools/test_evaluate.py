@@ -27,7 +27,7 @@ def listed(folder: Path, lines: list[dict[str, Any]]) -> str:
 def scores(folder: Path, *arguments: str) -> dict[str, Any]:
     target = folder / f"scores_{len(list(folder.iterdir()))}.json"
     assert evaluate.main([*arguments, "--output", str(target)]) == 0
-    return json.loads(target.read_text())["scores"]
+    return json.loads(target.read_text(), parse_constant=pytest.fail)["scores"]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,7 @@ def test_try_on(tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]) 
     assert found["PSNR"]["mean"] == pytest.approx(10 * math.log10(255**2 / (30**2 / 2)), rel=1e-4)
     assert 0 < found["SSIM"]["mean"] < 1 and set(found) == {"SSIM", "PSNR"}
     assert "LPIPS left out" in capsys.readouterr().out
+    assert scores(tmp_path, "tryon", listed(tmp_path, lines))["PSNR"] == {"mean": None, "deviation": None, "n": 2}
     found = scores(tmp_path, "tryon", listed(tmp_path, [lines[1], lines[1]]), "--clip", str(clip))
     assert found["FID (CLIP)"]["mean"] > 0 and found["FID (CLIP)"]["n"] == 1 and "KID (CLIP)" in found
 
