@@ -9,12 +9,13 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-Measure = Callable[[], dict[str, dict[str, Any]]]
+Rows = dict[str, dict[str, Any]]
+Measure = Callable[[], Rows]
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), *(str(HERE.parent / each) for each in ("tools", "dev", "demo/runs", "tests/support"))]
 
@@ -90,8 +91,32 @@ def on_gpu(repeats: int) -> dict[str, Measure]:
     }
 
 
+def measure(groups: Mapping[str, Measure], chosen: Sequence[str] | None, device: str, output: Path) -> None:
+    """Prints the rows, and writes them after each group beside those that were known, so that a stop loses none.
+
+    Args:
+        chosen: the groups to measure; None is all of them, after which nothing else is left in the file.
+    """
+    known = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    measured: Rows = {}
+    for group in chosen or groups:
+        for name, row in groups[group]().items():
+            print(f"{name:32} {row['value']:8.3f} {row['unit']}  (bound {row['bound']:.3f})", flush=True)
+            measured[name] = {**row, "device": device}
+        _write(known | measured, output)
+    if not chosen:
+        _write(measured, output)
+
+
+def _write(rows: Rows, output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_suffix(".part")
+    part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    part.replace(output)
+
+
 def main() -> int:
-    """Prints the rows and writes them."""
+    """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", action="store_true", help="measure on the GPU instead of the CPU")
     parser.add_argument("--repeats", type=int, default=5)
@@ -106,14 +131,7 @@ def main() -> int:
     groups = (on_gpu if arguments.gpu else on_cpu)(arguments.repeats)
     if unknown := set(arguments.only or ()) - groups.keys():
         parser.error(f"unknown group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
-    kept = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.only else {}
-    measured = {name: row for group in arguments.only or groups for name, row in groups[group]().items()}
-    device = device_name()
-    for name, row in measured.items():
-        row["device"] = device
-        print(f"{name:32} {row['value']:8.3f} {row['unit']}  (bound {row['bound']:.3f})")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(kept | measured, indent=1) + "\n", encoding="utf-8")
+    measure(groups, arguments.only, device_name(), arguments.output)
     return 0
 
 
