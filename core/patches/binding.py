@@ -234,7 +234,7 @@ class Binding:
         evaluation, opened = (args[-1].get(key) for key in (evaluation_key(self.key), self.key))
         if evaluation is None or (is_reference_pass(args[-1]) and not (evaluation.is_reading or self.reads_references)):
             if isinstance(opened, _Opened) and not is_reference_pass(args[-1]):
-                opened.is_passed = True
+                opened.require_asked(self.name)
             return executor(x, *args, **kwargs)
         self._require_rows(len(x), evaluation.pictures * len(args[-1]["cond_or_uncond"]))
         evaluation.passes += 1
@@ -274,15 +274,14 @@ class _Opened:
         model: that the guider samples with.
 
     Attributes:
-        is_asked: whether ComfyUI's evaluations came by.
-        is_passed: whether there was a forward pass of the pictures that the method did not serve.
+        is_asked: whether one of ComfyUI's evaluations came by.
     """
 
     def __init__(self, run: Run, asked: Any, model: ModelPatcher) -> None:
         self.run = run
         self.asked = asked
         self.model = model
-        self.is_asked = self.is_passed = False
+        self.is_asked = False
         self._acted: set[Block] = set()
         self._evaluations = 0
         self._passes = 0
@@ -310,15 +309,20 @@ class _Opened:
                 "way. Remove that node."
             )
 
-    def require_effect(self, name: str) -> None:
+    def require_asked(self, name: str) -> None:
         """Raises:
-        RuntimeError: there were evaluations to act in, but no attention was changed, or none of them came by.
+        RuntimeError: the pictures pass through the model before any evaluation of ComfyUI's.
         """
-        if self.is_passed and not self.is_asked:
+        if not self.is_asked:
             raise RuntimeError(
-                f"{name} had no effect: another node (a guider, a sampler, regional prompts?) passes the pictures "
+                f"{name} has no effect: another node (a guider, a sampler, regional prompts?) passes the pictures "
                 "through this model by itself, not by ComfyUI's own evaluation. Remove that node."
             )
+
+    def require_effect(self, name: str) -> None:
+        """Raises:
+        RuntimeError: there were evaluations to act in, but no attention was changed.
+        """
         if self._acted or not self._evaluations:
             return
         if self._passes:

@@ -58,6 +58,19 @@ class Reference:
     seed: int
 
 
+def require_pictures(samples: Tensor, method: str) -> None:
+    """Checks that references of pictures are pictures: a VAE of videos makes one video of a batch.
+
+    Raises:
+        ValueError: they have several frames.
+    """
+    if samples.ndim == 5 and samples.shape[2] > 1:
+        raise ValueError(
+            f"{method}: reference_latent is a video of {samples.shape[2]} latents, as this model's VAE makes it of a "
+            "batch, but the model paints pictures. Encode each picture by itself, with a node for each."
+        )
+
+
 class ReferenceRecorded(Exception):
     """Ends a pass of references early: every key that is needed has been recorded."""
 

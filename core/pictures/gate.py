@@ -68,8 +68,7 @@ def masks(mask: Any, name: str) -> Tensor:
         mask = mask.squeeze(1 if mask.shape[1] == 1 else 3)
     if mask.ndim != 3 or not mask.numel():
         raise ValueError(f"{name} has the shape {tuple(mask.shape)}, but a mask of (batch, height, width) is needed.")
-    is_byte = not mask.is_floating_point() and mask.dtype != torch.bool and mask.float().max() > 1
-    values = _numbers(mask, name, BYTE if is_byte else 1)
+    values = _numbers(mask, name, 1, BYTE)
     return _clamped(values, *_range(values, name)).contiguous()
 
 
@@ -125,14 +124,16 @@ def _tensor(given: Any, name: str, what: str) -> Tensor:
     return given.detach()
 
 
-def _numbers(values: Tensor, name: str, most: int) -> Tensor:
-    """float32 on the CPU; of whole numbers, `most` is 1."""
+def _numbers(values: Tensor, name: str, *whites: int) -> Tensor:
+    """float32 on the CPU; of whole numbers, the first white that none is above is 1."""
     numbers = values.cpu().float()  # first: torch can hardly compare some of the types of whole numbers
     if values.is_floating_point() or values.dtype == torch.bool:
         return numbers
-    if (highest := numbers.max()) > most:
+    highest = numbers.max()
+    white = next((each for each in whites if highest <= each), None)
+    if white is None:
         raise ValueError(f"{name} holds whole numbers up to {highest:.0f}, but at most {BYTE} is needed, or 0 to 1.")
-    return numbers / most
+    return numbers / white
 
 
 def _range(values: Tensor, name: str) -> tuple[float, float]:

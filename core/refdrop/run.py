@@ -14,6 +14,7 @@ from ..patches.binding import Evaluation, Run
 from ..patches.conditionings import Conditionings
 from ..patches.families.table import attentions_of
 from ..patches.passes import Asked, without_sound
+from ..patches.reference_pass import require_pictures
 from ..patches.region import (
     check_mask_batch,
     is_cut_by_others,
@@ -53,12 +54,12 @@ class RefDropRun(Run):
         self._ranges = {each: NoiseRange.of(sampling, each.start_percent, each.end_percent) for each in asked}
         for each in asked:
             _check_batch(each, noise_shape[0], self.frames)
-            if each.reference is not None and not self.attentions.is_video:
-                _require_pictures(each.reference.samples, noise_shape)
+            # Some picture models paint several layers at once, as frames.
+            if each.reference is not None and not self.attentions.is_video and noise_shape[2] == 1:
+                require_pictures(each.reference.samples, METHOD)
             if each.recorded is not None:
-                each.recorded.check(
-                    guider.model_patcher, each.blocks
-                )  # once more: patches may have come after the node
+                # Once more: patches may have come after the node.
+                each.recorded.check(guider.model_patcher, each.blocks)
                 each.recorded.check_schedule(sigmas, self._ranges[each])
         self._readers = {
             each: ReferenceReader(each, each.reference, guider, sigmas, self.attentions)
@@ -205,15 +206,6 @@ class RefDropEvaluation(Evaluation):
         keys, values = (t.unflatten(1, (self._run.frames, -1))[:, :references] for t in (call.k, call.v))
         pairs = selection.of(call.grid, keys, values)
         return [(keys.unflatten(0, (chunks, -1)), values.unflatten(0, (chunks, -1))) for keys, values in pairs]
-
-
-def _require_pictures(samples: Tensor, noise_shape: Sequence[int]) -> None:
-    """Checks that no video is the reference of pictures: to a VAE of videos a batch of pictures is one."""
-    if samples.ndim == 5 and samples.shape[2] > 1 == noise_shape[2]:
-        raise ValueError(
-            f"{METHOD}: reference_latent is a video of {samples.shape[2]} latents, as this model's VAE makes it of a "
-            "batch, but a picture is sampled. Encode each picture by itself, with a RefDrop Apply node for each."
-        )
 
 
 def _check_batch(settings: RefDropSettings, batch: int, frames: int) -> None:

@@ -103,7 +103,7 @@ def test_what_a_vae_of_videos_makes_of_a_batch_is_no_reference_for_a_picture() -
     frames = {"samples": latent(1, 16, 2, 8, 12)}
     patched = apply(tiny_model("qwen"), reference_latent=frames)
     prompts = tiny_prompt("qwen", 1), tiny_prompt("qwen", 2)
-    with pytest.raises(ValueError, match=r"RefDrop: reference_latent is a video of 2 latents.* a picture is sampled"):
+    with pytest.raises(ValueError, match=r"RefDrop: reference_latent is a video of 2 latents.* paints pictures"):
         sample(patched, latent(1, 16, 1, 8, 12), *prompts)
     layers = sample(patched, latent(1, 16, 3, 8, 12), *prompts, steps=1)  # what Qwen-Image-Layered paints
     assert layers.isfinite().all()

@@ -205,8 +205,10 @@ def test_a_node_that_evaluates_by_itself_is_refused(method: Callable[[Any], Any]
     patcher = tiny_model("sd15")
     assert distance(run("sd15", with_own_evaluation(patcher), steps=2), run("sd15", patcher, steps=2)) < 1e-4
     for both in (with_own_evaluation(method(patcher)), method(with_own_evaluation(patcher))):
-        with pytest.raises(RuntimeError, match=r"had no effect: another node .* passes the pictures through this"):
-            run("sd15", both, steps=2)
+        done: list[int] = []
+        with pytest.raises(RuntimeError, match=r"has no effect: another node .* passes the pictures through this"):
+            run("sd15", both, steps=2, callback=lambda step, *_: done.append(step))
+        assert not done, "it was not told at the first step"
 
 
 def test_a_reference_in_a_tiled_batch_is_refused() -> None:
