@@ -9,35 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.masks import covered_tokens
 from ..patches.attention import AttentionCall, Chunk, TokenSequence, rows_of_chunks
 from ..patches.bank import KeyValueBank, of_each_picture
 from ..patches.blocks import Block
+from ..patches.selection import EVERYWHERE, Tokens
 from .kernel import injected, on_grid
 from .settings import NODE
-
-
-class Tokens:
-    """Which tokens of a picture belong to a part of it, on any grid.
-
-    Args:
-        mask: (1, H, W); None is all of it.
-    """
-
-    def __init__(self, mask: Tensor | None) -> None:
-        self._mask = mask
-        self._kept: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
-
-    def tokens(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-        """Their indices on a grid; None is all of them."""
-        if self._mask is None:
-            return None
-        if (grid, device) not in self._kept:
-            self._kept[grid, device] = covered_tokens(self._mask[0].float(), grid).to(device)
-        return self._kept[grid, device]
-
-
-EVERYWHERE = Tokens(None)
 
 
 class Hidden(Protocol):
@@ -150,7 +127,7 @@ class Injection:
         keys, values = (each.unflatten(0, (len(rows.chunks), -1)) for each in (rows.k, rows.v))
         for part in parts:
             f_keys, f_values, grid = part.hidden.keys_values(call, rows.chunks)
-            subject, used = part.subject.tokens(grid, device), part.hidden.used(call)
+            subject, used = part.subject.on(grid, device), part.hidden.used(call)
             in_place = f_values
             if subject is not None:
                 in_place = torch.zeros_like(f_values).index_copy(2, subject, f_values[:, :, subject])
@@ -159,7 +136,7 @@ class Injection:
             if used is not None:
                 f_keys, f_values = f_keys[:, :, used], f_values[:, :, used]
             in_place = on_grid(in_place, grid, call.grid)
-            region = part.region.tokens(call.grid, device)
+            region = part.region.on(call.grid, device)
             if region is not None:
                 in_place = torch.zeros_like(in_place).index_copy(2, region, in_place[:, :, region])
             if f_keys.shape[1] > 1:
@@ -206,7 +183,7 @@ def _rows(call: AttentionCall, chunks: list[int]) -> _Rows:
 
 def _by_place(parts: tuple[Part, ...], grid: tuple[int, int], device: torch.device) -> list[Place]:
     """The places of a picture that differ in their subjects."""
-    regions = [part.region.tokens(grid, device) for part in parts]
+    regions = [part.region.on(grid, device) for part in parts]
     if all(region is None for region in regions):
         return [(list(parts), None)]
     codes = torch.zeros(grid[0] * grid[1], dtype=torch.int64, device=device)

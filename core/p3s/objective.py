@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from ..models.base import unet_weights
 from ..patches.attention import route_self_attention
 from ..patches.blocks import Layer
+from ..patches.selection import Tokens
 from ..patches.training import Noised, denoise, differentiable, frozen_copy, pass_of
 from .features import FeaturesOf, weighted
-from .injection import Injection, Part, Tokens
+from .injection import Injection, Part
 from .kernel import MEAN, attention_consistency, on_grid
 from .maps import CrossMaps
 from .settings import BOTH, TEXT

@@ -22,9 +22,10 @@ from ..patches.passes import OURS, Asked, evaluation_key
 from ..patches.reference_pass import Recording, ReferencePass
 from ..patches.region import require_all_pictures, require_whole_picture
 from ..patches.schedule import NoiseRange, on_cpu
+from ..patches.selection import Tokens
 from ..patches.unet import family
 from .features import FeaturesOf
-from .injection import Hidden, Injection, Part, ReadByModel, Tokens
+from .injection import Hidden, Injection, Part, ReadByModel
 from .network import P3SNetwork
 from .settings import EMPTY, KEY, LEARNED, NODE, NONE, P3SSettings
 from .trained import ReadByAdapter, with_cross
@@ -123,7 +124,9 @@ class SubjectRun:
     def __init__(self, settings: P3SSettings, guider: CFGGuider, sampling: Any) -> None:
         self.settings = settings
         self.reference = ReferencePass(settings.reference, guider.conds, KEY)
-        self.tokens, self.region = Tokens(settings.subject_mask), Tokens(settings.mask)
+        self.tokens, self.region = (
+            Tokens(None if mask is None else mask[0]) for mask in (settings.subject_mask, settings.mask)
+        )
         self._sampling = sampling
         self._range = NoiseRange.of(sampling, settings.start_percent, settings.end_percent)
         self._placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}

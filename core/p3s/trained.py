@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..patches.attention import AttentionCall, Options, with_patches
 from ..patches.blocks import Layer
+from ..patches.selection import EVERYWHERE, Tokens
 from ..patches.unet import self_attention_layers
 from .features import FeaturesOf
-from .injection import EVERYWHERE, Tokens
 from .kernel import is_nonzero, on_grid
 
 
@@ -60,7 +60,7 @@ def used_tokens(features: FeaturesOf, subject: Tokens) -> dict[Layer, Tensor | N
     device, sizes = flags[0].device, [len(flag) for flag in flags]
     found: dict[int, Tensor] = {}
     for (key, each), nonzero in zip(distinct.items(), torch.cat(flags).cpu().split(sizes), strict=True):
-        tokens = subject.tokens(each.grid, nonzero.device)
+        tokens = subject.on(each.grid, nonzero.device)
         used = nonzero.nonzero().squeeze(1) if tokens is None else tokens[nonzero[tokens]]
         if len(used) < len(nonzero if tokens is None else tokens):
             found[key] = used
@@ -90,7 +90,7 @@ def with_cross(
         height, width = extra_options["activations_shape"][-2:]
         read = features[extra_options["block"], extra_options["block_index"]]
         added = epsilon * on_grid(read.cross, read.grid, (height, width))
-        if (tokens := region.tokens((height, width), n.device)) is not None:
+        if (tokens := region.on((height, width), n.device)) is not None:
             added = torch.zeros_like(added).index_copy(1, tokens, added[:, tokens])
         halves = extra_options["cond_or_uncond"]
         if not without.isdisjoint(halves):

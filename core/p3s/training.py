@@ -13,8 +13,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..patches.selection import Tokens
 from ..patches.training import Prompt, plain
-from .injection import Tokens
 from .objective import Inputs, Objective, Settings
 from .settings import BOTH
 
@@ -91,7 +91,9 @@ class Trainer:
         self._of_sizes = [replace(each, latents=plain(each.latents), vision=plain(each.vision)) for each in of_sizes]
         self._places = [(size, at) for size, each in enumerate(of_sizes) for at in range(len(each.latents))]
         self.pictures = len(self._places)
-        self._subjects = [_subject(of_sizes[size].masks, at) for size, at in self._places]
+        self._subjects = [
+            Tokens(None if (own := of_sizes[size].masks) is None else own[at]) for size, at in self._places
+        ]
         self._device = model.load_device
         self._timesteps = len(model.get_model_object("model_sampling").sigmas)
         self.objective = Objective(model, network, settings)
@@ -174,10 +176,6 @@ class Trainer:
 
     def _pictures_of(self, targets: Tensor) -> Pictures:
         return self._of_sizes[self._places[int(targets[0])][0]]
-
-
-def _subject(masks: Sequence[Tensor] | Tensor | None, at: int) -> Tokens:
-    return Tokens(None if masks is None else masks[at].unsqueeze(0))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..patches.families.attentions import Attentions
 from ..patches.families.table import layout_of, picture_attentions, readable_attentions
 from ..patches.passes import IS_REFERENCE_PASS, ours
 from ..patches.reference_pass import PICTURE_KEYS, ReferenceRecorded, until_recorded
-from ..patches.selection import Selection
+from ..patches.selection import Tokens
 from ..patches.single_evaluation import evaluate_once, other_seed
 from ..patches.unet import family
 from .kernel import attention_to_reference, weighted
@@ -200,7 +200,7 @@ class View:
 
     def __init__(self, groups: Groups, reference_mask: Tensor | None = None) -> None:
         self._groups = groups
-        self._keys = Selection(None if reference_mask is None else reference_mask.unsqueeze(0))
+        self._keys = Tokens(reference_mask)
         self._queries: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
 
     def queries(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -213,22 +213,22 @@ class View:
     def map_of(self, layer: AttentionLayer) -> Tensor:
         """Maps over the reference of one layer, as `attention_maps` gives them, on the layer's device."""
         groups, asking = self.queries(layer.grid, layer.q.device)
-        chosen = self._keys.tokens(layer.reference_grid, layer.k.device)
+        chosen = self._keys.on(layer.reference_grid, layer.k.device)
         if chosen is None:
             seen = attention_to_reference(layer, groups, asking) * layer.k.shape[1]
         else:
-            part = replace(layer, k=layer.k[:, chosen[0]])
-            found = attention_to_reference(part, groups, asking) * len(chosen[0])
-            seen = _among_all(found, chosen[0], layer.k.shape[1])
+            part = replace(layer, k=layer.k[:, chosen])
+            found = attention_to_reference(part, groups, asking) * len(chosen)
+            seen = _among_all(found, chosen, layer.k.shape[1])
         return seen.unflatten(-1, layer.reference_grid)
 
     def kept(self, maps: Tensor) -> Tensor:
         """Maps (P, h', w') over the reference with 0 at the keys that nobody looks at."""
-        chosen = self._keys.tokens((maps.shape[1], maps.shape[2]), maps.device)
+        chosen = self._keys.on((maps.shape[1], maps.shape[2]), maps.device)
         if chosen is None:
             return maps
         flat = maps.flatten(1)
-        return _among_all(flat[:, chosen[0]], chosen[0], flat.shape[1]).view_as(maps)
+        return _among_all(flat[:, chosen], chosen, flat.shape[1]).view_as(maps)
 
 
 def _among_all(found: Tensor, chosen: Tensor, keys: int) -> Tensor:

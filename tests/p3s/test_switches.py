@@ -13,10 +13,10 @@ import torch
 from families import tiny_model, tiny_prompt
 from p3s_support import VISION_WIDTH, fill_zeros
 from refattention.core.p3s.adapter import trainable
-from refattention.core.p3s.injection import Tokens
 from refattention.core.p3s.objective import Inputs, Settings
 from refattention.core.p3s.resume import Resumable
 from refattention.core.p3s.training import Batch, Pictures, Trainer, Watch, train
+from refattention.core.patches.selection import Tokens
 from refattention.core.patches.training import encode
 from sampling import latent
 from torch import Tensor

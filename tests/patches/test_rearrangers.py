@@ -207,7 +207,7 @@ def test_a_node_that_evaluates_by_itself_is_refused(method: Callable[[Any], Any]
     for both in (with_own_evaluation(method(patcher)), method(with_own_evaluation(patcher))):
         done: list[int] = []
         with pytest.raises(RuntimeError, match=r"has no effect: another node .* passes the pictures through this"):
-            run("sd15", both, steps=2, callback=lambda step, *_: done.append(step))
+            run("sd15", both, steps=2, callback=lambda step, *_, done=done: done.append(step))
         assert not done, "it was not told at the first step"
 
 

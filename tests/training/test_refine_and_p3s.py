@@ -204,7 +204,7 @@ def test_p3s_trains_on_a_folder_of_mixed_sizes(subject: Path) -> None:
         references |= {(task._sizes[each.record], task._sizes[each.reference]) for each in samples}
     assert len({size for size, _ in references}) == 3 and any(size != read for size, read in references)
     batch = task.batch([replace(task.sample((1, 4, 0)), reference=1)])
-    assert batch.targets.shape[-2:] == (7, 10) and batch.subject.tokens((7, 10), torch.device("cpu")) is not None
+    assert batch.targets.shape[-2:] == (7, 10) and batch.subject.on((7, 10), torch.device("cpu")) is not None
     # What the frozen model with the file's adapter predicts is what the objective does.
     patched = p3s_for_model(adapter, task._model, family(task._model))
     ours = task.objective.network.state_dict()

@@ -13,11 +13,11 @@ from refattention.core.models.base import fingerprint
 from refattention.core.models.checkpoint import check, shapes
 from refattention.core.p3s.adapter import Origin, TrainedAdapter, trainable, trained_weights
 from refattention.core.p3s.files import load_adapter, save_adapter
-from refattention.core.p3s.injection import Tokens
 from refattention.core.p3s.kernel import AVERAGES
 from refattention.core.p3s.network import P3SNetwork
 from refattention.core.p3s.objective import DROPS, WHERE, Inputs, Objective, Settings
 from refattention.core.p3s.settings import BOTH
+from refattention.core.patches.selection import Tokens
 from refattention.core.patches.training import Prompt, encode
 from refattention.core.patches.unet import family, require_image_unet
 from torch import Tensor
@@ -180,7 +180,7 @@ class Task:
             torch.cat(latents).to(device),
             torch.cat([self._latent(each) for each in references]).to(device),
             torch.cat([self._seen(each) for each in references]).to(device),
-            Tokens(self._cut_mask(references[0])[None] if record.mask else None),
+            Tokens(self._cut_mask(references[0]) if record.mask else None),
             torch.cat([prompt.context for prompt in prompts]).to(device),
             torch.cat(ys).to(device) if ys else None,
             torch.tensor([each.timestep for each in samples]),
