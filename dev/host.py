@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.error
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,14 +46,14 @@ def host_dir() -> Path:
     return folder
 
 
-def import_seconds(log: str, pack: str = PACK_NAME) -> float:
-    """Seconds a pack took to load, from the host's own report of import times.
+def import_seconds(log: str) -> float:
+    """Seconds the pack took to load, from the host's own report of import times.
 
     Raises: ValueError when the report does not name the pack.
     """
-    match = re.search(rf"(\d+\.\d+) seconds.*/custom_nodes/{re.escape(pack)}$", log, re.MULTILINE)
+    match = re.search(rf"(\d+\.\d+) seconds.*/custom_nodes/{re.escape(PACK_NAME)}$", log, re.MULTILINE)
     if match is None:
-        raise ValueError(f"The host's log has no import time for {pack}:\n{log[-2000:]}")
+        raise ValueError(f"The host's log has no import time for {PACK_NAME}:\n{log[-2000:]}")
     return float(match[1])
 
 
@@ -63,7 +63,6 @@ class HeadlessHost(HostProcess):
     Args:
         packs: folder name in custom_nodes (no dots) -> folder to link there; the pack itself by default.
         base: base directory to use and keep; a temporary one, removed at the end, by default.
-        extra_args: further command line arguments of ComfyUI.
         port: TCP port of 127.0.0.1, a free one by default.
         start_timeout: seconds the host may take to answer.
     """
@@ -72,7 +71,6 @@ class HeadlessHost(HostProcess):
         self,
         packs: Mapping[str, Path] | None = None,
         base: Path | None = None,
-        extra_args: Sequence[str] = (),
         port: int | None = None,
         start_timeout: float = 180.0,
     ) -> None:
@@ -81,7 +79,6 @@ class HeadlessHost(HostProcess):
         self.packs = dict(packs) if packs is not None else {PACK_NAME: ROOT}
         self.temporary = base is None
         self.base = base_folder
-        self.extra_args = list(extra_args)
         self.environment: dict[str, str] = {}
         for folder in BASE_FOLDERS:
             (self.base / folder).mkdir(parents=True, exist_ok=True)
@@ -121,7 +118,7 @@ class HeadlessHost(HostProcess):
         ]
         arguments += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
         # The cloud nodes take a third of the start time and are of no use here.
-        arguments += ["--disable-auto-launch", "--disable-api-nodes", *self.extra_args]
+        arguments += ["--disable-auto-launch", "--disable-api-nodes"]
         environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
         if os.environ.get("COMFYUI_DIR"):
             # The user's own folder is only read, not even byte code is written into it.
@@ -196,12 +193,6 @@ class HeadlessHost(HostProcess):
         """What the host knows about every node class."""
         info: dict[str, Any] = self.get("/object_info")
         return info
-
-    def put_input(self, path: Path, name: str | None = None) -> str:
-        """Copies a file into the host's input folder and returns the name LoadImage knows it by."""
-        target = self.base / "input" / (name or path.name)
-        shutil.copyfile(path, target)
-        return target.name
 
     def close(self) -> None:
         """Stops the host and removes its base directory if that was a temporary one."""

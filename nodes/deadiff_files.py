@@ -33,7 +33,7 @@ class DEADiffLoader(io.ComfyNode):
             ),
             search_aliases=["deadiff", "load deadiff", "Q-Former", "style transfer"],
             inputs=[
-                _file_input("deadiff_name"),
+                _file_input(),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
@@ -67,7 +67,7 @@ class DEADiffExtract(io.ComfyNode):
             search_aliases=["deadiff", "convert deadiff", "save deadiff", "prune checkpoint"],
             is_output_node=True,
             inputs=[
-                _file_input("deadiff_name"),
+                _file_input(),
                 io.String.Input(
                     "filename",
                     default="deadiff_v1.safetensors",
@@ -110,9 +110,9 @@ class DEADiffExtract(io.ComfyNode):
         return io.NodeOutput(os.path.basename(target))
 
 
-def _file_input(name: str) -> io.Input:
+def _file_input() -> io.Input:
     return io.Combo.Input(
-        name,
+        "deadiff_name",
         options=model_names(FOLDERS),
         tooltip="A DEADiff file in models/model_patches or models/checkpoints.",
     )

@@ -107,8 +107,8 @@ class HostProcess:
             raise HostError(f"The host ended with status {self.process.returncode}.\n{self._log_end()}")
         return self.process
 
-    def _log_end(self, lines: int = 40) -> str:
-        return "The end of its log:\n" + "\n".join(self.log().splitlines()[-lines:])
+    def _log_end(self) -> str:
+        return "The end of its log:\n" + "\n".join(self.log().splitlines()[-40:])
 
     def get(self, path: str) -> Any:
         """The JSON the host answers to a GET request."""

@@ -27,7 +27,7 @@ NEEDED_BY = {PARULA: "virtual_tryon", PARTS: "virtual_tryon_dc", UVI: "pose_tran
 TRY_ON, POSE_TRANSFER = (PARULA, PARTS), (UVI,)
 NUMBER_OF_PARTS = 24
 # Detectors round the sides of what they are given, some to whole blocks of 64 pixels.
-SHAPES = 0.1
+SLACK = 0.1  # of the ratio of its sides
 MAKE = "Leffa DensePose makes one, and so does the DensePose Estimator of comfyui_controlnet_aux."
 
 # OpenCV's colour maps at int(part * 255 / 24)
@@ -277,7 +277,7 @@ def require_shape(given: tuple[int, int], size: tuple[int, int]) -> None:
         ValueError: it has another shape.
     """
     (height, width), (wanted_height, wanted_width) = given, size
-    if abs(height * wanted_width - width * wanted_height) > SHAPES * height * wanted_width:
+    if abs(height * wanted_width - width * wanted_height) > SLACK * height * wanted_width:
         raise ValueError(
             f"densepose is {width} x {height} pixels, but image is {wanted_width} x {wanted_height}, which is another "
             "shape, so it was made from another picture. Make one from image, with Leffa DensePose for example."

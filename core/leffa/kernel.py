@@ -156,3 +156,20 @@ def colour_wheel(displacement: Tensor) -> Tensor:
     distance = (hue.unsqueeze(-1) - full + 0.5).remainder(1) - 0.5
     pure = (2 - 6 * distance.abs()).clamp(0, 1)
     return 1 - saturation.unsqueeze(-1) * (1 - pure)
+
+
+def rescale_guidance(guided: Tensor, conditional: Tensor, phi: float) -> Tensor:
+    """Pulls the spread of a guided prediction towards that of the conditional one (arXiv 2305.08891, Eq. 14 to 16).
+
+        result = (phi * std(conditional) / std(guided) + 1 - phi) * guided
+
+    Args:
+        guided, conditional: (B, ...), predicted noise; any common factor cancels.
+        phi: 1 gives the conditional spread; Leffa uses its guidance scale, so it extrapolates.
+
+    Returns:
+        the shape of `guided`.
+    """
+    axes = tuple(range(1, guided.ndim))
+    ratio = conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+    return guided * (phi * ratio + 1 - phi)

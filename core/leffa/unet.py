@@ -8,6 +8,7 @@ from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransforme
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
+from ..patches.reference_pass import ReferenceRecorded
 from .layout import GENERATIVE, REFERENCE
 from .reference import REFERENCES
 
@@ -51,10 +52,6 @@ class LeffaUNet(UNetModel):
         return super().forward(x, *args, **kwargs)
 
 
-class _AllRecorded(Exception):
-    """Ends a reference pass: the last feature has been seen."""
-
-
 class ReferenceUNet(LeffaUNet):
     """The reference U-Net, which ends at its last feature; what would come after it is not there."""
 
@@ -78,12 +75,12 @@ class ReferenceUNet(LeffaUNet):
         def record(n: Tensor, context: Tensor, value: Tensor, extra_options: dict[str, Any]) -> tuple[Tensor, ...]:
             recorded.append(n)
             if len(recorded) == self.number_of_features:
-                raise _AllRecorded
+                raise ReferenceRecorded
             return n, context, value
 
         try:
             self(x, timesteps, transformer_options={"patches": {"attn1_patch": [record]}})
-        except _AllRecorded:
+        except ReferenceRecorded:
             pass
         return recorded
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..patches.binding import Binding
-from .guidance import rescale_guidance
+from .kernel import rescale_guidance
 from .reference import KEY
 from .run import LeffaRun
 from .settings import LeffaSettings

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import comfy.sample
 import torch
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from ..pictures.curve import curves
 from ..pictures.grid import to_pillow
 from .adapter import Origin, TrainedAdapter, for_model, trainable, trained_weights
 from .objective import Settings
-from .preview import sample_preview
 from .resume import Resumable
 from .settings import LEARNED, Adapter, P3SSettings, Schedule
 from .training import Pictures, Trainer, Watch, train
@@ -28,7 +28,7 @@ from .wrappers import apply_p3s
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-PREVIEW_SIDE = 512
+PREVIEW_SIDE, PREVIEW_STEPS, PREVIEW_CFG = 512, 12, 7.5
 LOSSES = "L_LDM, denoising", "L_ac, attention consistency"
 
 
@@ -133,7 +133,7 @@ def _keep(
 
 
 def _preview(model: ModelPatcher, adapter: TrainedAdapter, examples: Examples, settings: Settings) -> Tensor:
-    """(1, c, h, w): the subject's prompt, sampled with the adapter as it is."""
+    """(1, c, h, w): the subject's prompt, sampled in few steps with the adapter as it is."""
     part = Adapter(for_model(adapter, model, adapter.origin.family), examples.vision[:1])
     mask = None if examples.masks is None else examples.masks[0].unsqueeze(0)
     reference = Reference(examples.samples[:1], None, settings.seed)
@@ -141,4 +141,7 @@ def _preview(model: ModelPatcher, adapter: TrainedAdapter, examples: Examples, s
     strength, negative = settings.value_strength, adapter.negative
     subject = P3SSettings(reference, part, mask, value_strength=strength, schedule=schedule, negative=negative)
     patched = apply_p3s(model, subject)
-    return sample_preview(patched, examples.positive, examples.negative, examples.samples, settings.seed)
+    noise = torch.randn(examples.samples[:1].shape, generator=torch.Generator().manual_seed(settings.seed))
+    sampler, prompts = (PREVIEW_STEPS, PREVIEW_CFG, "ddim", "ddim_uniform"), (examples.positive, examples.negative)
+    empty = torch.zeros_like(noise)
+    return comfy.sample.sample(patched, noise, *sampler, *prompts, empty, seed=settings.seed, disable_pbar=True)

@@ -6,13 +6,13 @@ of query tokens, each of which gets one map over the reference.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..kernels.attention import AttentionLayer, attention_map, coordinates
+from ..kernels.attention import AttentionLayer, attention_map
 from ..kernels.masks import covered_tokens
 
 # Numbers of the attention map that exist at a time: 16 MiB, twice because of the softmax.
@@ -34,9 +34,13 @@ def attention_to_reference(
         (P, M) float32, mean over samples and heads; a row sums to the sum of its group's weights.
     """
     groups = groups.to(layer.q.device, torch.float32)
-    total = groups.new_zeros(len(groups), layer.k.shape[1])
-    for some, rows in _rows(layer, weighted(groups) if tokens is None else tokens, most):
-        total += groups[:, some] @ rows.mean(0)
+    k, total = layer.k.float(), groups.new_zeros(len(groups), layer.k.shape[1])
+    asking = weighted(groups) if tokens is None else tokens
+    for some in asking.split(max(1, most // (k.shape[0] * layer.heads * k.shape[1]))):
+        bias = layer.bias
+        if bias is not None and bias.shape[-2] > 1:
+            bias = bias[..., some, :]
+        total += groups[:, some] @ attention_map(layer.q[:, some].float(), k, layer.heads, bias).mean(1).mean(0)
     return total
 
 
@@ -62,30 +66,6 @@ def score_bias(mask: Tensor | None, queries: slice) -> Tensor | None:
     batch = 1 if mask.ndim == 2 else len(mask)
     bias = mask.float().reshape(batch, -1, *mask.shape[-2:])
     return bias if bias.shape[-2] == 1 else bias[..., queries, :]
-
-
-def best_matches(layer: AttentionLayer, most: int = MOST) -> Tensor:
-    """The reference token that each query attends to most, as a flow field.
-
-    Unlike Leffa's `attention_flow`, the expectation over the reference, it does not blur two candidates into a place
-    between them.
-
-    Returns:
-        (B, N, 2) coordinates on the reference, corners at -1 and 1.
-    """
-    where = coordinates(layer.reference_grid, layer.k.float())
-    tokens = torch.arange(layer.q.shape[1], device=layer.q.device)
-    return torch.cat([where[rows.argmax(-1)] for _, rows in _rows(layer, tokens, most)], dim=1)
-
-
-def _rows(layer: AttentionLayer, tokens: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Query tokens, some at a time, with their (B, n, M) attention, mean over heads."""
-    k = layer.k.float()
-    for chunk in tokens.split(max(1, most // (k.shape[0] * layer.heads * k.shape[1]))):
-        bias = layer.bias
-        if bias is not None and bias.shape[-2] > 1:
-            bias = bias[..., chunk, :]
-        yield chunk, attention_map(layer.q[:, chunk].float(), k, layer.heads, bias).mean(1)
 
 
 def group_of_mask(mask: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -149,17 +149,17 @@ class Completion(nn.Module):
     Args:
         model: the base model, whose context is as wide as the network's tokens; it is not touched.
         network: makes tokens (1, L, C) of patches (1, L, width), in float32; its weights are changed in place.
-        gradient_checkpointing: recomputes blocks for their gradients, instead of keeping what is in them.
 
     Attributes:
         unet: a copy of the model's, whose cross-attentions are trained.
+        gradient_checkpointing: recomputes blocks for their gradients, instead of keeping what is in them.
     """
 
-    def __init__(self, model: ModelPatcher, network: nn.Module, gradient_checkpointing: bool = False) -> None:
+    def __init__(self, model: ModelPatcher, network: nn.Module) -> None:
         super().__init__()
         self.unet = frozen_copy(model, torch.float32)
         self.network = network.to(model.load_device)
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing = False
         self._sampling = [model.get_model_object("model_sampling")]  # in a list: its buffers belong to the model
         for name, weight in self.unet.named_parameters():
             weight.requires_grad_(is_cross_attention(name))
@@ -287,5 +287,5 @@ def carried(part: Tensor, correspondence: Tensor, size: tuple[int, int], gap: in
     region = torch.zeros(size)
     region[places[:, 1], places[:, 0]] = 1
     # What lies between places that are neighbours in the picture: closing.
-    grown = F.max_pool2d(region[None, None], 2 * gap + 1, 1, gap)
-    return 1 - F.max_pool2d(1 - grown, 2 * gap + 1, 1, gap)[0, 0]
+    widened = F.max_pool2d(region[None, None], 2 * gap + 1, 1, gap)
+    return 1 - F.max_pool2d(1 - widened, 2 * gap + 1, 1, gap)[0, 0]

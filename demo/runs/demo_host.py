@@ -6,7 +6,6 @@ import importlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,9 +19,9 @@ PHOTO = PHOTOS / "refattention_photo.jpg"
 API_WORKFLOWS = ROOT / "workflows" / "api"
 
 
-def demo_host(base: Path | None = None, extra_args: Sequence[str] = (), port: int | None = None) -> HeadlessHost:
+def demo_host(base: Path | None = None, port: int | None = None) -> HeadlessHost:
     """A host, not yet started, on which the pack's workflows queue without a change."""
-    host = HeadlessHost({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base, extra_args, port)
+    host = HeadlessHost({PACK_NAME: ROOT, DEMO_PACK: ROOT / "demo"}, base, port=port)
     write_models(host.base / "models")
     write_input(host.base / "input")
     return host

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeadlessHost]:
     base: Path = tmp_path_factory.mktemp("full_size")
     host = HeadlessHost(base=base)
     torch.save({"epoch": 1, "global_step": 100000, "state_dict": state_dict()}, base / "models" / "checkpoints" / NAME)
-    host.put_input(PHOTO)
+    shutil.copy(PHOTO, base / "input")
     with host:
         yield host
 

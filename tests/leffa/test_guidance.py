@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from refattention.core.leffa.guidance import rescale_guidance
+from refattention.core.leffa.kernel import rescale_guidance
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.7, 1.0, 2.5])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
-from refattention.core.kernels.attention import AttentionLayer, coordinates
+from refattention.core.kernels.attention import AttentionLayer
 from refattention.core.refine_by_align import kernel as align
 from torch import Tensor
 
@@ -44,12 +44,6 @@ def test_never_more_of_the_map_than_stated(layer: AttentionLayer, monkeypatch: p
     groups[0, 4:15] = 1
     align.attention_to_reference(layer, groups, most=4 * B * HEADS * M)
     assert [size // (B * HEADS * M) for size in sizes] == [4, 4, 3]  # and nothing for queries without weight
-
-
-@pytest.mark.parametrize("most", [1, 1 << 22])
-def test_best_matches(layer: AttentionLayer, most: int) -> None:
-    want = coordinates(REFERENCE, layer.k)[full_map(layer).argmax(-1)]
-    assert torch.equal(align.best_matches(layer, most), want)
 
 
 def test_half_precision_is_compared_in_full(layer: AttentionLayer) -> None:

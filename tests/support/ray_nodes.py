@@ -42,6 +42,7 @@ def main(environments: list[str]) -> None:
             what, _, rest = line.strip().partition(" ")
             if what == "remove":
                 cluster.remove_node(nodes[int(rest)], allow_graceful=False)
+                cluster.wait_for_nodes(timeout=120)  # Ray counts it for a while, and the next run waits for its worker
             else:
                 nodes.append(add(cluster, **options, env_vars=json.loads(rest)))
             print("done", flush=True)

@@ -9,7 +9,7 @@ import math
 import platform
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,8 +69,8 @@ class Task(Protocol):
     def shown(self, batch: Any) -> Lines:
         """A batch as labelled pictures, a line for each sample."""
 
-    def painted(self, batch: Any, steps: int) -> Lines:
-        """What the model makes of a batch, beside what it should be."""
+    def painted(self, batch: Any, steps: int) -> Iterable[Tensor]:
+        """What the model makes of each sample of a batch, (H, W, 3) in [0, 1]."""
 
 
 def accelerator_of(config: Config, cpu: bool) -> Accelerator:
@@ -290,7 +290,8 @@ class Loop:
         with self._averaged(), torch.no_grad():
             for record, seed in enumerate(seeds):
                 batch = self._task.batch([self._task.sample((record, seed, seed), drops=False)])
-                lines += self._task.painted(batch, settings.steps)
+                cells = zip(self._task.shown(batch), self._task.painted(batch, settings.steps), strict=True)
+                lines += [[*given, ("painted", picture)] for given, picture in cells]
         write_sheet(self._folder, f"validation-{self._total:06}.png", lines)
 
     def _begin_mean(self, train: Train, state: dict[str, Any] | None) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,11 +50,11 @@ def chance(generator: torch.Generator) -> float:
     return float(torch.rand((), generator=generator))
 
 
-def paint(denoised: Callable[[Tensor, Tensor], Tensor], sampling: Any, noise: Tensor, steps: int) -> Tensor:
-    """A short run of Euler's sampler without guidance, from noise (B, c, h, w) to latents."""
-    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps).to(noise.device)
-    start = sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
-    return comfy.k_diffusion.sampling.sample_euler(denoised, start, sigmas, disable=True)
+def paint(objective: Any, batch: Any, sampling: Any, steps: int) -> Tensor:
+    """Latents (B, c, h, w) that a short run of Euler's sampler makes of a batch's noise, without guidance."""
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps).to(batch.noise.device)
+    start = sampling.noise_scaling(sigmas[0], batch.noise, torch.zeros_like(batch.noise), True)
+    return comfy.k_diffusion.sampling.sample_euler(partial(objective.denoised, batch), start, sigmas, disable=True)
 
 
 def read_jsonl(config: Config, name: str, kind: type[T]) -> list[T]:

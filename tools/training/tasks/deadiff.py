@@ -187,11 +187,9 @@ class Task:
         targets = self._encode.decode(batch.target)
         return [[self._reference_cell(batch, row), ("target", each)] for row, each in enumerate(targets)]
 
-    def painted(self, batch: Batch, steps: int) -> list[list[tuple[str, Tensor]]]:
+    def painted(self, batch: Batch, steps: int) -> Tensor:
         """What the model paints with the target's text and the reference's tokens."""
-        latents = paint(lambda x, sigma: self.objective.denoised(batch, x, sigma), self._sampling, batch.noise, steps)
-        pictures = self._encode.decode(latents)
-        return [[*cells, ("painted", each)] for cells, each in zip(self.shown(batch), pictures, strict=True)]
+        return self._encode.decode(paint(self.objective, batch, self._sampling, steps))
 
     def _reference_cell(self, batch: Batch, row: int) -> tuple[str, Tensor]:
         names = " and ".join(name for name, reads in batch.reads.items() if reads[row]) or "dropped"

@@ -189,11 +189,9 @@ class Task:
             lines.append([(name, each.movedim(0, -1) / 2 + 0.5) for name, each in cells])
         return lines
 
-    def painted(self, batch: Batch, steps: int) -> list[list[tuple[str, Tensor]]]:
+    def painted(self, batch: Batch, steps: int) -> Tensor:
         """The persons in what they wear, painted from noise."""
-        latents = paint(lambda x, sigma: self.objective.denoised(batch, x, sigma), self._sampling, batch.noise, steps)
-        pictures = self._encode.decode(latents)
-        return [[*cells, ("painted", each)] for cells, each in zip(self.shown(batch), pictures, strict=True)]
+        return self._encode.decode(paint(self.objective, batch, self._sampling, steps))
 
     def _load(self, config: Config) -> None:
         """Both U-Nets, from a Stable Diffusion or a Leffa file, the VAE, and what the file has besides."""

@@ -213,11 +213,9 @@ class Task:
             )
         return lines
 
-    def painted(self, batch: Inputs, steps: int) -> list[list[tuple[str, Tensor]]]:
+    def painted(self, batch: Inputs, steps: int) -> Tensor:
         """What the model paints with the adapter."""
-        latents = paint(lambda x, sigma: self.objective.denoised(batch, x, sigma), self._sampling, batch.noise, steps)
-        pictures = self._encode.decode(latents)
-        return [[*cells, ("painted", each)] for cells, each in zip(self.shown(batch), pictures, strict=True)]
+        return self._encode.decode(paint(self.objective, batch, self._sampling, steps))
 
     def _load(self, config: Config) -> None:
         base = load_base(config)

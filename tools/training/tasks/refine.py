@@ -156,14 +156,13 @@ class Task:
             )
         return lines
 
-    def painted(self, batch: Batch, steps: int) -> list[list[tuple[str, Tensor]]]:
+    def painted(self, batch: Batch, steps: int) -> Tensor:
         """The pictures completed; what is not missing is kept at the end."""
-        latents = paint(lambda x, sigma: self.objective.denoised(batch, x, sigma), self._sampling, batch.noise, steps)
+        latents = paint(self.objective, batch, self._sampling, steps)
         kept = torch.where(batch.masks > 0, latents, batch.latents)
         with torch.inference_mode():
             unscaled = self._model.model.process_latent_out(kept.cpu())
-            pictures = self._vae.decode(unscaled).float().cpu().clone()
-        return [[*cells, ("painted", each)] for cells, each in zip(self.shown(batch), pictures, strict=True)]
+            return self._vae.decode(unscaled).float().cpu().clone()
 
     def _load(self, config: Config) -> None:
         base = load_base(config)
