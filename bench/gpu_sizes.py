@@ -10,6 +10,7 @@ from typing import Any
 import comfy.model_management as management
 import leffa_models
 import models
+import p3s
 import torch
 import tryon
 from comfy.model_patcher import CoreModelPatcher
@@ -19,8 +20,7 @@ from naive_deadiff import random_image
 from refattention.core.deadiff.settings import DEADiffSettings
 from refattention.core.deadiff.wrappers import apply_deadiff
 from refattention.core.leffa.loader import LeffaParts, from_state_dict
-from refattention.core.p3s.adapter import new_adapter
-from refattention.core.p3s.settings import Adapter, P3SSettings
+from refattention.core.p3s.settings import P3SSettings
 from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
@@ -36,7 +36,6 @@ from torch import Tensor
 
 Rows = dict[str, dict[str, Any]]
 REPEATS = 3
-VISION = 257, 1024  # tokens of CLIP ViT-L/14 and their width
 LARGE = {
     "flux": TinyFamily("Flux", models.FLUX, (16, 128, 128), cfg=1.0, pooled=768, text=4096),
     "wan": TinyFamily("WAN21_T2V", models.WAN_SMALL, (16, 21, 60, 104), frames=21, cfg=5.0, text=4096),
@@ -106,18 +105,9 @@ def _patched(family: str, model: Any, size: tuple[int, ...]) -> Iterator[tuple[s
     if family not in UNETS:
         return
     yield "p3s", apply_p3s(model, P3SSettings(reference))
-    yield "p3s.adapter", apply_p3s(model, P3SSettings(reference, _adapter(model)))
+    yield "p3s.adapter", apply_p3s(model, P3SSettings(reference, p3s.trained_adapter(model)))
     if family == "sd15":
         yield "deadiff", apply_deadiff(model, DEADiffSettings(random_image(model)))
-
-
-def _adapter(model: Any) -> Adapter:
-    generator = torch.Generator().manual_seed(4)
-    network = new_adapter(model, VISION[1], seed=0)
-    for name, weight in network.model.state_dict().items():
-        if "zero" in name:  # as after a training: zeros would be left out
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1 * weight.shape[0] ** -0.5)
-    return Adapter(network, torch.randn(1, *VISION, generator=generator))
 
 
 def _alignment(model: Any, size: tuple[int, ...], prompt: list[Any]) -> Callable[[], Any]:

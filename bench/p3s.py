@@ -27,15 +27,19 @@ def rows(sizes: list[int], dtype: torch.dtype, repeats: int) -> dict[str, dict[s
 
 
 def _row(model: Any, pixels: int, repeats: int) -> dict[str, Any]:
+    samples = torch.randn(1, 4, pixels // 8, pixels // 8, generator=torch.Generator().manual_seed(4))
+    patched = apply_p3s(model, P3SSettings(Reference(samples, None, 0), trained_adapter(model)))
+    return step_row(model, patched, "sd15", pixels, repeats, "an adapter")
+
+
+def trained_adapter(model: Any) -> Adapter:
+    """A full-size adapter whose zero convolutions hold something, as after a training: zeros would be left out."""
     generator = torch.Generator().manual_seed(4)
     network = new_adapter(model, VISION[1], seed=0)
     for name, weight in network.model.state_dict().items():
-        if "zero" in name:  # as after a training: zeros would be left out
+        if "zero" in name:
             weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1 * weight.shape[0] ** -0.5)
-    reference = Reference(torch.randn(1, 4, pixels // 8, pixels // 8, generator=generator), None, 0)
-    adapter = Adapter(network, torch.randn(1, *VISION, generator=generator))
-    patched = apply_p3s(model, P3SSettings(reference, adapter))
-    return step_row(model, patched, "sd15", pixels, repeats, "an adapter")
+    return Adapter(network, torch.randn(1, *VISION, generator=generator))
 
 
 def memory() -> dict[str, dict[str, Any]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
@@ -13,3 +16,34 @@ import bootstrap
 bootstrap.name_packages()
 # REFATTENTION_TEST_GPU=1 runs the same tests on the GPU.
 bootstrap.prepare_host(cpu=not os.environ.get("REFATTENTION_TEST_GPU"), exact=True)
+
+
+@pytest.fixture
+def outside_of_inference_mode() -> Iterator[None]:
+    """As in a training; ComfyUI runs nodes in a mode whose tensors take no part in gradients."""
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@pytest.fixture
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ComfyUI's, for previews."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def model_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands in for models/model_patches; beside it lies the output folder, which is not there yet."""
+    import folder_paths
+
+    folder = tmp_path / "patches"
+    folder.mkdir()
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "model_patches", ([str(folder)], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    return folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+from functools import partial
 from typing import Any
 
 import comfy.hooks
@@ -11,17 +11,13 @@ import pytest
 import torch
 from comfy.controlnet import ControlBase
 from comfy.patcher_extension import WrappersMP
-from comfy_extras.nodes_hypertile import HyperTile
-from comfy_extras.nodes_nag import NAGuidance
-from comfy_extras.nodes_pag import PerturbedAttentionGuidance
-from comfy_extras.nodes_sag import SelfAttentionGuidance
 from naive_deadiff import attach, random_image
 from refattention.core.deadiff.settings import DEADiffSettings
 from refattention.core.deadiff.wrappers import apply_deadiff
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
-from sampling import distance, guide_all, latent, model, prompt, sample
+from sampling import HOST_PATCHES, check_nothing_stays, distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
 SIZE = (4, 16, 12)
@@ -80,16 +76,7 @@ def test_a_lora_that_changes_between_the_steps(style: DEADiffSettings) -> None:
     assert distance(got, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS, steps=5)) > 1e-3
 
 
-@pytest.mark.parametrize(
-    "patch",
-    [
-        lambda m: PerturbedAttentionGuidance.execute(m, 3.0)[0],
-        lambda m: NAGuidance.execute(m, 5.0, 0.5, 1.5)[0],
-        lambda m: SelfAttentionGuidance.execute(m, 0.5, 2.0)[0],
-        lambda m: HyperTile.execute(m, 32, 2, 0, False)[0],
-    ],
-    ids=["PAG", "NAG", "SAG", "HyperTile"],
-)
+@pytest.mark.parametrize("patch", HOST_PATCHES.values(), ids=HOST_PATCHES)
 def test_with_the_hosts_own_attention_patches(style: DEADiffSettings, patch: Any) -> None:
     noise = latent(2, 4, 16, 16)
     both = sample(apply_deadiff(patch(model("sd15")), style), noise, *PROMPTS)
@@ -102,8 +89,7 @@ def test_pag_gets_the_same_style(style: DEADiffSettings) -> None:
     """Its extra evaluation is of the conditional half."""
     noise = latent(1, *SIZE)
     got, want = (
-        sample(PerturbedAttentionGuidance.execute(make(model("sd15"), style), 3.0)[0], noise, *PROMPTS)
-        for make in (apply_deadiff, attach)
+        sample(HOST_PATCHES["PAG"](make(model("sd15"), style)), noise, *PROMPTS) for make in (apply_deadiff, attach)
     )
     assert distance(got, want) < 1e-4
 
@@ -258,25 +244,6 @@ def test_odd_sizes(style: DEADiffSettings, size: tuple[int, int]) -> None:
     assert got.shape == noise.shape and got.isfinite().all()
 
 
-def live_tensors() -> set[int]:
-    gc.collect()
-    return {id(thing) for thing in gc.get_objects() if issubclass(type(thing), Tensor)}
-
-
 def test_nothing_stays_alive_after_a_run_or_a_cancelled_one(style: DEADiffSettings) -> None:
-    from comfy.model_management import InterruptProcessingException
-
     patcher = apply_deadiff(model("sd15"), DEADiffSettings(style.image, mask=torch.rand(1, 8, 8)))
-    noise = latent(1, *SIZE)
-    want = sample(patcher, noise, *PROMPTS)
-    before = live_tensors()
-    sample(patcher, noise, *PROMPTS)
-    assert live_tensors() <= before
-
-    def cancel(*args: Any) -> None:
-        raise InterruptProcessingException
-
-    with pytest.raises(InterruptProcessingException):
-        sample(patcher, noise, *PROMPTS, callback=cancel)
-    assert live_tensors() <= before
-    assert torch.equal(sample(patcher, noise, *PROMPTS), want)
+    check_nothing_stays(partial(sample, patcher, latent(1, *SIZE), *PROMPTS))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from pixels import painted
 
 from demo_host import demo_host
 from host import PACK_NAME, HeadlessHost
@@ -57,12 +57,6 @@ def neighbours(folder: Path) -> list[Path]:
     return [pack]
 
 
-def picture(host: HeadlessHost, workflow: dict[str, Any]) -> np.ndarray:
-    (path,) = host.images(host.run(workflow, timeout=120))
-    with Image.open(path) as opened:
-        return np.asarray(opened)
-
-
 def own_nodes(host: HeadlessHost) -> dict[str, Any]:
     """What the host tells about the nodes that come from the pack."""
     info = host.object_info()
@@ -78,4 +72,4 @@ def test_pack_is_the_same_beside_others(host: HeadlessHost, small_workflow: dict
         assert "IMPORT FAILED" not in log
         assert all(f"/custom_nodes/{name}\n" in log for name in crowded.packs)
         assert own_nodes(crowded) == own_nodes(host)
-        np.testing.assert_array_equal(picture(crowded, small_workflow), picture(host, small_workflow))
+        np.testing.assert_array_equal(painted(crowded, small_workflow), painted(host, small_workflow))

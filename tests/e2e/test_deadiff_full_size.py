@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pixels import painted
 
 from demo_host import PHOTO, load_workflow, set_inputs
 from host import ROOT, HeadlessHost
@@ -75,11 +75,8 @@ def test_one_file_serves_as_checkpoint_and_as_deadiff(host: HeadlessHost) -> Non
         "KSampler": {"steps": 2},
     }.items():
         workflow = set_inputs(workflow, node, **values)
-    pictures = []
-    for strength in (1.0, 0.0):
-        (path,) = host.images(host.run(set_inputs(workflow, "DEADiffStyle", strength=strength, strict=False)))
-        with Image.open(path) as picture:
-            assert picture.size == (256, 256)
-            pictures.append(np.asarray(picture).astype(np.float64))
-    assert np.isfinite(pictures).all() and np.abs(pictures[0] - pictures[1]).max() > 0
+    styled, plain = (
+        painted(host, set_inputs(workflow, "DEADiffStyle", strength=strength, strict=False)) for strength in (1.0, 0.0)
+    )
+    assert styled.shape == plain.shape == (256, 256, 3) and np.abs(styled - plain).max() > 0
     assert "Traceback" not in host.log()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pixels import painted
 
 from demo_host import load_workflow, set_inputs
 from host import HeadlessHost, WorkflowError
@@ -28,10 +29,7 @@ def deadiff() -> Workflow:
 def run(host: HeadlessHost, workflow: Workflow, **style: Any) -> np.ndarray:
     if style:
         workflow = set_inputs(workflow, "DEADiffStyle", **style)
-    (path,) = host.images(host.run(workflow, timeout=180))
-    with Image.open(path) as picture:
-        assert (picture.format, picture.mode) == ("PNG", "RGB")
-        return np.asarray(picture).astype(np.float64)
+    return painted(host, workflow)
 
 
 def solid(host: HeadlessHost, colour: tuple[int, int, int]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pixels import pixels
 
 from demo_host import demo_host, load_workflow
 from host import ROOT, HeadlessHost, WorkflowError
@@ -53,11 +54,7 @@ def saved(host: HeadlessHost, workflow: Workflow) -> list[np.ndarray]:
     paths: list[Path] = [
         path for key in sorted(outputs, key=int) for path in host.images({"outputs": {key: outputs[key]}})
     ]
-    pictures = []
-    for path in paths:
-        with Image.open(path) as picture:
-            pictures.append(np.asarray(picture.convert("RGB")).astype(int))
-    return pictures
+    return [pixels(path) for path in paths]
 
 
 @pytest.mark.parametrize(("name", "family"), [("refine_flux_kontext", "flux"), ("refine_qwen_image_edit", "qwen")])

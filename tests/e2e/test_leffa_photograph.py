@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from pixels import painted
 
 from demo_host import load_workflow, set_inputs
 from host import HeadlessHost, WorkflowError
@@ -21,15 +20,9 @@ def small(name: str) -> Workflow:
     return set_inputs(workflow, "LeffaSigmas", steps=2)
 
 
-def run(host: HeadlessHost, workflow: Workflow) -> Any:
-    (path,) = host.images(host.run(workflow, timeout=300))
-    with Image.open(path) as picture:
-        return np.asarray(picture)
-
-
 def test_with_nodes_of_other_packs(host: HeadlessHost) -> None:
     """Their DensePose in its default colours, parsing without a word on its labels, points of DWPose."""
-    picture = run(host, small("leffa_from_photograph"))
+    picture = painted(host, small("leffa_from_photograph"))
     assert picture.shape == (128, 96, 3) and picture.std() > 5
 
 
@@ -39,7 +32,7 @@ def test_as_published(host: HeadlessHost, body_map: str, rule: str) -> None:
     workflow = small("leffa_from_photograph")
     other = set_inputs(workflow, "LeffaLoader", body_map=body_map)
     official = set_inputs(set_inputs(other, "LeffaMask", rule=rule), "LeffaRepaint", edge="official")
-    pictures = [run(host, each) for each in (workflow, other, official)]
+    pictures = [painted(host, each) for each in (workflow, other, official)]
     assert (pictures[0] != pictures[1]).any() == (body_map != "Parula")
     assert (pictures[1] != pictures[2]).any()
 
@@ -56,14 +49,14 @@ def test_without_the_map_between(host: HeadlessHost) -> None:
         for key, node in workflow.items()
     }
     with pytest.raises(WorkflowError, match=r"\(LeffaTryOn\): densepose is .* pixels, but .* Leffa Body Map between"):
-        run(host, direct)
+        painted(host, direct)
     size = {"width": 96, "height": 128, "crop": "disabled", "upscale_method": "nearest-exact"}
     scaled = {"class_type": "ImageScale", "inputs": {"image": [name, 0], **size}}
     for node in direct.values():
         if node["class_type"] == "LeffaTryOn":
             node["inputs"]["densepose"] = ["scaled", 0]
     with pytest.raises(WorkflowError, match="kind Viridis, but virtual_tryon was trained with Parula"):
-        run(host, {**direct, "scaled": scaled})
+        painted(host, {**direct, "scaled": scaled})
 
 
 def test_without_other_packs(host: HeadlessHost) -> None:
@@ -74,13 +67,13 @@ def test_without_other_packs(host: HeadlessHost) -> None:
     workflow = {name: node for name, node in workflow.items() if node["class_type"] not in unused}
     workflow[found] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 48, "height": 64}}
     with pytest.raises(WorkflowError, match=r"\(LeffaDensePose\): .* switch run_code_of_file on"):
-        run(host, workflow)
-    picture = run(host, set_inputs(workflow, "LeffaDensePose", run_code_of_file=True))
+        painted(host, workflow)
+    picture = painted(host, set_inputs(workflow, "LeffaDensePose", run_code_of_file=True))
     assert picture.shape == (128, 96, 3) and picture.std() > 5
 
 
 def test_two_styles_are_mixed(host: HeadlessHost) -> None:
     workflow = set_inputs(load_workflow("deadiff_two_styles"), "EmptyLatentImage", width=64, height=64)
     workflow = set_inputs(workflow, "DEADiffEulerSampler", steps=3)
-    mixed = run(host, workflow)
-    assert (run(host, set_inputs(workflow, "DEADiffStyle", ratios="0.3, 0.7")) != mixed).any()
+    mixed = painted(host, workflow)
+    assert (painted(host, set_inputs(workflow, "DEADiffStyle", ratios="0.3, 0.7")) != mixed).any()

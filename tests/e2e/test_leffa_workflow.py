@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pixels import check_memory_stays, painted
 
 from demo_host import load_workflow, set_inputs
 from host import HeadlessHost, WorkflowError, describe_failure
@@ -30,22 +31,15 @@ def small(host: HeadlessHost, workflow: Workflow, steps: int = 2) -> Workflow:
     return set_inputs(workflow, "KSampler", steps=steps)
 
 
-def run(host: HeadlessHost, workflow: Workflow) -> np.ndarray:
-    (path,) = host.images(host.run(workflow, timeout=300))
-    with Image.open(path) as picture:
-        assert (picture.format, picture.mode) == ("PNG", "RGB")
-        return np.asarray(picture).astype(np.float64)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_published_workflow_runs(host: HeadlessHost, name: str) -> None:
-    picture = run(host, small(host, load_workflow(name)))
+    picture = painted(host, small(host, load_workflow(name)))
     assert picture.shape == (SMALL[1], SMALL[0], 3)
     assert picture.std() > 5
 
 
 def test_nothing_outside_the_mask_changes(host: HeadlessHost) -> None:
-    picture = run(host, small(host, load_workflow("leffa_tryon")))
+    picture = painted(host, small(host, load_workflow("leffa_tryon")))
     with Image.open(host.base / "input" / "small_refattention_person.png") as person:
         change = np.abs(picture - np.asarray(person)).max(axis=-1) > 0
     assert 0.2 < change.mean() < 0.7
@@ -54,30 +48,24 @@ def test_nothing_outside_the_mask_changes(host: HeadlessHost) -> None:
 
 def test_another_garment_and_the_same_again(host: HeadlessHost) -> None:
     workflow = small(host, load_workflow("leffa_tryon"))
-    first = run(host, set_inputs(workflow, "KSampler", seed=31))
+    first = painted(host, set_inputs(workflow, "KSampler", seed=31))
     other = json.loads(json.dumps(workflow))
     for node in other.values():
         if node["inputs"].get("image") == "small_refattention_garment.png":
             node["inputs"]["image"] = "small_refattention_densepose.png"
-    assert np.abs(run(host, set_inputs(other, "KSampler", seed=31)) - first).max() > 1
+    assert np.abs(painted(host, set_inputs(other, "KSampler", seed=31)) - first).max() > 1
     host.free()
-    np.testing.assert_array_equal(run(host, set_inputs(workflow, "KSampler", seed=31)), first)
+    np.testing.assert_array_equal(painted(host, set_inputs(workflow, "KSampler", seed=31)), first)
 
 
 def test_20_runs_do_not_grow_memory(host: HeadlessHost) -> None:
     workflow = small(host, load_workflow("leffa_tryon"))
-    peaks = []
-    for seed in range(100, 120):
-        host.reset_peak_rss()
-        run(host, set_inputs(workflow, "KSampler", seed=seed))
-        peaks.append(host.peak_rss_bytes())
-    assert peaks[-1] <= 1.02 * peaks[2], [f"{peak / 2**20:.0f} MiB" for peak in peaks]
+    check_memory_stays(host, [set_inputs(workflow, "KSampler", seed=seed) for seed in range(100, 120)])
 
 
 def test_cancelled_run_leaves_the_host_able_to_run(host: HeadlessHost) -> None:
-
     workflow = small(host, load_workflow("leffa_tryon"), steps=3)
-    before = run(host, workflow)
+    before = painted(host, workflow)
     logged = len(host.log())
     prompt_id = host.queue(set_inputs(workflow, "KSampler", steps=1000))
     limit = time.monotonic() + 60
@@ -89,7 +77,7 @@ def test_cancelled_run_leaves_the_host_able_to_run(host: HeadlessHost) -> None:
     assert status["status_str"] == "error"
     assert describe_failure(status["messages"]).endswith("(KSampler): interrupted")
     host.free()
-    np.testing.assert_array_equal(run(host, workflow), before)
+    np.testing.assert_array_equal(painted(host, workflow), before)
 
 
 def test_errors_name_node_and_reason(host: HeadlessHost) -> None:
@@ -98,7 +86,7 @@ def test_errors_name_node_and_reason(host: HeadlessHost) -> None:
         if node["inputs"].get("image") == "small_refattention_densepose.png":
             node["inputs"]["image"] = "refattention_densepose.png"
     with pytest.raises(WorkflowError, match=r"\(LeffaTryOn\): densepose is 240 x 320 pixels, but image is 96 x 128"):
-        run(host, workflow)
+        painted(host, workflow)
     bottom = set_inputs(small(host, load_workflow("leffa_tryon")), "LeffaMask", garment_type="lower_body")
     with pytest.raises(WorkflowError, match=r"\(LeffaMask\): parsing holds nothing to replace .* lower_body"):
-        run(host, bottom)
+        painted(host, bottom)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from pixels import pixels
 
 from demo_host import load_workflow, set_inputs
 from host import HeadlessHost, describe_failure
@@ -27,11 +27,7 @@ def training() -> Workflow:
 
 def pictures(host: HeadlessHost, workflow: Workflow) -> dict[str, np.ndarray]:
     """What was saved, by the prefix of the file."""
-    saved = {}
-    for path in host.images(host.run(workflow, timeout=240)):
-        with Image.open(path) as picture:
-            saved[path.name.rsplit("_", 2)[0]] = np.asarray(picture.convert("RGB")).astype(np.float64)
-    return saved
+    return {path.name.rsplit("_", 2)[0]: pixels(path) for path in host.images(host.run(workflow, timeout=240))}
 
 
 def with_loader(workflow: Workflow, name: str) -> Workflow:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from pixels import painted
 
 from demo_host import load_workflow, set_inputs
 from host import HeadlessHost, WorkflowError
@@ -26,9 +26,7 @@ def p3s() -> Workflow:
 def run(host: HeadlessHost, workflow: Workflow, **values: Any) -> np.ndarray:
     if values:
         workflow = set_inputs(workflow, "P3SInject", **values)
-    (path,) = host.images(host.run(workflow, timeout=240))
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB")).astype(np.float64)
+    return painted(host, workflow)
 
 
 def without_node(workflow: Workflow) -> Workflow:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from pixels import pixels
 
 from demo_host import load_workflow, set_inputs
 from host import HeadlessHost, WorkflowError
 
 pytestmark = pytest.mark.e2e
 PLUS, MINUS = (80, 230), (830, 230)
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB")).astype(float)
 
 
 def run(host: HeadlessHost, **values: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pixels import pixels
 
 from demo_host import load_workflow, set_inputs
 from host import HeadlessHost, WorkflowError
@@ -30,11 +31,7 @@ def small(name: str) -> Workflow:
 
 
 def run(host: HeadlessHost, workflow: Workflow) -> list[np.ndarray]:
-    pictures = []
-    for path in sorted(host.images(host.run(workflow, timeout=240))):
-        with Image.open(path) as picture:
-            pictures.append(np.asarray(picture.convert("RGB")).astype(np.float64))
-    return pictures
+    return [pixels(path) for path in sorted(host.images(host.run(workflow, timeout=240)))]
 
 
 @pytest.mark.parametrize("name", [*PICTURES, "refdrop_keep", "deadiff_two_regions", "deadiff_controlnet"])
@@ -88,11 +85,7 @@ def test_a_kept_character(host: HeadlessHost) -> None:
     recorded = small("refdrop_record")
     prompts = {"positive": "a photograph of a tabby cat", "next": "a tabby cat sleeping in a basket, photograph"}
     assert {node["inputs"]["text"] for node in recorded.values() if "text" in node["inputs"]} >= set(prompts.values())
-    (story,) = [
-        np.asarray(Image.open(each).convert("RGB")).astype(np.float64)
-        for each in host.images(host.run(recorded, timeout=240))
-        if "story" in each.name
-    ]
+    (story,) = [pixels(each) for each in host.images(host.run(recorded, timeout=240)) if "story" in each.name]
     np.testing.assert_array_equal(loaded, story)
     with pytest.raises(WorkflowError, match=r"\(RefDropApply\): cache was recorded with a DemoSD15 model"):
         run(host, set_inputs(kept, "CheckpointLoaderSimple", ckpt_name="sd_xl_base_1.0.safetensors"))

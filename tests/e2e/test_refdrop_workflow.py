@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from pixels import check_memory_stays, painted
 
 from demo_host import load_workflow, set_inputs
 from host import HeadlessHost, WorkflowError, describe_failure
@@ -20,17 +20,10 @@ Workflow = dict[str, Any]
 Shrink = Callable[[Workflow], Workflow]
 
 
-def pixels(host: HeadlessHost, entry: dict[str, Any]) -> np.ndarray:
-    (path,) = host.images(entry)
-    with Image.open(path) as picture:
-        assert (picture.format, picture.mode) == ("PNG", "RGB")
-        return np.asarray(picture).astype(np.float64)
-
-
 def run(host: HeadlessHost, workflow: Workflow, **refdrop: Any) -> np.ndarray:
     if refdrop:
         workflow = set_inputs(workflow, "RefDropApply", **refdrop)
-    return pixels(host, host.run(workflow, timeout=120))
+    return painted(host, workflow)
 
 
 def test_published_workflow_runs(host: HeadlessHost, small_workflow: Workflow) -> None:
@@ -89,12 +82,7 @@ def test_prompt_without_reference_is_refused(host: HeadlessHost, small_workflow:
 
 
 def test_20_runs_do_not_grow_memory(host: HeadlessHost, small_workflow: Workflow) -> None:
-    peaks = []
-    for seed in range(100, 120):
-        host.reset_peak_rss()
-        run(host, set_inputs(small_workflow, "KSampler", seed=seed))
-        peaks.append(host.peak_rss_bytes())
-    assert peaks[-1] <= 1.02 * peaks[2], [f"{peak / 2**20:.0f} MiB" for peak in peaks]
+    check_memory_stays(host, [set_inputs(small_workflow, "KSampler", seed=seed) for seed in range(100, 120)])
 
 
 @pytest.fixture

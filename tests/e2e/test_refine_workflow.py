@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pixels import pixels
 from refine_adapter import write_refine_adapter
 
 from demo_host import load_workflow, set_inputs
@@ -29,8 +30,7 @@ def repair() -> Workflow:
 def run(host: HeadlessHost, workflow: Workflow) -> np.ndarray:
     outputs = host.run(workflow, timeout=240)["outputs"]
     (path,) = host.images({"outputs": {"7": outputs["7"]}})
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB")).astype(int)
+    return pixels(path)
 
 
 @pytest.fixture
@@ -63,8 +63,7 @@ def check_only_the_artifact_changed(host: HeadlessHost, painted: np.ndarray) -> 
 
 
 def test_no_match_is_a_warning_and_not_an_error(host: HeadlessHost, repair: Workflow) -> None:
-    with Image.open(host.base / "input" / "refattention_garbled_cup.png") as file:
-        before = np.asarray(file.convert("RGB")).astype(int)
+    before = pixels(host.base / "input" / "refattention_garbled_cup.png")
     assert np.array_equal(run(host, set_inputs(repair, "RefineByAlign", minimum_contrast=100.0)), before)
     assert "The reference shows no match for 1 of 1 areas" in host.log()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_patcher
 import pytest
 import torch
-from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_hypertile import HyperTile
 from refattention.core.leffa.equal_halves import share_equal_halves
@@ -18,7 +17,7 @@ from refattention.core.leffa.run import LeffaRun
 from refattention.core.leffa.settings import LeffaSettings
 from refattention.core.leffa.unet import transformer_layers
 from refattention.nodes.leffa import EVERY_N, ONCE, LeffaPoseTransfer
-from sampling import distance
+from sampling import check_nothing_stays, distance
 from torch import Tensor
 from tryon import KINDS, AveragingVAE, half_mask, model, parts, picture, sample, try_on
 
@@ -263,33 +262,9 @@ def test_the_start_is_unit_noise_at_any_first_timestep() -> None:
     assert (starts[0] - noise).abs().max() < 1e-5
 
 
-def live_tensors() -> set[int]:
-    gc.collect()
-    return {id(thing) for thing in gc.get_objects() if issubclass(type(thing), Tensor)}
-
-
 @pytest.mark.parametrize("reference", [ONCE, "every step"])
-def test_nothing_stays_alive_after_sampling(reference: str) -> None:
-    outputs = try_on(model(), reference=reference)
-    sample(outputs)
-    before = live_tensors()
-    sample(outputs)
-    assert live_tensors() <= before
-
-
-def test_a_cancelled_run_leaves_nothing_behind() -> None:
-    outputs = try_on(model())
-    want = sample(outputs)
-    before = live_tensors()
-
-    def cancel(*args: Any) -> None:
-        raise InterruptProcessingException
-
-    for _ in range(2):
-        with pytest.raises(InterruptProcessingException):
-            sample(outputs, callback=cancel)
-    assert live_tensors() <= before
-    assert torch.equal(sample(outputs), want)
+def test_nothing_stays_alive_after_a_run_or_a_cancelled_one(reference: str) -> None:
+    check_nothing_stays(partial(sample, try_on(model(), reference=reference)))
 
 
 def test_a_lora_on_the_generative_unet_acts() -> None:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 import numpy as np
 import pytest
 import torch
@@ -20,6 +19,7 @@ from sampling import latent, model, prompt
 from torch import Tensor
 from torch.nn import functional as F
 
+pytestmark = pytest.mark.usefixtures("temporary_folder")
 WIDGETS = {
     "positive_coords": '[{"x": 20, "y": 70}, {"x": 150, "y": 40}]',
     "timesteps": "261, 621",
@@ -36,12 +36,6 @@ class PoolingVAE:
     def encode(self, picture: Tensor) -> Tensor:
         colours = F.avg_pool2d(picture.movedim(-1, 1), 8)
         return torch.cat([colours, colours.mean(1, keepdim=True)], 1) * 4 - 2
-
-
-@pytest.fixture(autouse=True)
-def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
-    return tmp_path
 
 
 def pictures() -> list[Tensor]:

@@ -14,7 +14,7 @@ import refine_support
 import torch
 import tryon
 from messages import is_clear
-from p3s_support import Codec, Eye, inject
+from p3s_support import Clip, Codec, Eye, inject
 from refattention.core.deadiff.loaded import load
 from refattention.core.leffa.reference import REFERENCES
 from refattention.nodes import RefAttentionExtension, leffa_densepose
@@ -84,13 +84,6 @@ def run_p3s(**inputs: Any) -> Tensor:
 
 
 def run_p3s_train(**inputs: Any) -> Tensor:
-    class Clip:
-        def tokenize(self, text: str) -> str:
-            return text
-
-        def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
-            return prompt("sd15", len(text))
-
     given = {**widgets(P3STrain), "epochs": 1, "learning_rate": 1e-2, "mixed_precision": False, **inputs}
     adapter = P3STrain.execute(model("sd15"), Clip(), Codec(), Eye(), **given)[0]
     return torch.cat([weight.flatten() for weight in adapter.weights.values()])

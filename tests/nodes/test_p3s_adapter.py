@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 import pytest
 import torch
 from bootstrap import ROOT
@@ -31,18 +30,6 @@ from sampling import distance, model
 @pytest.fixture(scope="module")
 def trained() -> TrainedAdapter:
     return adapter()
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands in for models/model_patches; beside it lies the output folder."""
-    patches = tmp_path / "patches"
-    patches.mkdir()
-    paths = {**folder_paths.folder_names_and_paths, "model_patches": ([str(patches)], {".safetensors"})}
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", paths)
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
-    return patches
 
 
 def test_a_fresh_adapter_changes_nothing_unless_its_zeros_are_keys() -> None:
@@ -92,20 +79,20 @@ def test_weights_that_do_not_fit_are_named(trained: TrainedAdapter) -> None:
         inject(model("sd15"), adapter=dataclasses.replace(trained, weights=weights))
 
 
-def test_a_saved_adapter_gives_the_same_bits_in_a_fresh_process(folder: Path, trained: TrainedAdapter) -> None:
+def test_a_saved_adapter_gives_the_same_bits_in_a_fresh_process(model_patches: Path, trained: TrainedAdapter) -> None:
     (name,) = P3SSave.execute(trained, "p3s/dog").args
     assert name == "p3s/dog_00001_.safetensors"
     loaded, prompt = P3SLoad.execute(name).args
     assert (loaded.origin, prompt) == (trained.origin, "a photo of sks dog")
     want = digest(picture(inject(model("sd15"), adapter=trained)))
     assert digest(picture(inject(model("sd15"), adapter=loaded))) == want
-    program = [sys.executable, str(ROOT / "tests" / "support" / "p3s_support.py"), str(folder / name)]
+    program = [sys.executable, str(ROOT / "tests" / "support" / "p3s_support.py"), str(model_patches / name)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     fresh = subprocess.run(program, capture_output=True, text=True, check=True, env=environment)
     assert fresh.stdout.split()[-1] == want
 
 
-def test_no_file_is_overwritten(folder: Path, trained: TrainedAdapter) -> None:
+def test_no_file_is_overwritten(model_patches: Path, trained: TrainedAdapter) -> None:
     names = [P3SSave.execute(trained, "dog")[0] for _ in range(2)]
     assert names == ["dog_00001_.safetensors", "dog_00002_.safetensors"]
     for prefix in ("../dog", "/tmp/dog", "dog/", ""):
@@ -113,7 +100,7 @@ def test_no_file_is_overwritten(folder: Path, trained: TrainedAdapter) -> None:
             P3SSave.execute(trained, prefix)
 
 
-def test_every_form_of_a_prefix_gets_the_next_number(folder: Path, trained: TrainedAdapter) -> None:
+def test_every_form_of_a_prefix_gets_the_next_number(model_patches: Path, trained: TrainedAdapter) -> None:
     names = [P3SSave.execute(trained, prefix)[0] for prefix in ("p3s/sub/.", "p3s/sub", "./p3s//x/../sub")]
     assert names == [f"p3s/sub_0000{number}_.safetensors" for number in (1, 2, 3)]
     (dated,) = P3SSave.execute(trained, "p3s/%year%-%month%").args
@@ -123,34 +110,34 @@ def test_every_form_of_a_prefix_gets_the_next_number(folder: Path, trained: Trai
         assert "must name a file below" in str(P3SSave.validate_inputs(prefix))
 
 
-def test_a_folder_may_be_a_link(folder: Path, tmp_path: Path, trained: TrainedAdapter) -> None:
+def test_a_folder_may_be_a_link(model_patches: Path, tmp_path: Path, trained: TrainedAdapter) -> None:
     (tmp_path / "elsewhere").mkdir()
-    (folder / "p3s").symlink_to(tmp_path / "elsewhere")
+    (model_patches / "p3s").symlink_to(tmp_path / "elsewhere")
     names = [P3SSave.execute(trained, "p3s/dog")[0] for _ in range(2)]
     assert names == ["p3s/dog_00001_.safetensors", "p3s/dog_00002_.safetensors"]
     assert P3SLoad.execute(names[1])[0].origin == trained.origin
-    (folder / "dog_00001_.safetensors").symlink_to(tmp_path / "nowhere")
+    (model_patches / "dog_00001_.safetensors").symlink_to(tmp_path / "nowhere")
     assert P3SSave.execute(trained, "dog")[0] == "dog_00002_.safetensors" and not (tmp_path / "nowhere").exists()
 
 
 def test_a_number_that_is_taken_in_the_meantime(
-    folder: Path, trained: TrainedAdapter, monkeypatch: pytest.MonkeyPatch
+    model_patches: Path, trained: TrainedAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "dog_00001_.safetensors").write_text("mine")
+    (model_patches / "dog_00001_.safetensors").write_text("mine")
     monkeypatch.setattr(os, "listdir", lambda _: [])
     assert P3SSave.execute(trained, "dog")[0] == "dog_00002_.safetensors"
-    assert (folder / "dog_00001_.safetensors").read_text() == "mine"
+    assert (model_patches / "dog_00001_.safetensors").read_text() == "mine"
 
 
 @pytest.mark.parametrize("prefix", ["../dog", "link/dog", "file/dog", "n" * 300])
 def test_what_was_trained_is_saved_somewhere_and_the_place_is_said(
-    folder: Path, tmp_path: Path, trained: TrainedAdapter, prefix: str
+    model_patches: Path, tmp_path: Path, trained: TrainedAdapter, prefix: str
 ) -> None:
-    (folder / "link").symlink_to(tmp_path / "nowhere" / "at" / "all")
-    (folder / "file").write_text("")
+    (model_patches / "link").symlink_to(tmp_path / "nowhere" / "at" / "all")
+    (model_patches / "file").write_text("")
     if prefix == "link/dog":
-        (folder / "link").unlink()
-        (folder / "link").symlink_to(folder / "link")
+        (model_patches / "link").unlink()
+        (model_patches / "link").symlink_to(model_patches / "link")
     with pytest.raises((ValueError, RuntimeError)) as caught:
         P3SSave.execute(trained, prefix)
     path = tmp_path / "output" / "p3s" / "interrupted_00001_.safetensors"
@@ -169,26 +156,26 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_loses_nothing(folder: Path, trained: TrainedAdapter) -> None:
+def test_a_full_disk_loses_nothing(model_patches: Path, trained: TrainedAdapter) -> None:
     P3SSave.execute(trained, "dog")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in model_patches.iterdir()}
     with full_disk(), pytest.raises(RuntimeError, match=r"dog_00002_.safetensors could not be written to .*Make room"):
         P3SSave.execute(trained, "dog")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in model_patches.iterdir()} == before
     assert P3SSave.execute(trained, "dog")[0] == "dog_00002_.safetensors"
 
 
-def test_a_folder_that_cannot_be_written_is_named(folder: Path, trained: TrainedAdapter) -> None:
-    (folder / "file").write_text("")
+def test_a_folder_that_cannot_be_written_is_named(model_patches: Path, trained: TrainedAdapter) -> None:
+    (model_patches / "file").write_text("")
     with pytest.raises(RuntimeError, match=r"The folder of 'file/dog' in .* cannot be used"):
         P3SSave.execute(trained, "file/dog")
     with pytest.raises(RuntimeError, match=os.strerror(errno.ENOENT)):
-        save_adapter(trained, folder / "missing" / "dog.safetensors")
+        save_adapter(trained, model_patches / "missing" / "dog.safetensors")
 
 
-def test_other_files_are_no_adapters(folder: Path) -> None:
-    save_file({"weight": torch.zeros(1)}, folder / "other.safetensors")
+def test_other_files_are_no_adapters(model_patches: Path) -> None:
+    save_file({"weight": torch.zeros(1)}, model_patches / "other.safetensors")
     with pytest.raises(RuntimeError, match=r"other.safetensors is no P3S adapter"):
-        load_adapter(folder / "other.safetensors")
+        load_adapter(model_patches / "other.safetensors")
     with pytest.raises(FileNotFoundError, match=r"no file 'none.safetensors' in models/model_patches"):
         P3SLoad.execute("none.safetensors")

@@ -8,31 +8,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management
-import folder_paths
 import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
-from p3s_support import IMAGE, Codec, Eye, inject, picture
-from refattention.core.p3s import preview, training
+from p3s_support import IMAGE, Clip, Codec, Eye, inject, picture
+from refattention.core.p3s import train_in_graph, training
 from refattention.core.p3s.files import load_adapter
 from refattention.core.p3s.training import Settings
 from refattention.nodes.p3s_train import P3STrain
-from sampling import distance, model, prompt
+from sampling import distance, model
 
 DEFAULTS = {
     item.id: item.default for item in P3STrain.GET_SCHEMA().inputs if getattr(item, "default", None) is not None
 }
 WIDGETS = {**DEFAULTS, "where": "last", "average": "mean", "epochs": 1, "learning_rate": 1e-3, "mixed_precision": False}
-
-
-class Clip:
-    """Stands in for a text encoder: noise for every text, by its length."""
-
-    def tokenize(self, text: str) -> str:
-        return text
-
-    def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
-        return prompt("sd15", len(text))
 
 
 def run(**inputs: Any) -> tuple[Any, torch.Tensor]:
@@ -81,14 +70,12 @@ def test_what_was_dropped_and_learned_is_used_as_it_was_trained(caplog: pytest.L
 
 
 def test_a_cancelled_training_goes_on_when_it_is_queued_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model_patches: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
-    paths = {**folder_paths.folder_names_and_paths, "model_patches": ([str(tmp_path)], {".safetensors"})}
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", paths)
+    output = model_patches.with_name("output")
     settings = {"epochs": 3, "images": torch.cat([IMAGE, IMAGE.flip(1)]), "gradient_checkpointing": False}
     whole, curve = run(**settings)
-    assert not (tmp_path / "output").exists()
+    assert not output.exists()
     steps, real = [], training.Trainer.step
 
     def cancels(trainer: Any, batch: Any) -> Any:
@@ -100,7 +87,7 @@ def test_a_cancelled_training_goes_on_when_it_is_queued_again(
         patched.setattr(training.Trainer, "step", cancels)
         with pytest.raises(InterruptProcessingException):
             run(**settings, resumable=True)
-        (state,) = (tmp_path / "output" / "p3s").iterdir()
+        (state,) = (output / "p3s").iterdir()
         assert f"Queued again, it goes on after step 2, from {state}." in caplog.text
         resumed, same_curve = run(**settings, resumable=True)
     assert len(steps) == 7 and "goes on after step 2" in caplog.text
@@ -132,10 +119,8 @@ def test_another_architecture_is_named() -> None:
 
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_training_that_fails_keeps_what_it_has_learnt(
-    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    step: int, model_patches: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    paths = {**folder_paths.folder_names_and_paths, "model_patches": ([str(tmp_path)], {".safetensors"})}
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", paths)
     steps, real = [], training.Trainer.step
 
     def fails(trainer: Any, batch: Any) -> Any:
@@ -148,9 +133,9 @@ def test_a_training_that_fails_keeps_what_it_has_learnt(
     with caplog.at_level(logging.WARNING), pytest.raises(torch.OutOfMemoryError) as caught:
         run(epochs=5)
     if step == 1:  # nothing has been learnt
-        assert str(caught.value) == "CUDA out of memory." and not list(tmp_path.iterdir())
+        assert str(caught.value) == "CUDA out of memory." and not list(model_patches.iterdir())
         return
-    (path,) = (tmp_path / "p3s").iterdir()
+    (path,) = (model_patches / "p3s").iterdir()
     said = f"P3S Load has what there is so far as p3s/{path.name}."
     assert str(caught.value) == f"CUDA out of memory. {said}" and said in caplog.text
     learnt = load_adapter(path).weights
@@ -158,12 +143,10 @@ def test_a_training_that_fails_keeps_what_it_has_learnt(
 
 
 def test_a_cancelled_training_leaves_a_file_that_loads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model_patches: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Cancelled by the second preview, which is a sampling run of its own."""
-    monkeypatch.setattr(preview, "STEPS", 1)
-    paths = {**folder_paths.folder_names_and_paths, "model_patches": ([str(tmp_path)], {".safetensors"})}
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", paths)
+    monkeypatch.setattr(train_in_graph, "PREVIEW_STEPS", 1)
     decoded = []
 
     class Cancelling(Codec):
@@ -174,7 +157,7 @@ def test_a_cancelled_training_leaves_a_file_that_loads(
 
     with caplog.at_level(logging.WARNING), pytest.raises(InterruptProcessingException):
         run(vae=Cancelling(), epochs=20, preview_every=1)
-    (path,) = (tmp_path / "p3s").iterdir()
+    (path,) = (model_patches / "p3s").iterdir()
     assert len(decoded) == 2 and decoded[0].shape == (1, 4, 9, 11)
     assert f"P3S Load has what there is so far as p3s/{path.name}" in caplog.text
     adapter = load_adapter(path)

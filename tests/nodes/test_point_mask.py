@@ -10,23 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import folder_paths
 import pytest
 import torch
 from encoders import encoder
 from PIL import Image
 from refattention.nodes.point_mask import PointMask
 
+pytestmark = pytest.mark.usefixtures("temporary_folder")
 WIDGETS = {
     item.id: item.default for item in PointMask.GET_SCHEMA().inputs if getattr(item, "default", None) is not None
 }
 PLUS, MINUS = '[{"x": 12, "y": 30}]', '[{"x": 70, "y": 8}]'
-
-
-@pytest.fixture(autouse=True)
-def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
-    return tmp_path
 
 
 def picture(frames: int = 1, height: int = 45, width: int = 83) -> torch.Tensor:

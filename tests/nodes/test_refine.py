@@ -13,23 +13,12 @@ import torch
 from refattention.nodes.refine_by_align import RefineByAlign
 from refattention.nodes.refine_by_align_inputs import size_of
 from refattention.nodes.refine_by_align_stages import RefineAlign, RefineRegion
+from refine_support import ALIGN, PAINT
 from sampling import model, prompt
 from torch import Tensor
 from torch.nn import functional as F
 
-ALIGN = {"timesteps": "261", "layers": "", "threshold": 0.0, "margin": 0.1, "minimum_contrast": 0.0}
 WORK = {"context": 0.3, "working_size": 128}
-PAINT = {
-    "strength": 0.5,
-    "seed": 3,
-    "steps": 2,
-    "cfg": 3.0,
-    "denoise": 1.0,
-    "sampler_name": "euler",
-    "scheduler": "normal",
-    "feather": 4,
-    "areas": "one by one",
-}
 
 
 class Codec:
@@ -64,14 +53,13 @@ def run(node: Any, **inputs: Any) -> tuple[Any, ...]:
         "image": picture(101, 133, 1),
         "mask": disc_mask(101, 133, (50, 60, 15)),
         "reference_image": picture(90, 70, 2),
+        "seed": 3,
         **WORK,
     }
     if node is not RefineRegion:
         values |= ALIGN
     if node is not RefineAlign:
-        values |= {"negative": prompt("sd15", 2), **PAINT}
-    else:
-        values["seed"] = 3
+        values |= {"negative": prompt("sd15", 2), **PAINT, "strength": 0.5}
     with torch.inference_mode():
         return tuple(node.execute(**{**values, **inputs}))
 

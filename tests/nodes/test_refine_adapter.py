@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.utils
-import folder_paths
 import pytest
 import torch
 from refattention.core.refine_by_align.adapter import size_in_training
@@ -16,21 +15,10 @@ from refattention.core.refine_by_align.files import save_adapter
 from refattention.nodes.refine_by_align import RefineByAlign
 from refattention.nodes.refine_by_align_files import RefineAlignLoad
 from refattention.nodes.refine_by_align_stages import RefineAlign, RefineRegion
-from refine_support import Codec, adapter, base, prompt, vision
+from refine_support import ALIGN, PAINT, Codec, adapter, base, prompt, vision
 from torch import Tensor
 
 GUIDED = {"context": 0.3, "working_size": 128}
-ALIGN = {"timesteps": "261", "layers": "", "threshold": 0.0, "margin": 0.1, "minimum_contrast": 0.0}
-PAINT = {
-    "strength": 1.0,
-    "steps": 2,
-    "cfg": 3.0,
-    "denoise": 1.0,
-    "sampler_name": "euler",
-    "scheduler": "normal",
-    "feather": 4,
-    "areas": "one by one",
-}
 
 
 def pictures(count: int, seed: int, height: int = 101, width: int = 133) -> Tensor:
@@ -124,18 +112,13 @@ def test_the_connected_model_stays_as_it_is(trained: dict[str, Any]) -> None:
     assert all(torch.equal(weight, kept[name]) for name, weight in patcher.model.state_dict().items())
 
 
-def test_an_adapter_is_loaded_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: dict[str, Any]
-) -> None:
-    paths = {**folder_paths.folder_names_and_paths, "model_patches": ([str(tmp_path)], {".safetensors"})}
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", paths)
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    save_adapter(trained["adapter"], tmp_path / "dino.safetensors")
+def test_an_adapter_is_loaded_by_its_name(model_patches: Path, trained: dict[str, Any]) -> None:
+    save_adapter(trained["adapter"], model_patches / "dino.safetensors")
     assert "dino.safetensors" in RefineAlignLoad.define_schema().inputs[0].options
     (loaded,) = RefineAlignLoad.execute("dino.safetensors")
     assert loaded.origin == trained["adapter"].origin
     changed_at = RefineAlignLoad.fingerprint_inputs("dino.safetensors")
-    assert changed_at == (tmp_path / "dino.safetensors").stat().st_mtime
+    assert changed_at == (model_patches / "dino.safetensors").stat().st_mtime
     with pytest.raises(FileNotFoundError, match=r"no file 'none\.safetensors' in models/model_patches"):
         RefineAlignLoad.execute("none.safetensors")
 

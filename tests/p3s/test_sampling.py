@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+from functools import partial
 from typing import Any
 
 import comfy.model_patcher
@@ -10,10 +10,6 @@ import oracle
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfy_extras.nodes_hypertile import HyperTile
-from comfy_extras.nodes_nag import NAGuidance
-from comfy_extras.nodes_pag import PerturbedAttentionGuidance
-from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
 from naive import HiddenStates, labelled_layers
 from refattention.core.p3s.run import time_of
@@ -22,8 +18,17 @@ from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
-from sampling import FAMILIES, distance, guide_all, latent, model, prompt, sample
-from torch import Tensor
+from sampling import (
+    FAMILIES,
+    HOST_PATCHES,
+    check_nothing_stays,
+    distance,
+    guide_all,
+    latent,
+    model,
+    prompt,
+    sample,
+)
 
 SIZE = (4, 16, 12)
 PROMPTS = prompt("sd15", 1), prompt("sd15", 2)
@@ -159,9 +164,7 @@ def test_pictures_of_a_batch_do_not_mix() -> None:
 @pytest.mark.parametrize(
     "patch",
     [
-        lambda m: PerturbedAttentionGuidance.execute(m, 3.0)[0],
-        lambda m: NAGuidance.execute(m, 5.0, 0.5, 1.5)[0],
-        lambda m: SelfAttentionGuidance.execute(m, 0.5, 2.0)[0],
+        *(HOST_PATCHES[name] for name in ("PAG", "NAG", "SAG")),
         lambda m: apply_refdrop(m, RefDropSettings(0.4, guide_all(m), Reference(latent(1, 4, 7, 9, seed=4), None, 6))),
         lambda m: apply_refdrop(m, RefDropSettings(0.4, guide_all(m), mask=torch.eye(20)[None])),
         lambda m: apply_refdrop(m, RefDropSettings(1.0, guide_all(m), concat=True)),
@@ -197,7 +200,7 @@ def test_references_are_read_without_each_other() -> None:
 
 
 def test_tiled_queries_are_refused() -> None:
-    patcher = HyperTile.execute(injected(model("sd15")), 32, 2, 0, False)[0]
+    patcher = HOST_PATCHES["HyperTile"](injected(model("sd15")))
     with pytest.raises(RuntimeError, match=r"P3S Inject needs the 16 x 16 tokens of block .* in one piece"):
         sample(patcher, latent(1, 4, 16, 16), *PROMPTS)
 
@@ -226,21 +229,5 @@ def test_prompts_limited_to_an_area() -> None:
     assert distance(got, sample(model("sd15"), latent(1, *SIZE), positive, PROMPTS[1])) > 1e-2
 
 
-def live_tensors() -> set[int]:
-    gc.collect()
-    return {id(thing) for thing in gc.get_objects() if issubclass(type(thing), Tensor)}
-
-
-def test_nothing_stays_alive_after_sampling_or_cancelling() -> None:
-    from comfy.model_management import InterruptProcessingException
-
-    def cancel(*args: Any) -> None:
-        raise InterruptProcessingException
-
-    patcher, noise = injected(model("sd15"), subject_mask=LEFT), latent(1, *SIZE)
-    want = sample(patcher, noise, *PROMPTS)
-    before = live_tensors()
-    with pytest.raises(InterruptProcessingException):
-        sample(patcher, noise, *PROMPTS, callback=cancel)
-    assert torch.equal(sample(patcher, noise, *PROMPTS), want)
-    assert live_tensors() <= before
+def test_nothing_stays_alive_after_a_run_or_a_cancelled_one() -> None:
+    check_nothing_stays(partial(sample, injected(model("sd15"), subject_mask=LEFT), latent(1, *SIZE), *PROMPTS))

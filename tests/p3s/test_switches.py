@@ -21,14 +21,9 @@ from refattention.core.patches.training import encode
 from sampling import latent
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("outside_of_inference_mode")
 SIZES = (8, 8), (6, 10)
 QUICK = Settings(epochs=2, learning_rate=3e-4, gradient_checkpointing=False)
-
-
-@pytest.fixture(autouse=True)
-def outside_of_inference_mode() -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def pictures(count: int, size: tuple[int, int], seed: int = 3) -> Pictures:

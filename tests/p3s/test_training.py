@@ -21,14 +21,9 @@ from refattention_demo.loading import load
 from sampling import latent, model, prompt, sample
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("outside_of_inference_mode")
 SIZE = (4, 8, 8)
 SMALL = Settings(epochs=2, learning_rate=3e-4)
-
-
-@pytest.fixture(autouse=True)
-def outside_of_inference_mode() -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def trainer(family: str = "sd15", filled: bool = False, pictures: int = 2, **changed: Any) -> Trainer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+from functools import partial
 from typing import Any
 
 import comfy.model_patcher
@@ -10,15 +10,11 @@ import pytest
 import torch
 from comfy.controlnet import ControlBase
 from comfy.patcher_extension import WrappersMP
-from comfy_extras.nodes_hypertile import HyperTile
-from comfy_extras.nodes_nag import NAGuidance
-from comfy_extras.nodes_pag import PerturbedAttentionGuidance
-from comfy_extras.nodes_sag import SelfAttentionGuidance
 from naive import HiddenStates, NaiveRefDrop
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
-from sampling import distance, guide_all, latent, model, prompt, sample
+from sampling import HOST_PATCHES, check_nothing_stays, distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
 SIZE = (4, 16, 12)
@@ -52,16 +48,7 @@ def test_lora_reaches_the_reference_pass_too() -> None:
     assert distance(got, sample(guided(model("sd15")), noise, *PROMPTS)) > 1e-2
 
 
-@pytest.mark.parametrize(
-    "patch",
-    [
-        lambda m: PerturbedAttentionGuidance.execute(m, 3.0)[0],
-        lambda m: NAGuidance.execute(m, 5.0, 0.5, 1.5)[0],
-        lambda m: SelfAttentionGuidance.execute(m, 0.5, 2.0)[0],
-        lambda m: HyperTile.execute(m, 32, 2, 0, False)[0],
-    ],
-    ids=["PAG", "NAG", "SAG", "HyperTile"],
-)
+@pytest.mark.parametrize("patch", HOST_PATCHES.values(), ids=HOST_PATCHES)
 def test_with_the_hosts_own_attention_patches(patch: Any) -> None:
     noise = latent(2, 4, 16, 16)
     alone, refdrop = sample(patch(model("sd15")), noise, *PROMPTS), sample(guided(model("sd15")), noise, *PROMPTS)
@@ -76,7 +63,7 @@ def test_with_the_hosts_own_attention_patches(patch: Any) -> None:
 
 
 def test_pag_on_the_only_guided_block_is_no_error() -> None:
-    pag = PerturbedAttentionGuidance.execute(guided(model("sd15"), blocks=frozenset({("middle", 0)})), 3.0)[0]
+    pag = HOST_PATCHES["PAG"](guided(model("sd15"), blocks=frozenset({("middle", 0)})))
     assert sample(pag, latent(1, *SIZE), *PROMPTS).isfinite().all()
 
 
@@ -309,31 +296,6 @@ def test_each_picture_may_have_its_own_mask() -> None:
     assert distance(got[1], everywhere[1]) < 1e-5
 
 
-def live_tensors() -> set[int]:
-    gc.collect()
-    return {id(thing) for thing in gc.get_objects() if issubclass(type(thing), Tensor)}
-
-
-def test_nothing_stays_alive_after_sampling() -> None:
-    patcher, noise = guided(model("sd15"), mask=torch.rand(1, 8, 8)), latent(1, *SIZE)
-    sample(patcher, noise, *PROMPTS)
-    before = live_tensors()
-    sample(patcher, noise, *PROMPTS)
-    assert live_tensors() <= before
-
-
-def test_a_cancelled_run_leaves_nothing_behind() -> None:
-    from comfy.model_management import InterruptProcessingException
-
-    patcher, noise = guided(model("sd15")), latent(1, *SIZE)
-    want = sample(patcher, noise, *PROMPTS)
-    before = live_tensors()
-
-    def cancel(*args: Any) -> None:
-        raise InterruptProcessingException
-
-    for _ in range(2):
-        with pytest.raises(InterruptProcessingException):
-            sample(patcher, noise, *PROMPTS, callback=cancel)
-    assert live_tensors() <= before
-    assert torch.equal(sample(patcher, noise, *PROMPTS), want)
+@pytest.mark.parametrize("mask", [None, torch.rand(1, 8, 8)], ids=["everywhere", "mask"])
+def test_nothing_stays_alive_after_a_run_or_a_cancelled_one(mask: Tensor | None) -> None:
+    check_nothing_stays(partial(sample, guided(model("sd15"), mask=mask), latent(1, *SIZE), *PROMPTS))

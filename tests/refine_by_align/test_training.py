@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,13 +29,8 @@ from refine_support import CELL, SIDE, VISION_WIDTH, Codec, PredictsPicture, bas
 from torch import Tensor
 from torch.nn import functional as F
 
+pytestmark = pytest.mark.usefixtures("outside_of_inference_mode")
 STEPS = 40
-
-
-@pytest.fixture(autouse=True)
-def outside_of_inference_mode() -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def read(picture: Tensor) -> Tensor:

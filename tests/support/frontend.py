@@ -95,6 +95,21 @@ class Frontend:
         """The value of a JavaScript expression or function in the page."""
         return self.page.evaluate(script, argument)
 
+    def enter_subgraph(self, node: int) -> None:
+        """Makes a subgraph of a node alone, and shows its inside."""
+        self.evaluate(
+            """(id) => {
+                const { canvas } = window.app;
+                canvas.deselectAll();
+                canvas.select(canvas.graph.getNodeById(id));
+                const { node } = canvas.graph.convertToSubgraph(canvas.selectedItems);
+                canvas.setGraph(node.subgraph);
+                canvas.ds.scale = 1;
+                canvas.ds.offset = [300, 100];
+            }""",
+            node,
+        )
+
     def new_graph(self) -> None:
         """An empty graph at the usual place and zoom, in the only tab."""
         self.evaluate(

@@ -34,6 +34,17 @@ VISION_WIDTH, IMAGE_SIZE = 32, 28  # of the tests' DINOv2
 CONTEXT_WIDTH = 24
 CELL, SIDE, BLOCK = 8, 12, 4  # pixels of a latent, latents along a picture, latents along a block
 ONE_LEVEL = {"channel_mult": (1,), "num_res_blocks": [1], "transformer_depth": [1], "transformer_depth_output": [1, 1]}
+ALIGN = {"timesteps": "261", "layers": "", "threshold": 0.0, "margin": 0.1, "minimum_contrast": 0.0}
+PAINT = {
+    "strength": 1.0,
+    "steps": 2,
+    "cfg": 3.0,
+    "denoise": 1.0,
+    "sampler_name": "euler",
+    "scheduler": "normal",
+    "feather": 4,
+    "areas": "one by one",
+}
 
 
 class Codec:

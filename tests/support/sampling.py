@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import comfy.sample
 import comfy.samplers
+import pytest
 import torch
+from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_hypertile import HyperTile
+from comfy_extras.nodes_nag import NAGuidance
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from comfy_extras.nodes_sag import SelfAttentionGuidance
 from refattention_demo.loading import load
 from torch import Tensor
 
 FAMILIES = ["sd15", "sdxl"]
+# ComfyUI's own patches of attention
+HOST_PATCHES: dict[str, Callable[[ModelPatcher], ModelPatcher]] = {
+    "PAG": lambda patcher: PerturbedAttentionGuidance.execute(patcher, 3.0)[0],
+    "NAG": lambda patcher: NAGuidance.execute(patcher, 5.0, 0.5, 1.5)[0],
+    "SAG": lambda patcher: SelfAttentionGuidance.execute(patcher, 0.5, 2.0)[0],
+    "HyperTile": lambda patcher: HyperTile.execute(patcher, 32, 2, 0, False)[0],
+}
 
 
 @functools.cache
@@ -96,3 +110,29 @@ def guide_all(patcher: ModelPatcher) -> frozenset[tuple[str, int]]:
     from refattention.core.patches.unet import self_attention_blocks
 
     return frozenset(self_attention_blocks(patcher.model.diffusion_model))
+
+
+def check_nothing_stays(run: Callable[..., Tensor]) -> None:
+    """Runs, cancelled ones too, leave no tensor behind, and the next gives the same.
+
+    Args:
+        run: samples; takes a `callback`.
+    """
+
+    def cancel(*_: Any) -> None:
+        raise InterruptProcessingException
+
+    want = run()
+    before = _live_tensors()
+    run()
+    assert _live_tensors() <= before
+    for _ in range(2):
+        with pytest.raises(InterruptProcessingException):
+            run(callback=cancel)
+    assert _live_tensors() <= before
+    assert torch.equal(run(), want)
+
+
+def _live_tensors() -> set[int]:
+    gc.collect()
+    return {id(thing) for thing in gc.get_objects() if issubclass(type(thing), Tensor)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,8 @@ from training.config import ConfigError, build, read
 from training.pictures import picture
 from training_support import EXTENSION, base_file, blob, config_file, losses, save_picture, train_here
 
+pytestmark = pytest.mark.usefixtures("outside_of_inference_mode")
 SELF = "blip.Qformer.bert.encoder.layer.0.attention.self"
-
-
-@pytest.fixture(autouse=True)
-def outside_of_inference_mode() -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def rows() -> list[dict[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,13 +40,8 @@ from training.config import build, read
 from training.pictures import mask, picture
 from training_support import losses, save_picture, train_here
 
+pytestmark = pytest.mark.usefixtures("outside_of_inference_mode")
 KEYS = ROOT / "tests" / "golden" / "leffa_checkpoint_keys.json.gz"
-
-
-@pytest.fixture(autouse=True)
-def outside_of_inference_mode() -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 @pytest.fixture(scope="module")

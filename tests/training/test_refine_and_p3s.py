@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,7 @@ from safetensors.torch import save_file
 from training.config import ConfigError, build, read
 from training_support import EXTENSION, base_file, blob, config_file, losses, save_picture, train_here
 
-
-@pytest.fixture(autouse=True)
-def outside_of_inference_mode() -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("outside_of_inference_mode")
 
 
 @pytest.fixture(autouse=True)

@@ -185,18 +185,7 @@ def test_masked_spot_is_what_the_panel_comes_back_to(probe: Probe) -> None:
 
 def test_panel_works_inside_a_subgraph(probe: Probe) -> None:
     frontend = probe.frontend
-    frontend.evaluate(
-        """(id) => {
-            const { canvas } = window.app;
-            canvas.deselectAll();
-            canvas.select(canvas.graph.getNodeById(id));
-            const { node } = canvas.graph.convertToSubgraph(canvas.selectedItems);
-            canvas.setGraph(node.subgraph);
-            canvas.ds.scale = 1;
-            canvas.ds.offset = [300, 100];
-        }""",
-        probe.node,
-    )
+    frontend.enter_subgraph(probe.node)
     panel = probe.panel = probe.find()
     probe.queue()
     before = probe.status

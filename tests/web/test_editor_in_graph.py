@@ -296,18 +296,7 @@ def test_the_file_on_the_outside_of_a_subgraph_is_shown_inside(scene: Scene) -> 
 
 def test_editor_works_inside_a_subgraph(with_eyes: Scene) -> None:
     frontend = with_eyes.frontend
-    frontend.evaluate(
-        """(id) => {
-            const { canvas } = window.app;
-            canvas.deselectAll();
-            canvas.select(canvas.graph.getNodeById(id));
-            const { node } = canvas.graph.convertToSubgraph(canvas.selectedItems);
-            canvas.setGraph(node.subgraph);
-            canvas.ds.scale = 1;
-            canvas.ds.offset = [300, 100];
-        }""",
-        with_eyes.node,
-    )
+    frontend.enter_subgraph(with_eyes.node)
     editor = frontend.editor().wait_ready()
     inner = frontend.evaluate("() => window.app.canvas.graph.nodes.find((node) => node.type === 'PointMask').id")
     assert near(points(frontend.widget(inner, POSITIVE)), EYES)
