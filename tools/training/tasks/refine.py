@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +48,13 @@ MARGIN = 0.1  # around the whole object, as a share of its longer side
 
 
 @dataclass(frozen=True)
-class Options:
-    """`[method]`; the paper's project page, which is all that was read, gives none of these.
+class Options(Settings):
+    """`[method]`.
 
     Attributes:
-        alignment_share: fraction of the samples in alignment mode.
-        condition_drop: fraction of the samples with tokens of zeros, which guidance compares with.
-        largest_margin: around the part in refinement mode, as a share of its longer side.
         flip: mirrors half of the references that are cut from the picture itself.
     """
 
-    alignment_share: float = 0.5
-    condition_drop: float = 0.1
-    largest_margin: float = 0.3
     flip: bool = True
 
 
@@ -109,10 +103,8 @@ class Task:
 
     def begin(self, phase: Phase) -> None:
         """Takes on the settings of a phase."""
-        train, options = phase.train, phase.method
+        train, self._options = phase.train, phase.method
         self._size: Size = train.height, train.width
-        self._flip = options.flip
-        self._settings = Settings(options.alignment_share, options.condition_drop, options.largest_margin)
         self.objective.gradient_checkpointing = train.gradient_checkpointing
         self._said = settings_of(phase)
 
@@ -124,7 +116,7 @@ class Task:
         """Reads an object, and draws the part that is missing, the mode, and the noise level."""
         number, seed, _ = key
         record, generator = self._records[number], generator_of(seed)
-        settings = self._settings if drops else Settings(self._settings.alignment_share, 0.0)
+        settings = self._options if drops else replace(self._options, condition_drop=0.0)
         drawn = draw(settings, self._timesteps, generator)
         return Sample(self._example(record, drawn.mode == REFINEMENT, generator), drawn)
 
@@ -234,7 +226,7 @@ class Task:
         if not inside.any():
             raise ValueError(f"{files['mask']} shows an object too small for {self._size[1]} x {self._size[0]} pixels.")
         part = drawn_part(inside, generator)
-        mirrored = self._flip and chance(generator) < 0.5
+        mirrored = self._options.flip and chance(generator) < 0.5
         if record.reference:
             other = self._other(files, crop, part, refines)
             if other is not None:
