@@ -43,7 +43,8 @@ def main() -> None:
     losses = trainer.step(trainer.draw(torch.tensor([0]), generator))
     seconds = time.perf_counter() - start
     weights = sum(weight.numel() for weight in trainer.network.parameters())
-    print(json.dumps({"peak": peak_bytes(), "seconds": seconds, "weights": weights, "loss": losses.denoising.item()}))
+    loss = losses["denoising"].item()
+    print(json.dumps({"peak": peak_bytes(), "seconds": seconds, "weights": weights, "loss": loss}))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def _sampled(model: ModelPatcher) -> _Sampled:
         name: (model.backup[PREFIX + name].weight if PREFIX + name in model.backup else weight).detach()
         for name, weight in sorted(unet_weights(model).items())
     }
-    chosen = {name: _evenly(weight).to(torch.bfloat16) for name, weight in weights.items()}
+    chosen = {name: evenly(weight).to(torch.bfloat16) for name, weight in weights.items()}
     on_cpu: dict[str, Tensor] = {}
     for device in {numbers.device for numbers in chosen.values()}:  # one copy for all of a device
         there = {name: numbers for name, numbers in chosen.items() if numbers.device == device}
@@ -129,7 +129,8 @@ def _precision(weight: Tensor) -> str:
     return "full" if weight.element_size() > 1 else "low"
 
 
-def _evenly(weight: Tensor) -> Tensor:
+def evenly(weight: Tensor) -> Tensor:
+    """(n,), at most SAMPLES of a tensor's numbers."""
     flat = weight.flatten()
     return flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES]
 

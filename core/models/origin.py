@@ -11,7 +11,7 @@ import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from .base import SAMPLES, fingerprint
+from .base import evenly, fingerprint
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -61,8 +61,7 @@ def _digest(patches: Mapping[str, Any]) -> str:
 def _parts(value: Any) -> Iterator[bytes]:
     """What tells a patch from another: names, strengths, functions by their name, and some numbers of each tensor."""
     if isinstance(value, Tensor):
-        flat = value.detach().flatten()
-        chosen = flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].cpu().to(torch.float32)
+        chosen = evenly(value.detach()).cpu().to(torch.float32)
         yield f"tensor {tuple(value.shape)}".encode()
         yield chosen.numpy().tobytes()
     elif isinstance(value, Mapping):

@@ -59,15 +59,6 @@ class Batch:
     dropped: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Losses:
-    """The loss of one step, and L_LDM and L_ac in it; scalars."""
-
-    loss: Tensor
-    denoising: Tensor
-    consistency: Tensor
-
-
 class Trainer:
     """Trains an adapter's network; must be made and used outside of ComfyUI's inference mode.
 
@@ -129,23 +120,23 @@ class Trainer:
             torch.rand(count, generator=generator) < self.settings.condition_drop,
         )
 
-    def step(self, batch: Batch) -> Losses:
+    def step(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the optimiser."""
         losses = self.losses(batch)
         self._optimizer.zero_grad()
-        losses.loss.backward()
+        losses["loss"].backward()
         self.is_whole = False
         self._optimizer.step()
         return losses
 
-    def losses(self, batch: Batch) -> Losses:
-        """The losses of a batch."""
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch, as the objective gives them."""
         pictures = self._pictures_of(batch.targets)
         size, at = self._places[batch.reference]
         references, one = self._of_sizes[size], slice(at, at + 1)
         prompts = [pictures.empty if drop else pictures.prompt for drop in batch.dropped.tolist()]
         ys = [prompt.y for prompt in prompts if prompt.y is not None]
-        found = self.objective(
+        losses: dict[str, Tensor] = self.objective(
             Inputs(
                 pictures.latents[[self._places[number][1] for number in batch.targets.tolist()]].to(self._device),
                 references.latents[one].to(self._device),
@@ -158,7 +149,7 @@ class Trainer:
                 batch.dropped if self.settings.dropped == BOTH else None,
             )
         )
-        return Losses(**found)
+        return losses
 
     def state(self) -> dict[str, Any]:
         """All that a training goes on from; its tensors are the trainer's own."""
@@ -229,8 +220,8 @@ def train(trainer: Trainer, watch: Watch) -> list[tuple[float, float]]:
     return history
 
 
-def _checked(losses: Losses, step: int) -> tuple[float, float]:
-    values = losses.denoising.item(), losses.consistency.item()
+def _checked(losses: dict[str, Tensor], step: int) -> tuple[float, float]:
+    values = losses["denoising"].item(), losses["consistency"].item()
     if not all(map(math.isfinite, values)):
         raise RuntimeError(f"Training diverged in step {step}: the loss is {values[0]}. Lower learning_rate.")
     return values

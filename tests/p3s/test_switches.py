@@ -140,7 +140,7 @@ def test_of_a_batch_only_those_that_are_dropped_lose_their_reference() -> None:
         for at in (0, 1)
     ]
     with torch.no_grad():
-        whole, *parts = (one.losses(batch).denoising.item() for batch in (both, *alone))
+        whole, *parts = (one.losses(batch)["denoising"].item() for batch in (both, *alone))
     assert whole == pytest.approx(sum(parts) / 2, rel=1e-4)
 
 

@@ -50,13 +50,13 @@ def held_out(one: Trainer) -> tuple[float, float]:
     """L_LDM and L_ac on them."""
     with torch.no_grad():
         losses = [one.losses(batch) for batch in draws(one)]
-    return tuple(sum(getattr(each, name).item() for each in losses) / 8 for name in ("denoising", "consistency"))
+    return tuple(sum(each[name].item() for each in losses) / 8 for name in ("denoising", "consistency"))
 
 
 def gradients(one: Trainer) -> list[Tensor]:
     (batch,) = draws(one, 1)
     losses = one.losses(batch)
-    (losses.denoising + losses.consistency).backward()
+    (losses["denoising"] + losses["consistency"]).backward()
     return [weight.grad for weight in one.network.parameters() if weight.grad is not None]
 
 
@@ -64,7 +64,7 @@ def gradients(one: Trainer) -> list[Tensor]:
 def test_blocks_computed_anew_change_neither_loss_nor_gradient(family: str) -> None:
     kept, anew = (trainer(family, filled=True, where="all", gradient_checkpointing=way) for way in (False, True))
     (batch,) = draws(kept, 1)
-    assert kept.losses(batch).denoising == anew.losses(batch).denoising
+    assert kept.losses(batch)["denoising"] == anew.losses(batch)["denoising"]
     pairs = list(zip(gradients(kept), gradients(anew), strict=True))
     assert len(pairs) > 100 and all(torch.equal(*pair) for pair in pairs)
     assert any(gradient.any() for gradient, _ in pairs)
@@ -93,7 +93,7 @@ def test_the_prediction_is_what_the_sampler_would_get() -> None:
     batch = Batch(torch.tensor([0]), 0, torch.tensor([999]), (x.cpu() - target) / sigma, torch.tensor([False]))
     with torch.no_grad():
         losses = one.losses(batch)
-    assert losses.denoising.item() == pytest.approx((want - batch.noise).square().mean().item(), rel=1e-3)
+    assert losses["denoising"].item() == pytest.approx((want - batch.noise).square().mean().item(), rel=1e-3)
 
 
 def managed(patcher: Any, network: Any) -> Any:
@@ -120,7 +120,7 @@ def test_only_the_adapter_is_trained_and_the_same_seed_gives_the_same() -> None:
 def test_mixed_precision_keeps_float32_weights_and_comes_close() -> None:
     exact, mixed = trainer(filled=True), trainer(filled=True, mixed_precision=True)
     (batch,) = draws(exact, 1)
-    assert mixed.losses(batch).denoising.item() == pytest.approx(exact.losses(batch).denoising.item(), rel=0.02)
+    assert mixed.losses(batch)["denoising"].item() == pytest.approx(exact.losses(batch)["denoising"].item(), rel=0.02)
     mixed.step(batch)
     assert {weight.dtype for weight in mixed.network.parameters()} == {torch.float32}
 
@@ -135,7 +135,7 @@ def test_conditions_are_dropped_as_often_as_wanted() -> None:
             one.losses(Batch(batch.targets, batch.reference, batch.timesteps, batch.noise, torch.tensor([drop])))
             for drop in (False, True)
         ]
-    assert costs[0].denoising != costs[1].denoising
+    assert costs[0]["denoising"] != costs[1]["denoising"]
 
 
 def test_a_step_of_two_is_the_mean_of_two_steps_of_one() -> None:
