@@ -10,14 +10,14 @@ import comfy.model_patcher
 import pytest
 import torch
 from comfy.controlnet import ControlBase
-from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from naive_deadiff import attach, random_image
 from refattention.core.deadiff.settings import DEADiffSettings
 from refattention.core.deadiff.wrappers import apply_deadiff
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
-from sampling import HOST_PATCHES, check_nothing_stays, distance, guide_all, latent, model, prompt, sample
+from sampling import check_halves, check_nothing_stays, distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
 SIZE = (4, 16, 12)
@@ -76,20 +76,12 @@ def test_a_lora_that_changes_between_the_steps(style: DEADiffSettings) -> None:
     assert distance(got, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS, steps=5)) > 1e-3
 
 
-@pytest.mark.parametrize("patch", HOST_PATCHES.values(), ids=HOST_PATCHES)
-def test_with_the_hosts_own_attention_patches(style: DEADiffSettings, patch: Any) -> None:
-    noise = latent(2, 4, 16, 16)
-    both = sample(apply_deadiff(patch(model("sd15")), style), noise, *PROMPTS)
-    assert torch.equal(both, sample(patch(apply_deadiff(model("sd15"), style)), noise, *PROMPTS))
-    assert distance(both, sample(patch(model("sd15")), noise, *PROMPTS)) > 1e-3
-    assert distance(both, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS)) > 1e-4
-
-
 def test_pag_gets_the_same_style(style: DEADiffSettings) -> None:
     """Its extra evaluation is of the conditional half."""
     noise = latent(1, *SIZE)
     got, want = (
-        sample(HOST_PATCHES["PAG"](make(model("sd15"), style)), noise, *PROMPTS) for make in (apply_deadiff, attach)
+        sample(PerturbedAttentionGuidance.execute(make(model("sd15"), style), 3.0)[0], noise, *PROMPTS)
+        for make in (apply_deadiff, attach)
     )
     assert distance(got, want) < 1e-4
 
@@ -164,25 +156,9 @@ def test_an_override_that_is_already_there_is_used(style: DEADiffSettings) -> No
     assert calls.count(77 + 16) == 16 and len(calls) == 32
 
 
-def test_split_calls_and_the_other_order_give_the_same(style: DEADiffSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = latent(2, *SIZE)
-    together = sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS)
-
-    def swap(executor: Any, base: Any, conds: list[Any], *args: Any) -> list[Tensor]:
-        return executor(base, conds[::-1], *args)[::-1]
-
-    swapped = model("sd15")
-    swapped.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "swap", swap)
-    assert distance(sample(apply_deadiff(swapped, style), noise, *PROMPTS), together) < 1e-5
-
-    calls: list[list[int]] = []
-    watched = apply_deadiff(model("sd15"), style)
-    watched.add_wrapper_with_key(
-        WrappersMP.APPLY_MODEL, "watch", lambda ex, *a, **k: calls.append(a[5]["cond_or_uncond"]) or ex(*a, **k)
-    )
-    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: 0)
-    assert distance(sample(watched, noise, *PROMPTS), together) < 1e-4
-    assert all(len(call) == 1 for call in calls)
+def test_halves_come_in_any_order_and_alone(style: DEADiffSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = partial(sample, noise=latent(2, *SIZE), positive=PROMPTS[0], negative=PROMPTS[1])
+    check_halves(monkeypatch, partial(model, "sd15"), partial(apply_deadiff, settings=style), run)
 
 
 @pytest.mark.parametrize("cfg", [1.0, 5.0])

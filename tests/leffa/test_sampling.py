@@ -9,7 +9,6 @@ from typing import Any
 import comfy.model_patcher
 import pytest
 import torch
-from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_hypertile import HyperTile
 from refattention.core.leffa.equal_halves import share_equal_halves
 from refattention.core.leffa.reference import KEY
@@ -17,7 +16,7 @@ from refattention.core.leffa.run import LeffaRun
 from refattention.core.leffa.settings import LeffaSettings
 from refattention.core.leffa.unet import transformer_layers
 from refattention.nodes.leffa import EVERY_N, ONCE, LeffaPoseTransfer
-from sampling import check_nothing_stays, distance
+from sampling import check_halves, check_nothing_stays, distance
 from torch import Tensor
 from tryon import KINDS, AveragingVAE, half_mask, model, parts, picture, sample, try_on
 
@@ -190,17 +189,8 @@ def test_a_batch_equals_its_samples(persons: int) -> None:
         assert distance(both[row], alone[0]) < 1e-4
 
 
-def test_split_calls_and_the_other_order_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    together = sample(try_on(model()))
-
-    def swap(executor: Any, base: Any, conds: list[Any], *args: Any) -> list[Tensor]:
-        return executor(base, conds[::-1], *args)[::-1]
-
-    outputs = try_on(model())
-    outputs[0].add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "swap", swap)
-    assert distance(sample(outputs), together) < 1e-4
-    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: 0)
-    assert distance(sample(try_on(model())), together) < 1e-4
+def test_halves_come_in_any_order_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_halves(monkeypatch, model, try_on, sample)
 
 
 def test_equal_halves_are_computed_once_and_unequal_ones_are_not() -> None:

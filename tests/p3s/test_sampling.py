@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import comfy.model_patcher
 import oracle
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_tomesd import TomePatchModel
 from naive import HiddenStates, labelled_layers
 from refattention.core.p3s.run import time_of
@@ -20,7 +20,8 @@ from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
 from sampling import (
     FAMILIES,
-    HOST_PATCHES,
+    check_halves,
+    check_model_stays,
     check_nothing_stays,
     distance,
     guide_all,
@@ -54,14 +55,7 @@ def test_off_is_bit_identical(family: str, off: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_connected_model_stays_bit_identical(family: str) -> None:
-    plain, noise = model(family), latent(1, *SIZE)
-    prompts = prompt(family, 1), prompt(family, 2)
-    before, options = sample(plain, noise, *prompts), str(plain.model_options)
-    patched = injected(plain)
-    assert distance(sample(patched, noise, *prompts), before) > 1e-2
-    assert torch.equal(sample(plain, noise, *prompts), before)
-    assert str(plain.model_options) == options
-    assert not plain.wrappers
+    check_model_stays(model(family), injected, prompt(family, 1), prompt(family, 2))
 
 
 LEFT = torch.zeros(1, 64, 48)
@@ -137,20 +131,12 @@ def test_the_reference_is_read_once_a_step_for_both_halves_and_not_at_weight_0()
     assert passes == [6, 2, 6, 2, 6]  # weight 0 at the first step
 
 
-def test_split_calls_and_the_other_order_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = latent(2, *SIZE)
-    together = sample(injected(model("sd15")), noise, *PROMPTS)
-
-    swapped = model("sd15")
-    swapped.add_wrapper_with_key(
-        WrappersMP.CALC_COND_BATCH, "swap", lambda ex, m, conds, *rest: ex(m, conds[::-1], *rest)[::-1]
-    )
-    assert distance(sample(injected(swapped), noise, *PROMPTS), together) < 1e-5
-
-    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: 0)
+def test_halves_come_in_any_order_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = partial(sample, noise=latent(2, *SIZE), positive=PROMPTS[0], negative=PROMPTS[1])
+    check_halves(monkeypatch, partial(model, "sd15"), injected, run)
     patcher = injected(model("sd15"))
     passes = forward_passes(patcher)
-    assert distance(sample(patcher, noise, *PROMPTS), together) < 1e-4
+    run(patcher)
     assert passes == [1, 1, 2, 2] * 3
 
 
@@ -164,14 +150,13 @@ def test_pictures_of_a_batch_do_not_mix() -> None:
 @pytest.mark.parametrize(
     "patch",
     [
-        *(HOST_PATCHES[name] for name in ("PAG", "NAG", "SAG")),
         lambda m: apply_refdrop(m, RefDropSettings(0.4, guide_all(m), Reference(latent(1, 4, 7, 9, seed=4), None, 6))),
         lambda m: apply_refdrop(m, RefDropSettings(0.4, guide_all(m), mask=torch.eye(20)[None])),
         lambda m: apply_refdrop(m, RefDropSettings(1.0, guide_all(m), concat=True)),
     ],
-    ids=["PAG", "NAG", "SAG", "RefDrop", "RefDrop in the batch", "RefDrop concat"],
+    ids=["RefDrop", "RefDrop in the batch", "RefDrop concat"],
 )
-def test_with_other_attention_patches(patch: Any) -> None:
+def test_with_refdrop(patch: Any) -> None:
     noise = latent(2, 4, 16, 16)
     alone, ours = sample(patch(model("sd15")), noise, *PROMPTS), sample(injected(model("sd15")), noise, *PROMPTS)
     both, other_order = (
@@ -200,7 +185,7 @@ def test_references_are_read_without_each_other() -> None:
 
 
 def test_tiled_queries_are_refused() -> None:
-    patcher = HOST_PATCHES["HyperTile"](injected(model("sd15")))
+    patcher = HyperTile.execute(injected(model("sd15")), 32, 2, 0, False)[0]
     with pytest.raises(RuntimeError, match=r"P3S Inject needs the 16 x 16 tokens of block .* in one piece"):
         sample(patcher, latent(1, 4, 16, 16), *PROMPTS)
 

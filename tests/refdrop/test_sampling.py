@@ -9,7 +9,7 @@ from naive import HiddenStates, NaiveRefDrop, labelled_layers
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
-from sampling import FAMILIES, distance, guide_all, latent, model, prompt, sample
+from sampling import FAMILIES, check_model_stays, distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
 SIZE = (4, 16, 12)
@@ -47,15 +47,8 @@ def test_off_is_bit_identical(family: str, off: dict) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_connected_model_stays_bit_identical(family: str) -> None:
-    plain, noise = model(family), latent(1, *SIZE)
-    prompts = prompt(family, 1), prompt(family, 2)
-    before = sample(plain, noise, *prompts)
-    options = str(plain.model_options)
-    patched = apply_refdrop(plain, guide(plain, 0.5, latent(1, 4, 9, 11)))
-    assert not torch.equal(sample(patched, noise, *prompts), before)
-    assert torch.equal(sample(plain, noise, *prompts), before)
-    assert str(plain.model_options) == options
-    assert not plain.wrappers
+    settings = guide(model(family), 0.5, latent(1, 4, 9, 11))
+    check_model_stays(model(family), lambda plain: apply_refdrop(plain, settings), prompt(family, 1), prompt(family, 2))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

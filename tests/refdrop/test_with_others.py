@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import comfy.model_patcher
 import pytest
 import torch
 from comfy.controlnet import ControlBase
 from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from naive import HiddenStates, NaiveRefDrop
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
-from sampling import HOST_PATCHES, check_nothing_stays, distance, guide_all, latent, model, prompt, sample
+from sampling import check_halves, check_nothing_stays, distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
 SIZE = (4, 16, 12)
@@ -48,22 +48,8 @@ def test_lora_reaches_the_reference_pass_too() -> None:
     assert distance(got, sample(guided(model("sd15")), noise, *PROMPTS)) > 1e-2
 
 
-@pytest.mark.parametrize("patch", HOST_PATCHES.values(), ids=HOST_PATCHES)
-def test_with_the_hosts_own_attention_patches(patch: Any) -> None:
-    noise = latent(2, 4, 16, 16)
-    alone, refdrop = sample(patch(model("sd15")), noise, *PROMPTS), sample(guided(model("sd15")), noise, *PROMPTS)
-    both, other_order = (
-        sample(guided(patch(model("sd15"))), noise, *PROMPTS),
-        sample(patch(guided(model("sd15"))), noise, *PROMPTS),
-    )
-    assert both.isfinite().all()
-    assert torch.equal(both, other_order)
-    assert distance(both, alone) > 1e-3
-    assert distance(both, refdrop) > 1e-4
-
-
 def test_pag_on_the_only_guided_block_is_no_error() -> None:
-    pag = HOST_PATCHES["PAG"](guided(model("sd15"), blocks=frozenset({("middle", 0)})))
+    pag = PerturbedAttentionGuidance.execute(guided(model("sd15"), blocks=frozenset({("middle", 0)})), 3.0)[0]
     assert sample(pag, latent(1, *SIZE), *PROMPTS).isfinite().all()
 
 
@@ -95,35 +81,10 @@ def test_a_batch_of_references_equals_nodes_in_a_row() -> None:
     assert distance(batch, sample(patcher, noise, *PROMPTS)) < 1e-4
 
 
-@pytest.mark.parametrize("source", ["latent", "batch"])
-def test_split_calls_and_the_other_order_give_the_same(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"reference": None, "batch_references": 1} if source == "batch" else {}
-    noise = latent(2, *SIZE)
-    together = sample(guided(model("sd15"), **settings), noise, *PROMPTS)
-
-    swapped = guided(swap_halves(model("sd15")), **settings)
-    assert distance(sample(swapped, noise, *PROMPTS), together) < 1e-5
-
-    calls: list[list[int]] = []
-    watched = guided(model("sd15"), **settings)
-    watched.add_wrapper_with_key(
-        WrappersMP.APPLY_MODEL,
-        "refattention.watch",
-        lambda ex, *a, **k: calls.append(a[5]["cond_or_uncond"]) or ex(*a, **k),
-    )
-    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda self, device: 0)
-    assert distance(sample(watched, noise, *PROMPTS), together) < 1e-4
-    assert all(len(call) == 1 for call in calls)
-
-
-def swap_halves(patcher: Any) -> Any:
-    """Evaluates the unconditional half as number 0 and the conditional one as number 1."""
-
-    def swap(executor: Any, model: Any, conds: list[Any], *args: Any) -> list[Tensor]:
-        return executor(model, conds[::-1], *args)[::-1]
-
-    patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "swap", swap)
-    return patcher
+@pytest.mark.parametrize("settings", [{}, {"reference": None, "batch_references": 1}], ids=["latent", "batch"])
+def test_halves_come_in_any_order_and_alone(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = partial(sample, noise=latent(2, *SIZE), positive=PROMPTS[0], negative=PROMPTS[1])
+    check_halves(monkeypatch, partial(model, "sd15"), partial(guided, **settings), run)
 
 
 def test_prompts_of_unequal_length_run_in_two_calls() -> None:

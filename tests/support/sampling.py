@@ -14,21 +14,11 @@ import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
-from comfy_extras.nodes_hypertile import HyperTile
-from comfy_extras.nodes_nag import NAGuidance
-from comfy_extras.nodes_pag import PerturbedAttentionGuidance
-from comfy_extras.nodes_sag import SelfAttentionGuidance
+from comfy.patcher_extension import WrappersMP
 from refattention_demo.loading import load
 from torch import Tensor
 
 FAMILIES = ["sd15", "sdxl"]
-# ComfyUI's own patches of attention
-HOST_PATCHES: dict[str, Callable[[ModelPatcher], ModelPatcher]] = {
-    "PAG": lambda patcher: PerturbedAttentionGuidance.execute(patcher, 3.0)[0],
-    "NAG": lambda patcher: NAGuidance.execute(patcher, 5.0, 0.5, 1.5)[0],
-    "SAG": lambda patcher: SelfAttentionGuidance.execute(patcher, 0.5, 2.0)[0],
-    "HyperTile": lambda patcher: HyperTile.execute(patcher, 32, 2, 0, False)[0],
-}
 
 
 @functools.cache
@@ -110,6 +100,39 @@ def guide_all(patcher: ModelPatcher) -> frozenset[tuple[str, int]]:
     from refattention.core.patches.unet import self_attention_blocks
 
     return frozenset(self_attention_blocks(patcher.model.diffusion_model))
+
+
+def check_model_stays(patcher: ModelPatcher, patch: Callable[[ModelPatcher], ModelPatcher], *prompts: Any) -> None:
+    """A patch changes the picture, but neither the model it is connected to nor what that paints."""
+    noise = latent(1, 4, 16, 12)
+    before, options = sample(patcher, noise, *prompts), str(patcher.model_options)
+    assert distance(sample(patch(patcher), noise, *prompts), before) > 1e-3
+    assert torch.equal(sample(patcher, noise, *prompts), before)
+    assert str(patcher.model_options) == options and not patcher.wrappers
+
+
+def check_halves(
+    monkeypatch: pytest.MonkeyPatch,
+    base: Callable[[], ModelPatcher],
+    patch: Callable[[ModelPatcher], Any],
+    run: Callable[[Any], Tensor],
+) -> None:
+    """It does not matter which half of the guidance comes first, nor whether memory is short and each comes alone.
+
+    Args:
+        base: makes a model, which `patch` patches and `run` samples with.
+    """
+    together, swapped, watched, calls = run(patch(base())), base(), base(), []
+    swapped.add_wrapper_with_key(
+        WrappersMP.CALC_COND_BATCH, "swap", lambda ex, m, conds, *rest: ex(m, conds[::-1], *rest)[::-1]
+    )
+    assert distance(run(patch(swapped)), together) < 1e-5
+    watched.add_wrapper_with_key(
+        WrappersMP.APPLY_MODEL, "watch", lambda ex, *a, **k: calls.append(a[5]["cond_or_uncond"]) or ex(*a, **k)
+    )
+    monkeypatch.setattr(ModelPatcher, "get_free_memory", lambda self, device: 0)
+    assert distance(run(patch(watched)), together) < 1e-4
+    assert calls and all(len(call) == 1 for call in calls)
 
 
 def check_nothing_stays(run: Callable[..., Tensor]) -> None:
