@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import comfy.hooks
-import comfy.model_patcher
 import pytest
 import torch
 from comfy.controlnet import ControlBase
@@ -33,20 +32,6 @@ def weight_patches(patcher: Any) -> dict[str, tuple[Tensor]]:
     """A change of every to_k and to_v of the cross-attentions, in the form of a LoRA."""
     keys = [key for key in patcher.model_state_dict() if "attn2.to_k.weight" in key or "attn2.to_v.weight" in key]
     return {key: (latent(*patcher.get_model_object(key).shape, seed=n) * 0.05,) for n, key in enumerate(keys)}
-
-
-def lora(patcher: Any) -> Any:
-    assert patcher.add_patches(weight_patches(patcher))
-    return patcher
-
-
-def test_lora_changes_the_text_only(style: DEADiffSettings) -> None:
-    noise = latent(1, *SIZE)
-    got = sample(apply_deadiff(lora(model("sd15")), style), noise, *PROMPTS)
-    assert distance(got, sample(attach(lora(model("sd15")), style), noise, *PROMPTS)) < 1e-4
-    assert distance(got, sample(apply_deadiff(model("sd15"), style), noise, *PROMPTS)) > 1e-3
-    after = lora(apply_deadiff(model("sd15"), style))
-    assert torch.equal(got, sample(after, noise, *PROMPTS))
 
 
 def scheduled_lora(patcher: Any) -> list[Any]:

@@ -6,7 +6,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import comfy.model_patcher
+import comfy.sample
 import pytest
 import torch
 from comfy_extras.nodes_hypertile import HyperTile

@@ -33,21 +33,6 @@ def naive(patcher: Any, strength: float = 0.4) -> Any:
     return patcher
 
 
-def lora(patcher: Any) -> Any:
-    """A weight patch on every to_k and to_v, as a LoRA loader adds them."""
-    keys = [key for key in patcher.model_state_dict() if "attn1.to_k.weight" in key or "attn1.to_v.weight" in key]
-    patches = {key: (latent(*patcher.get_model_object(key).shape, seed=n) * 0.05,) for n, key in enumerate(keys)}
-    assert len(patcher.add_patches(patches)) == len(keys)
-    return patcher
-
-
-def test_lora_reaches_the_reference_pass_too() -> None:
-    noise = latent(1, *SIZE)
-    got = sample(guided(lora(model("sd15"))), noise, *PROMPTS)
-    assert distance(got, sample(naive(lora(model("sd15"))), noise, *PROMPTS)) < 1e-4
-    assert distance(got, sample(guided(model("sd15")), noise, *PROMPTS)) > 1e-2
-
-
 def test_pag_on_the_only_guided_block_is_no_error() -> None:
     pag = PerturbedAttentionGuidance.execute(guided(model("sd15"), blocks=frozenset({("middle", 0)})), 3.0)[0]
     assert sample(pag, latent(1, *SIZE), *PROMPTS).isfinite().all()
