@@ -118,7 +118,7 @@ ADAPTERS = {
     "quilts_timesteps": _quilts({**_FLOW, "method.max_timestep": 1000}),
     "quilts_coarse": _quilts({**_FLOW, "method.min_ratio": 0.0}),
     # the same person in another pose
-    "poses": Adapter("leffa", "leffa", data="poses", changes={"method.task": "pose_transfer"}),
+    "poses": Adapter("leffa", "leffa", data="poses", changes={"method.task": "pose_transfer", "train.steps": 600}),
     "deadiff": Adapter("deadiff"),
     # the claims' control: both branches, so tokens in all layers, and no pairs
     "deadiff_reconstructed": Adapter("deadiff", changes={"method.mix": [0, 0, 1], "train.steps": 1500}),
