@@ -99,6 +99,8 @@ def ours(parts: LeffaParts, inputs: Inputs, interval: int, cache_bytes: int) -> 
             nonlocal result
 
             def evaluate(timestep: int) -> Tensor:
+                # As in `models.evaluation`
+                patched.model.current_patcher = patched
                 sigma = sampling.sigma(torch.tensor([timestep])).to(x)
                 noisy = inputs.noise.to(x) * (1 + sigma**2) ** 0.5
                 return (noisy - model(noisy, sigma, **extra_args)) / sigma

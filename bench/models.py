@@ -121,7 +121,13 @@ def evaluation(
         ) -> torch.Tensor:
             nonlocal result
             sigma = sigmas[:1].expand(len(x))
-            result = observe(lambda: model(x, sigma, **extra_args))
+
+            def evaluate() -> torch.Tensor:
+                # Runs that are compared are open at once, and ComfyUI remembers the one that was opened last.
+                patcher.model.current_patcher = patcher
+                return model(x, sigma, **extra_args)
+
+            result = observe(evaluate)
             return x
 
         sigmas = torch.tensor([level, 0.0])

@@ -45,7 +45,7 @@ def losses(one: Trainer, targets: list[int], reference: int = 0, **changed: Any)
     """Those of a batch that is the same for every trainer."""
     drawn = one.draw(torch.tensor(targets), torch.Generator().manual_seed(5))
     batch = dataclasses.replace(drawn, reference=reference, dropped=torch.zeros(len(targets), dtype=torch.bool))
-    return {name: value.item() for name, value in vars(one.losses(dataclasses.replace(batch, **changed))).items()}
+    return {name: value.item() for name, value in one.losses(dataclasses.replace(batch, **changed)).items()}
 
 
 class Watched:
