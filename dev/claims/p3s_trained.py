@@ -24,13 +24,12 @@ from .rows import Curve, Findings, Plot, above, estimate, slopes
 VIEWS, SEEDS = 4, 4  # pictures to learn from, and to paint of each subject
 STRENGTHS = (0.0, 0.5, 1.0)
 SCHEDULES = ("fixed", "increasing", "decreasing")
-# The world's models are small: few steps, of all views each, at a high rate.
-TRAINING = {
-    "epochs": 160, "batch_size": VIEWS, "learning_rate": 3e-3, "mixed_precision": False,
-    "gradient_checkpointing": False,
-}  # fmt: skip
+# The world's models are small: few steps at a high rate.
+TRAINING = {"epochs": 40, "learning_rate": 3e-3, "mixed_precision": False, "gradient_checkpointing": False}
 FEW_STEPS = (
-    "160 steps for each subject are few: some of its pictures show the subject's pattern or colours, others do not"
+    "160 steps for each subject are few: some of its pictures show the subject's pattern or colours, others do not; "
+    "with four pictures to a step, of two subjects, the chance of its body and shirt was 0.28 and 0.23, without the "
+    "adapter 0.02 and 0.05"
 )
 FIDELITY, EDITABILITY = "chance of the subject's body and shirt colour", "chance of the prompt's scene and pose"
 Measures = dict[str, NDArray[np.float64]]  # (subjects, SEEDS) each

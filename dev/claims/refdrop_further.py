@@ -19,8 +19,8 @@ from .rows import Findings, above, below
 
 STRENGTH = 0.4
 AT = f"c = {STRENGTH}"
-# Of four cases, three have another pose than their reference.
-POSE_CASES = 4 / 3
+# Poses are told apart less surely than colours.
+POSE_CASES = 2
 Picture = NDArray[np.float32]
 
 
@@ -116,7 +116,7 @@ def run_rank_one(host: WorldHost, count: int) -> Findings:
 
 def run_layout(host: WorldHost, count: int) -> Findings:
     """What becomes of the prompt's pose with guidance, and with guidance in all blocks."""
-    painter, reader = Painter(host, round(POSE_CASES * count)), Reader()
+    painter, reader = Painter(host, POSE_CASES * count), Reader()
 
     def chances(pictures: list[Picture]) -> NDArray[np.float64]:
         """(2, cases): of the prompt's pose and of the reference's."""
