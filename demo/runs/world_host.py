@@ -77,6 +77,10 @@ class WorldHost(HeadlessHost):
         files = self.images({"outputs": {node: output}})
         return np.stack([np.asarray(Image.open(file).convert("RGB"), np.float32) / 255 for file in files])
 
+    def saved(self, workflow: Mapping[str, Any]) -> NDArray[np.float32]:
+        """The same of what its first SaveImage saves."""
+        return self.pictures(workflow, node_id(workflow, "SaveImage"))
+
 
 def inputs(workflow: Mapping[str, Any], class_type: str, title: str | None = None) -> dict[str, Any]:
     """The inputs of the one node of that class, or of that class and title, to be changed in place.

@@ -131,7 +131,7 @@ def obedience(host: WorldHost, count: int) -> tuple[dict[str, float], dict[str, 
         inputs(graph, "KSampler")["model"] = inputs(graph, "DEADiffStyle")["model"]
         for unused in ("DEADiffStyle", "DEADiffLoader", "LoadImage"):
             del graph[node_id(graph, unused)]
-        pictures.append(host.pictures(graph, node_id(graph, "SaveImage"))[0])
+        pictures.append(host.saved(graph)[0])
     shown, model = [truth for _, truth in asked], classifier.trained()
     drawn = np.asarray(np.stack([draw.picture(each) for each in shown]) / 255, np.float32)
     painted, read = (measure.accuracy(model, to_batch(each), shown) for each in (np.stack(pictures), drawn))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from refattention_demo.world import captions, record
 from refattention_demo.world.record import Record
 from world.config import HELD_OUT
-from world_host import WorldHost, inputs, node_id, small
+from world_host import WorldHost, inputs, small
 
 from demo_host import load_workflow
 
@@ -79,7 +79,7 @@ class Painter:
         )
 
         def of(name: str, records: list[Record]) -> NDArray[np.float64]:
-            return np.array([self.reader.of(chances, name, each)[n] for n, each in enumerate(records)], float)
+            return self.reader.of_each(chances, name, records)
 
         def looks(records: list[Record]) -> NDArray[np.float64]:
             return np.mean([of(name, records) for name in ("species", "body", "shirt")], axis=0, dtype=float)
@@ -105,7 +105,7 @@ class Painter:
             file = self._files[(number + 1) % len(self._files)]
             graph["content"] = {"class_type": "LoadImage", "inputs": {"image": file}, "_meta": {"title": "Content"}}
             inputs(graph, "DEADiffStyle")["content_image"] = ["content", 0]
-        return self.host.pictures(graph, node_id(graph, "SaveImage"))
+        return self.host.saved(graph)
 
 
 def run(host: WorldHost, count: int) -> Findings:

@@ -18,8 +18,8 @@ from world_host import WorldHost, inputs
 from demo_host import load_workflow
 from demo_leffa import dressing, put_person
 
-from .reading import Reader, require
-from .rows import Findings, Row, above
+from .reading import Reader, drawn, require
+from .rows import Findings, Row, above, columns
 
 PAPER = "Leffa"
 WITH, WITHOUT = "leffa_flow", "leffa_plain"
@@ -119,8 +119,7 @@ class FittingRoom:
 
     def measured(self, model: str) -> Measured:
         """(cases,) of each measure, with a file of the host's diffusion models."""
-        found = [_of_case(self._host, case, n, self._reader, model) for n, case in enumerate(self._cases)]
-        return {name: np.array([one[name] for one in found]) for name in found[0]}
+        return columns([_of_case(self._host, case, n, self._reader, model) for n, case in enumerate(self._cases)])
 
 
 def put_pictures(host: WorldHost, number: int, case: Case) -> None:
@@ -145,7 +144,7 @@ def _of_case(host: WorldHost, case: Case, number: int, reader: Reader, model: st
         return np.asarray(np.asarray(shown, np.float32) / 255)
 
     painted, moved = picture("Try-on"), picture("Garment, moved")
-    shirt, wanted = truth.shirt(case.dressed), draw.picture(case.dressed).astype(np.float32) / 255
+    shirt, wanted = truth.shirt(case.dressed), drawn(case.dressed)
     errors = np.linalg.norm(moved[..., :2] - truth.on_flat_shirt(case.dressed), axis=-1)[shirt]
     chances = reader.chances(painted[None])
     chance: Callable[[str, Record], float] = lambda name, of: float(reader.of(chances, name, of)[0])  # noqa: E731

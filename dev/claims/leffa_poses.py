@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from refattention_demo.world import draw, record, truth
+from refattention_demo.world import record, truth
 from refattention_demo.world.record import Record
 from world import data_sets
 from world.config import HELD_OUT, result
-from world_host import WorldHost, inputs, node_id
+from world_host import WorldHost, inputs
 
 from demo_host import load_workflow
 from demo_leffa import CFG, STEPS, needed_body_map
 
 from .leffa import PAPER, put_model
-from .reading import Reader, require
+from .reading import Reader, drawn, require
 from .rows import Findings, above
 
 MODEL = "poses"
@@ -54,13 +53,12 @@ def run(host: WorldHost, count: int) -> Findings:
     own, foreign = ([painted(host, number, (number + shift) % count) for number in range(count)] for shift in range(2))
 
     def chance(pictures: list[Pixels], name: str, shown: list[Record]) -> NDArray[np.float64]:
-        chances = reader.chances(np.stack(pictures))
-        return np.array([reader.of(chances, name, one)[n] for n, one in enumerate(shown)], float)
+        return reader.of_each(reader.chances(np.stack(pictures)), name, shown)
 
     persons, posed = [case.person for case in chosen], [case.posed for case in chosen]
     looks = [(chance(each, "body", posed) + chance(each, "shirt", posed)) / 2 for each in (own, foreign)]
     taken = chance(own, "pose", posed) - chance(own, "pose", persons)
-    before = [draw.picture(person).astype(np.float32) / 255 for person in persons]
+    before = [drawn(person) for person in persons]
     left = [np.array([error(*each) for each in zip(pictures, chosen, strict=True)]) for pictures in (before, own)]
     return Findings(
         PAPER,
@@ -89,11 +87,9 @@ def painted(host: WorldHost, pose: int, person: int) -> Pixels:
     inputs(graph, "LoadImage", "DensePose of the pose (U, V, I)")["image"] = f"pose_{pose}.png"
     graph = needed_body_map(graph, "LeffaPoseTransfer")
     inputs(graph, "KSampler").update(seed=pose, steps=STEPS, cfg=CFG)
-    found: Any = host.pictures(graph, node_id(graph, "SaveImage"))[0]
-    return np.asarray(found)
+    return host.saved(graph)[0]
 
 
 def error(picture: Pixels, case: Case) -> float:
     """How far a picture is from the right one, in colours from 0 to 1, where the person is or was."""
-    right = draw.picture(case.posed).astype(np.float32) / 255
-    return float(np.abs(picture - right)[truth.subject(case.posed) | truth.subject(case.person)].mean())
+    return float(np.abs(picture - drawn(case.posed))[truth.subject(case.posed) | truth.subject(case.person)].mean())

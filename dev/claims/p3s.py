@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from refattention_demo.world import captions, draw, record, truth
+from refattention_demo.world import captions, record, truth
 from refattention_demo.world.record import Record
 from world.config import HELD_OUT
-from world_host import WorldHost, inputs, node_id, small
+from world_host import WorldHost, inputs, small
 
 from demo_host import load_workflow
 from demo_point_mask import pointed
 
 from .point_mask import PAPER, inside
-from .reading import SHIRT_BOX, colour
+from .reading import SHIRT_BOX, colour, drawn
 from .rows import Curve, Findings, Plot, above, estimate
 
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -24,8 +24,8 @@ STRENGTHS = (0.0, 0.5, 1.0)
 def cases(count: int) -> list[Record]:
     """Held-out pairs of look-alikes of the flat style."""
     numbers = range(count)
-    drawn = (record.look_alikes(np.random.default_rng(HELD_OUT + 6 * 10**6 + number)) for number in numbers)
-    return [replace(shown, style="flat") for shown in drawn]
+    pairs = (record.look_alikes(np.random.default_rng(HELD_OUT + 6 * 10**6 + number)) for number in numbers)
+    return [replace(shown, style="flat") for shown in pairs]
 
 
 def run(host: WorldHost, count: int) -> Findings:
@@ -55,7 +55,7 @@ def nearer(host: WorldHost, shown: Record, file: str, seed: int, strength: float
     points = (inside(truth.shirt(shown, figure)) for figure in range(2))
     graph = pointed(graph, file, *points, radius=2)
     inputs(graph, "P3SInject")["strength"] = strength
-    painted = colour(host.pictures(graph, node_id(graph, "SaveImage"))[0], SHIRT_BOX)
+    painted = colour(host.saved(graph)[0], SHIRT_BOX)
     subject, other = (shirt_colour(shown, figure) for figure in range(2))
     return float(np.linalg.norm(painted - other) - np.linalg.norm(painted - subject))
 
@@ -63,7 +63,7 @@ def nearer(host: WorldHost, shown: Record, file: str, seed: int, strength: float
 def shirt_colour(shown: Record, figure: int) -> NDArray[np.float32]:
     """The colour of a figure's shirt, L, a and b."""
     alone = record.Record((record.Figure(shown.figures[figure].character, STANDING),))
-    return colour(draw.picture(alone).astype(np.float32) / 255, SHIRT_BOX)
+    return colour(drawn(alone), SHIRT_BOX)
 
 
 STANDING = record.Pose("standing", *record.ARMS["standing"])

@@ -90,7 +90,7 @@ class Subject:
         )
         inputs(graph, "P3SInject").update(settings)
         inputs(graph, "EmptyLatentImage")["batch_size"] = SEEDS
-        return self.host.pictures(graph, node_id(graph, "SaveImage"))
+        return self.host.saved(graph)
 
 
 def _learn_from(graph: dict[str, Any], files: list[str], views: tuple[Record, ...]) -> None:

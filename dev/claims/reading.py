@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from refattention_demo.world import draw
 from refattention_demo.world.record import Record
 from world import attributes, classifier
 from world.pictures import to_batch
@@ -47,6 +48,15 @@ class Reader:
     def of(self, chances: Chances, name: str, shown: Record) -> NDArray[np.float32]:
         """(B,): the chance of the attribute that a record has."""
         return chances[name][:, attributes.ALL[name].index(attributes.of_picture(shown)[name])]
+
+    def of_each(self, chances: Chances, name: str, shown: list[Record]) -> NDArray[np.float64]:
+        """(B,): the chance of each picture that it has the attribute of its own record."""
+        return np.array([self.of(chances, name, record)[number] for number, record in enumerate(shown)], float)
+
+
+def drawn(record: Record) -> NDArray[np.float32]:
+    """(H, W, 3) in [0, 1]: the right picture."""
+    return np.asarray(draw.picture(record).astype(np.float32) / 255)
 
 
 def colour(picture: NDArray[np.float32], box: tuple[int, int, int, int]) -> NDArray[np.float32]:

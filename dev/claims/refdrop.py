@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from refattention_demo.world import captions, draw, record
+from refattention_demo.world import captions, record
 from refattention_demo.world.record import Record
 from world.config import HELD_OUT
-from world_host import WorldHost, inputs, node_id, small
+from world_host import WorldHost, inputs, small
 
 from demo_host import load_workflow
 
-from .reading import FACE_BOX, SHIRT_BOX, Reader, distance
+from .reading import FACE_BOX, SHIRT_BOX, Reader, distance, drawn
 from .rows import Curve, Findings, Plot, Row, above, estimate, slopes
 
 PAPER = "RefDrop"
@@ -61,7 +61,7 @@ def measure(reader: Reader, picture: NDArray[np.float32], case: Case) -> dict[st
     def chance(name: str, of: Record) -> float:
         return float(reader.of(chances, name, of)[0])
 
-    shown = draw.picture(case.reference).astype(np.float32) / 255
+    shown = drawn(case.reference)
     return {
         "identity": (chance("body", case.reference) + chance("shirt", case.reference)) / 2,
         "distance": distance(picture, shown, SHIRT_BOX) / 2 + distance(picture, shown, FACE_BOX) / 2,
@@ -92,7 +92,7 @@ def run(host: WorldHost, count: int) -> Findings:
         graph = workflow(chosen[number], number, strength, file)
         if not has_prompt:
             del inputs(graph, "RefDropApply")["reference_positive"]
-        return measure(reader, host.pictures(graph, node_id(graph, "SaveImage"))[0], chosen[number])
+        return measure(reader, host.saved(graph)[0], chosen[number])
 
     own = [[measured(number, c, files[number]) for c in STRENGTHS] for number in range(count)]
     foreign = [[measured(number, c, files[(number + 1) % count]) for c in FOREIGN] for number in range(count)]
@@ -164,7 +164,7 @@ def _diversity(host: WorldHost, chosen: list[Case], files: list[str]) -> NDArray
         graph = workflow(chosen[number], number, strength, files[number], batch=2)
         apply = inputs(graph, "RefDropApply")
         del apply["reference_latent"], apply["reference_positive"]
-        first, second = host.pictures(graph, node_id(graph, "SaveImage"))
+        first, second = host.saved(graph)
         return (distance(first, second, SHIRT_BOX) + distance(first, second, FACE_BOX)) / 2
 
     return np.array([apart(number, -0.3) - apart(number, 0.0) for number in range(len(chosen))])

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from refattention_demo.world import draw
 from refattention_demo.world.record import Record
-from world_host import WorldHost, inputs, node_id, small
+from world_host import WorldHost, inputs, small
 
 from demo_host import load_workflow
 
-from .reading import FACE_BOX, SHIRT_BOX, Reader, colour
+from .reading import FACE_BOX, SHIRT_BOX, Reader, colour, drawn
 from .refdrop import IDENTITY, PAPER, Case, cases, workflow
 from .rows import Findings, above, below
 
@@ -33,12 +32,12 @@ class Painter:
 
     def painted(self, strength: float = STRENGTH, shift: int = 0, **settings: Any) -> list[Picture]:
         """All cases, each with its own reference, or with that of one further on."""
-        return [_saved(self.host, self._graph(n, strength, shift, settings)) for n in range(len(self.cases))]
+        return [self.host.saved(self._graph(n, strength, shift, settings))[0] for n in range(len(self.cases))]
 
     def by_query(self) -> list[Picture]:
         """By concatenation, computed as `rank_one` computes it."""
         graphs = (self._graph(n, 1.0, 0, {"mode": "concat"}) for n in range(len(self.cases)))
-        return [_saved(self.host, _interpolated(graph)) for graph in graphs]
+        return [self.host.saved(_interpolated(graph))[0] for graph in graphs]
 
     def blended(self) -> list[Picture]:
         """By its own reference and that of the next case, with the template for two."""
@@ -50,7 +49,7 @@ class Painter:
                 apply = inputs(graph, "RefDropApply", title)
                 apply["strength"] = STRENGTH
                 graph[apply["reference_positive"][0]]["inputs"]["text"] = self.cases[at].reference_prompt
-            found.append(_saved(self.host, graph))
+            found.append(self.host.saved(graph)[0])
         return found
 
     def pairs(self) -> list[tuple[Record, Record]]:
@@ -167,13 +166,9 @@ def _interpolated(graph: dict[str, Any]) -> dict[str, Any]:
     return graph
 
 
-def _saved(host: WorldHost, graph: dict[str, Any]) -> Picture:
-    return host.pictures(graph, node_id(graph, "SaveImage"))[0]
-
-
 def _nearer(picture: Picture, pair: tuple[Record, Record]) -> float:
     """Colour distance to the second reference minus that to the first, of shirt and face together."""
-    shown = [draw.picture(reference).astype(np.float32) / 255 for reference in pair]
+    shown = [drawn(reference) for reference in pair]
     first, second, own = (
         np.concatenate([colour(each, box) for box in (SHIRT_BOX, FACE_BOX)]) for each in (*shown, picture)
     )

@@ -16,8 +16,8 @@ from demo_align import repairing
 from demo_host import load_workflow
 
 from .point_mask import overlap
-from .reading import Reader
-from .rows import Curve, Findings, Plot, above, estimate
+from .reading import Reader, drawn
+from .rows import Curve, Findings, Plot, above, columns, estimate
 
 PAPER = "Refine-by-Align"
 CLOSE = (
@@ -78,7 +78,7 @@ def run(host: WorldHost, count: int) -> Findings:
     }
     reader = Reader()
     repaired, alone, by_whole = (
-        _table([measured(host, graph, case, reader) for graph, case in zip(graphs, chosen, strict=True)])
+        columns([measured(host, graph, case, reader) for graph, case in zip(graphs, chosen, strict=True)])
         for graphs in (
             [by_part(case, n, STRENGTH) for n, case in enumerate(chosen)],
             [by_part(case, n, 0.0) for n, case in enumerate(chosen)],
@@ -167,7 +167,7 @@ def by_all(case: Case, number: int) -> dict[str, Any]:
 
 def measured(host: WorldHost, graph: dict[str, Any], case: Case, reader: Reader) -> dict[str, float]:
     """What a workflow's picture is like, see `quality`."""
-    return quality(host.pictures(graph, node_id(graph, "SaveImage"))[0], case, reader)
+    return quality(host.saved(graph)[0], case, reader)
 
 
 def quality(painted: NDArray[np.float32], case: Case, reader: Reader) -> dict[str, float]:
@@ -175,7 +175,7 @@ def quality(painted: NDArray[np.float32], case: Case, reader: Reader) -> dict[st
 
     And the chance of the right logo.
     """
-    right, bare = (draw.picture(each).astype(np.float32) / 255 for each in (case.whole, without_logo(case.whole)))
+    right, bare = (drawn(each) for each in (case.whole, without_logo(case.whole)))
     square, left = truth.logo(case.whole), np.abs(painted - right).mean(-1)
     return {
         "error": float(left[square].mean()),
@@ -187,11 +187,6 @@ def quality(painted: NDArray[np.float32], case: Case, reader: Reader) -> dict[st
 def without_logo(shown: Record) -> Record:
     """The same picture without the logo."""
     return record.dressed(shown, replace(shown.figures[0].character.shirt, logo="none"))
-
-
-def _table(found: list[dict[str, float]]) -> dict[str, NDArray[np.float64]]:
-    """(cases,) of each measure."""
-    return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
 def filled(name: str, case: Case, number: int) -> dict[str, Any]:

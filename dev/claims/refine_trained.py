@@ -14,7 +14,7 @@ from . import refine
 from .point_mask import overlap
 from .reading import Reader
 from .refine import PAPER, Case
-from .rows import Findings, above
+from .rows import Findings, above, columns
 
 # Each chosen on other pictures than those of the claims; the adapter's file carries what tools/calibrate_align.py found
 FREE = {"timesteps": str(refine.BEST[0]), "layers": refine.BEST[1], "margin": 0.6, "strength": 0.6, "cfg": 4.0}
@@ -27,10 +27,10 @@ def run(host: WorldHost, count: int) -> Findings:
     for number, case in enumerate(chosen):
         refine.put_pictures(host, number, case)
     free, trained = (
-        [measured(host, filled(name, settings, case, number), case, reader) for number, case in enumerate(chosen)]
+        columns([measured(host, filled(name, settings, case, n), case, reader) for n, case in enumerate(chosen)])
         for name, settings in (("refine_by_align", FREE), ("refine_trained", TRAINED))
     )
-    gain = {name: np.array([b[name] - a[name] for a, b in zip(free, trained, strict=True)]) for name in free[0]}
+    gain = {name: trained[name] - free[name] for name in free}
     better = "than the training-free one"
     return Findings(
         PAPER,

@@ -78,8 +78,8 @@ def write(folder: Path, results: Results, groups: Sequence[str]) -> Path:
         plots.write(folder / "claims" / f"{name}.png", shown)
         lines += ["", f"![{paper}](claims/{name}.png)"]
     path = folder / "CLAIMS.md"
+    _results(folder).parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    _results(folder).parent.mkdir(exist_ok=True)
     _results(folder).write_text(json.dumps(asdict(results), indent=1) + "\n", encoding="utf-8")
     return path
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 RESAMPLINGS = 4000
@@ -89,6 +90,11 @@ class Findings:
             for plot in found["plots"]
         ]
         return Findings(found["paper"], rows, plots)
+
+
+def columns(found: Sequence[dict[str, float]]) -> dict[str, NDArray[np.float64]]:
+    """What was measured in each case -> (cases,) of each measure."""
+    return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:

@@ -55,7 +55,7 @@ def posed(folder: Path, name: str, rng: Generator) -> Line:
     """Somebody in a pose with a body map of it, and the same in another one; both in the same place."""
     shown, other = poses(with_shirt(record.random_record(rng), rng), rng)
     pictures = {"person": draw.picture(shown), "densepose": truth.densepose(shown), "reference": draw.picture(other)}
-    return {role: _saved(folder / f"{name}_{role}.png", pixels) for role, pixels in pictures.items()}
+    return _by_role(folder, name, pictures)
 
 
 def poses(shown: Record, rng: Generator) -> tuple[Record, Record]:
@@ -71,7 +71,11 @@ def quilt(rng: Generator) -> Shirt:
 
 def _wearing(folder: Path, name: str, shown: Record) -> Line:
     files = worn.maps(shown) | {"reference": draw.flat_garment(shown.figures[0].character.shirt)}
-    return {role: _saved(folder / f"{name}_{role}.png", pixels) for role, pixels in files.items()}
+    return _by_role(folder, name, files)
+
+
+def _by_role(folder: Path, name: str, pictures: dict[str, Pixels]) -> Line:
+    return {role: _saved(folder / f"{name}_{role}.png", pixels) for role, pixels in pictures.items()}
 
 
 def pair(folder: Path, name: str, rng: Generator) -> Line:

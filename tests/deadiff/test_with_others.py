@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import comfy.hooks
 import pytest
 import torch
 from comfy.controlnet import ControlBase
@@ -16,7 +15,7 @@ from refattention.core.deadiff.wrappers import apply_deadiff
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
-from sampling import check_halves, check_nothing_stays, distance, guide_all, latent, model, prompt, sample
+from sampling import bringing, check_halves, check_nothing_stays, distance, guide_all, latent, model, prompt, sample
 from torch import Tensor
 
 SIZE = (4, 16, 12)
@@ -36,17 +35,7 @@ def weight_patches(patcher: Any) -> dict[str, tuple[Tensor]]:
 
 def scheduled_lora(patcher: Any) -> list[Any]:
     """A prompt whose LoRA gets stronger from step to step."""
-    hook = comfy.hooks.WeightHook(strength_model=1.0, strength_clip=0.0)
-    hook.weights = weight_patches(patcher)
-    hook.need_weight_init = False
-    group = comfy.hooks.HookGroup()
-    group.add(hook)
-    keyframes = comfy.hooks.HookKeyframeGroup()
-    for start, strength in ((0.0, 0.0), (0.3, 1.0), (0.6, 3.0)):
-        keyframes.add(comfy.hooks.HookKeyframe(strength=strength, start_percent=start))
-    hook.hook_keyframe = keyframes
-    text, options = prompt("sd15", 1)[0]
-    return [[text, {**options, "hooks": group}]]
+    return bringing(prompt("sd15", 1), weight_patches(patcher), ((0.0, 0.0), (0.3, 1.0), (0.6, 3.0)))
 
 
 def test_a_lora_that_changes_between_the_steps(style: DEADiffSettings) -> None:

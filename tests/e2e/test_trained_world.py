@@ -10,7 +10,7 @@ from claims import deadiff, leffa, p3s, point_mask, refdrop, refine
 from claims.reading import Reader
 from refattention_demo.world import record, truth
 from world.config import HELD_OUT
-from world_host import WorldHost, node_id
+from world_host import WorldHost
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -34,7 +34,7 @@ def test_refdrop_brings_the_reference_and_not_a_foreign_one(host: WorldHost, rea
         found = []
         for number, case in enumerate(chosen):
             graph = refdrop.workflow(case, number, strength, files[(number + shift) % len(files)])
-            picture = host.pictures(graph, node_id(graph, "SaveImage"))[0]
+            picture = host.saved(graph)[0]
             found.append(refdrop.measure(reader, picture, case)["distance"])
         return float(np.mean(found))
 

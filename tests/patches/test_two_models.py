@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import comfy.hooks
 import comfy.samplers
 import pytest
 import torch
@@ -24,7 +23,7 @@ from refattention.core.p3s.wrappers import apply_p3s
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
-from sampling import distance, guide_all, latent, sample
+from sampling import bringing, distance, guide_all, latent, sample
 from tiny_family import random_model
 from torch import Tensor
 
@@ -137,11 +136,7 @@ def test_a_lora_that_the_prompts_bring_acts_on_the_reference_as_well(act: Callab
         for key, weight in tiny_model("sd15").model.state_dict().items()
         if "attn1" in key and "output_blocks" in key
     }
-    hook = comfy.hooks.WeightHook(strength_model=1.0)
-    hook.weights, hook.need_weight_init = lora, False
-    hooks = comfy.hooks.HookGroup()
-    hooks.add(hook)
-    brought = [[[text, {**options, "hooks": hooks}]] for prompt in PROMPTS for text, options in prompt]
+    brought = [bringing(prompt, lora) for prompt in PROMPTS]
     loaded = tiny_model("sd15").clone()
     loaded.add_patches(lora)
     noise = tiny_latent("sd15")

@@ -6,7 +6,6 @@ import gc
 import weakref
 from typing import Any
 
-import comfy.hooks
 import pytest
 import torch
 from comfy.patcher_extension import PatcherInjection, WrappersMP
@@ -17,7 +16,7 @@ from refattention.core.refdrop.recorded_run import RecordedRun
 from refattention.core.refdrop.recorder import apply_recorder
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
-from sampling import distance, sample
+from sampling import bringing, distance, sample
 from torch import Tensor
 
 MIB = 2**20
@@ -181,13 +180,8 @@ def test_prompts_with_hooks_follow_a_recording(is_tellable: bool) -> None:
     """For them ComfyUI gives the patches of the model's weights a new number in each run."""
     model, noise = tiny_sd15(is_tellable), tiny_latent("sd15", seed=1)
     key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_k.weight"
-    hook = comfy.hooks.WeightHook(strength_model=1.0)
-    hook.weights = {key: (torch.ones_like(model.get_model_object(key)),)}
-    hook.need_weight_init = False
-    hooks = comfy.hooks.HookGroup()
-    hooks.add(hook)
-    (text, options), *_ = tiny_prompt("sd15", 1)
-    prompts = [[text, {**options, "hooks": hooks}]], tiny_prompt("sd15", 2)
+    change = {key: (torch.ones_like(model.get_model_object(key)),)}
+    prompts = bringing(tiny_prompt("sd15", 1), change), tiny_prompt("sd15", 2)
     recorded = RecordedRun(model, blocks_of(model), 1, 64 * MIB, False)
     sample(apply_recorder(model, recorded), tiny_latent("sd15"), *prompts)
     got = sample(guided(model, recorded), noise, *prompts)

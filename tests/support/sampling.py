@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import comfy.hooks
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -93,6 +94,22 @@ def sample(
 def distance(got: Tensor, want: Tensor) -> float:
     """Largest difference, in units of the latents' spread where that is more than 1."""
     return ((got - want).abs().max() / want.std().clamp(min=1)).item()
+
+
+def bringing(prompt: list[Any], weights: dict[str, Any], keyframes: Sequence[tuple[float, float]] = ()) -> list[Any]:
+    """A prompt that brings changes of the model's weights along, as Create Hook LoRA makes it.
+
+    Args:
+        weights: as `ModelPatcher.add_patches` takes them.
+        keyframes: starts and strengths; without them it is 1 all the time.
+    """
+    hook = comfy.hooks.WeightHook(strength_model=1.0, strength_clip=0.0)
+    hook.weights, hook.need_weight_init = weights, False
+    for start, strength in keyframes:
+        hook.hook_keyframe.add(comfy.hooks.HookKeyframe(strength=strength, start_percent=start))
+    group = comfy.hooks.HookGroup()
+    group.add(hook)
+    return [[text, {**options, "hooks": group}] for text, options in prompt]
 
 
 def guide_all(patcher: ModelPatcher) -> frozenset[tuple[str, int]]:

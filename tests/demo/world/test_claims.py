@@ -153,7 +153,7 @@ def test_a_subject_is_learnt_from_pictures_of_which_one_has_its_look_alike() -> 
         def put_picture(self, name: str, shown: object) -> str:
             return f"{name}.png"
 
-        def pictures(self, graph: dict, node: str) -> dict:
+        def saved(self, graph: dict) -> dict:
             return graph
 
     graph = p3s_trained.Subject(Host(), 3, case).painted({"rngr": False}, strength=0.5)
