@@ -26,8 +26,8 @@ def require_leffa_file(shapes: Shapes, name: str) -> None:
     Raises:
         RuntimeError: one is missing; names the input channels of what is there instead.
     """
-    found = {prefix: shapes.get(f"{prefix}conv_in.weight", (0, 0))[1] for prefix in CHANNELS}
-    if found == CHANNELS:
+    found = {prefix: shapes.get(f"{prefix}conv_in.weight", ())[1:2] for prefix in CHANNELS}
+    if found == {prefix: (channels,) for prefix, channels in CHANNELS.items()}:
         return
     # The first convolution of a U-Net, as the different file formats call it
     first = re.compile(r"(^|\.)(unet\w*\.conv_in|diffusion_model\.input_blocks\.0\.0)\.weight$|^conv_in\.weight$")
@@ -47,27 +47,30 @@ def unet_config(shapes: Shapes, name: str) -> dict[str, Any]:
         name: of file and U-Net, for the message.
 
     Raises:
-        RuntimeError: a weight that shows the structure is missing.
+        RuntimeError: a weight that shows the structure is missing, or of a shape that no such weight has.
     """
     try:
         return _config(shapes)
     except KeyError as error:
         raise RuntimeError(f"{name} does not fit: {error} is missing.") from error
+    except (ValueError, ZeroDivisionError) as error:
+        raise RuntimeError(f"{name} does not fit: the shapes of its convolutions contradict each other.") from error
 
 
 def _config(shapes: Shapes) -> dict[str, Any]:
-    width, channels = shapes["conv_in.weight"][:2]
+    width, channels, _, _ = shapes["conv_in.weight"]
     levels = range(_count(shapes, r"down_blocks\.(\d+)\.resnets"))
     blocks = [_count(shapes, rf"down_blocks\.{level}\.resnets\.(\d+)\.") for level in levels]
+    widths = [_filters(shapes, f"down_blocks.{level}.resnets.0.conv1.weight") for level in levels]
     up = [_depth(shapes, f"up_blocks.{level}", block) for level in levels for block in range(blocks[-1 - level] + 1)]
     mid_projection = shapes["mid_block.attentions.0.proj_in.weight"]
     return {
         "image_size": 32,
         "in_channels": channels,
-        "out_channels": shapes["conv_out.weight"][0] if "conv_out.weight" in shapes else 4,
+        "out_channels": _filters(shapes, "conv_out.weight") if "conv_out.weight" in shapes else 4,
         "model_channels": width,
         "num_res_blocks": blocks,
-        "channel_mult": [shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] // width for level in levels],
+        "channel_mult": [each // width for each in widths],
         "transformer_depth": [
             _depth(shapes, f"down_blocks.{level}", block) for level in levels for block in range(blocks[level])
         ],
@@ -86,6 +89,16 @@ def _config(shapes: Shapes) -> dict[str, Any]:
 def to_host(config: dict[str, Any]) -> dict[str, str]:
     """Names of a U-Net's weights: diffusers' -> ComfyUI's, by ComfyUI's own table, without what Leffa leaves out."""
     return {theirs: ours for theirs, ours in comfy.utils.unet_to_diffusers(config).items() if not UNUSED.search(theirs)}
+
+
+def _filters(shapes: Shapes, name: str) -> int:
+    """How many channels a convolution gives.
+
+    Raises:
+        KeyError, ValueError: it is not there, or no convolution.
+    """
+    filters, _, _, _ = shapes[name]
+    return filters
 
 
 def _count(names: Iterable[str], pattern: str) -> int:

@@ -23,7 +23,8 @@ def load(path: str | Path) -> dict[str, Tensor]:
         path: a safetensors file, or one written by `torch.save`; wrappers such as {"state_dict": ...} are opened.
 
     Raises:
-        RuntimeError: the file would run code, is damaged, or does not hold named tensors; names the file.
+        RuntimeError: the file would run code, is damaged, does not hold named tensors, or has no room in memory; names
+            the file.
     """
     name = Path(path).name
     try:
@@ -40,7 +41,7 @@ def load(path: str | Path) -> dict[str, Tensor]:
     except (AttributeError, TypeError) as error:  # ComfyUI looked for names in something that has none
         raise _no_weights(name) from error
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        raise _unreadable(name) from error
+        raise (_no_memory if _is_of_memory(error) else _unreadable)(name) from error
     if not isinstance(state_dict, dict) or not state_dict or not all(isinstance(key, str) for key in state_dict):
         raise _no_weights(name)
     if odd := [key for key, value in state_dict.items() if not isinstance(value, Tensor)]:
@@ -99,6 +100,18 @@ def publish(unfinished: Path, target: Path) -> None:
             raise
     else:
         os.unlink(unfinished)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether the system had no room for a file, be it whole or not: a damaged one may ask for any amount."""
+    return isinstance(error, MemoryError) or any(word in str(error) for word in ("memory", "paging file"))
+
+
+def _no_memory(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"There is not enough main memory to read {name}. Close other programs, or enlarge the swap or paging file; if "
+        "there is plenty, the file is damaged."
+    )
 
 
 def _unreadable(name: str) -> RuntimeError:

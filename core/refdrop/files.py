@@ -75,7 +75,7 @@ def load_run(path: str | Path) -> PastRun:
     checkpoint.require_floats(tensors, name)
     try:
         return _run(json.loads(said), tensors)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise RuntimeError(
             f"{name} is a damaged recording of RefDrop, or one of a newer version: what it says of its tensors is not "
             "what it holds. Record again, or update the pack."
@@ -86,7 +86,8 @@ def _run(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> PastRun:
     """A run of what a file says and holds. Raises whatever happens where one is not what the other needs."""
     if about["version"] != VERSION:
         raise ValueError(about["version"])
-    run = PastRun(int(about["references"]), str(about["family"]), Origin(**about["origin"]))
+    origin = Origin(str(about["origin"]["base"]), str(about["origin"]["patches"]))
+    run = PastRun(int(about["references"]), str(about["family"]), origin)
     run.roles = [str(role) for role in about["roles"]]
     run.schedule = [float(level) for level in about["schedule"]]
     run.sampling = str(about["sampling"])

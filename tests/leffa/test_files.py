@@ -28,6 +28,8 @@ PUBLISHED = {
     "sdxl": {"unet.": (1680, 2567486724, 354), "unet_encoder.": (1680, 2567463684, 411)},
 }
 
+FIRST_BLOCK = "unet.down_blocks.0.resnets.0.conv1.weight"
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_full_size_layout(kind: str) -> None:
@@ -83,8 +85,14 @@ def drop(state: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda s: drop(s, "unet.down_blocks.0.resnets.0.conv1.weight"), "resnets.0.conv1.weight' is missing"),
         (lambda s: {**s, "unet.time_embedding.linear_1.bias": torch.zeros(3)}, r"linear_1.bias is 3 instead of 256"),
         (lambda s: {**s, "unet.lora": torch.zeros(3)}, r"1 are unknown \(lora\)"),
+        (lambda s: {**s, "unet.conv_in.weight": torch.zeros(8)}, "its U-Net takes 4 input channels, but Leffa"),
+        (lambda s: {**s, FIRST_BLOCK: torch.zeros(())}, r"\(unet\) does not fit: the shapes of its convolutions"),
+        (lambda s: {**s, FIRST_BLOCK: s[FIRST_BLOCK].flatten()}, "the shapes of its convolutions contradict"),
     ],
-    ids=["inpainting", "diffusers", "text", "half", "missing", "structure", "shape", "unknown"],
+    ids=[
+        *("inpainting", "diffusers", "text", "half", "missing", "structure", "shape", "unknown"),
+        *("no convolution", "a number", "a row"),
+    ],
 )  # fmt: skip
 def test_what_is_no_leffa_checkpoint(change: Any, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):

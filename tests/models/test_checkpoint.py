@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import comfy.utils
 import pytest
 import torch
+from messages import is_clear
 from mutations import Hostile
 from refattention.core.models import checkpoint
 from safetensors.torch import save_file
@@ -68,6 +70,27 @@ def test_damaged_files(tmp_path: Path, name: str, write: Callable[[Path], Any]) 
     write(tmp_path / name)
     with pytest.raises(RuntimeError, match=rf"^{name} cannot be read as a checkpoint; it is damaged"):
         checkpoint.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError("The paging file is too small for this operation to complete. (os error 1455)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried"),
+    ],
+    ids=["python", "windows", "torch"],
+)
+def test_a_good_file_without_room_for_it_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(comfy.utils, "load_torch_file", fail)
+    with pytest.raises(RuntimeError, match=r"^There is not enough main memory to read model\.pth\.") as refused:
+        checkpoint.load(tmp_path / "model.pth")
+    assert is_clear(str(refused.value))
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(2)], 3, {}, {"a": torch.zeros(2), 1: torch.zeros(2)}])

@@ -229,8 +229,20 @@ def _nonsense(about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     about["levels"] = "many"
 
 
+def _without_tokens(about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    about["levels"][0]["records"][0]["grid"] = [0, 4]
+
+
+def _endless(about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    about["references"] = float("inf")
+
+
 @pytest.mark.parametrize(
-    "damage", [_without_a_tensor, _with_another, _with_another_shape, _without_a_level, _newer, _nonsense]
+    "damage",
+    [
+        *(_without_a_tensor, _with_another, _with_another_shape, _without_a_level, _newer, _nonsense),
+        *(_without_tokens, _endless),
+    ],
 )
 def test_a_file_that_contradicts_itself_is_refused(damage: Any, tmp_path: Path) -> None:
     path = saved(record("sd15"), tmp_path)
