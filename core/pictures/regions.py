@@ -21,7 +21,7 @@ def opencv() -> ModuleType:
     """OpenCV, imported when it is first used, because it would slow down ComfyUI's start.
 
     Raises:
-        RuntimeError: OpenCV is not installed.
+        RuntimeError: OpenCV is not installed, or the system lacks what it needs.
     """
     try:
         import cv2
@@ -29,6 +29,12 @@ def opencv() -> ModuleType:
         raise RuntimeError(
             "This node works on regions of a picture and needs OpenCV, which is not installed. Run `pip install "
             "opencv-python-headless` in ComfyUI's Python environment."
+        ) from error
+    except ImportError as error:
+        raise RuntimeError(
+            f"This node needs OpenCV, which is installed, but cannot be loaded ({error}). In ComfyUI's Python environment "
+            "run `pip uninstall opencv-python opencv-contrib-python`, then `pip install --force-reinstall "
+            "opencv-python-headless`, which needs no graphics libraries."
         ) from error
     return cv2
 

@@ -13,6 +13,7 @@ import comfy.model_management
 import pytest
 import torch
 from encoders import encoder
+from messages import is_clear
 from PIL import Image
 from refattention.nodes.point_mask import PointMask
 
@@ -165,6 +166,17 @@ def test_without_opencv_only_the_run_fails(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(RuntimeError, match=r"needs OpenCV, which is not installed\. Run `pip install"):
         run()
+
+
+def test_an_opencv_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As opencv-python in a container without graphics libraries."""
+    problem = "libGL.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "cv2.py").write_text(f"raise ImportError({problem!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv2")
+    with pytest.raises(RuntimeError, match=r"installed, but cannot be loaded \(libGL\.so\.1: cannot open") as refused:
+        run()
+    assert is_clear(str(refused.value))
 
 
 def test_10000_random_texts_give_a_mask_or_a_sentence() -> None:
