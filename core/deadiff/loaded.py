@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
-import comfy.utils
 import torch
 from torch import Tensor
 
 from ..models import checkpoint
 from ..patches.blocks import Layer
 from ..patches.node_text import tell
+from ..patches.progress import each_of
 from .checkpoint import Weights, fill, reading, require_deadiff, sizes_of
 from .names import attention_layers
 from .network import ImageAttentions, Readers
@@ -126,15 +126,12 @@ class DEADiff:
         """
         tower, reader = self.towers[branch], getattr(self.readers.model, branch)
         comfy.model_management.load_models_gpu([tower.patcher, self.readers])
-        progress = comfy.utils.ProgressBar(len(images))
         found = []
         with torch.no_grad():
-            for image in images.split(1):
-                comfy.model_management.throw_exception_if_processing_interrupted()
+            for image in each_of(images.split(1)):
                 pixels = encoder_input(image, tower.image_size, fit).to(tower.patcher.load_device)
                 features = tower.features(pixels).to(self.readers.load_device, torch.float32)
                 found.append(reader(features, instruction).cpu())
-                progress.update(1)
         every = torch.cat(found)
         if combine == CONCATENATE:
             return every.flatten(0, 1).unsqueeze(0)

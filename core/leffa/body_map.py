@@ -14,6 +14,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..patches.progress import each_of
 from .palette import Colour, Labels, Pixels, nearest, read, resized, to_bytes
 
 PARULA, VIRIDIS, PARTS, IUV, UVI, VUI = "Parula", "Viridis", "part numbers", "IUV", "UVI", "VUI"
@@ -148,7 +149,7 @@ def convert(densepose: Tensor, kind: str, kind_given: str | None, size: tuple[in
     """
     if size is not None:
         require_shape((densepose.shape[1], densepose.shape[2]), size)
-    return torch.stack([_converted(picture, kind, kind_given, size) for picture in densepose])
+    return torch.stack([_converted(picture, kind, kind_given, size) for picture in each_of(densepose)])
 
 
 def check(densepose: Tensor, needed: str | None) -> None:

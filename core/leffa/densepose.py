@@ -10,12 +10,12 @@ from pathlib import Path
 
 import comfy.model_management as management
 import comfy.model_patcher
-import comfy.utils
 import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..patches.progress import each_of
 from .body_map import NUMBER_OF_PARTS, UVI, BodyMap, draw
 
 SHORT_SIDE = 512  # at which the detector looks
@@ -68,10 +68,8 @@ def detect(patcher: comfy.model_patcher.ModelPatcher, image: Tensor) -> Tensor:
         RuntimeError: the file is no DensePose of this kind.
     """
     management.load_models_gpu([patcher])
-    progress = comfy.utils.ProgressBar(len(image))
     found = []
-    for number, picture in enumerate(image):
-        management.throw_exception_if_processing_interrupted()
+    for number, picture in enumerate(each_of(image)):
         body = _detect(patcher, picture[..., :3])
         if body is None:
             raise ValueError(
@@ -79,7 +77,6 @@ def detect(patcher: comfy.model_patcher.ModelPatcher, image: Tensor) -> Tensor:
                 "or larger."
             )
         found.append(torch.from_numpy(draw(body, UVI).astype(numpy.float32)) / 255)
-        progress.update(1)
     return torch.stack(found)
 
 

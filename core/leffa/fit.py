@@ -6,6 +6,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..patches.progress import each_of
 from ..pictures.fit import object_on_white, on_white
 from .palette import to_bytes
 
@@ -25,7 +26,7 @@ def fit(image: Tensor, size: tuple[int, int], transparent: Tensor | None = None)
         ValueError: everything is transparent.
     """
     fitted = []
-    for number, picture in enumerate(image):
+    for number, picture in enumerate(each_of(image)):
         pixels = to_bytes(picture)
         if transparent is None:
             fitted.append(on_white(pixels, size))

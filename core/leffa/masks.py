@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch import Tensor
 
+from ..patches.progress import each_of
 from . import outline
 from . import parsing as p
 from .keypoints import Frame, Points, keypoints_of
@@ -68,7 +69,7 @@ def from_maps(parsing: Tensor, frames: Sequence[Frame | None], garment: str, rul
     Raises:
         ValueError: a map or frame that cannot be read, or nothing to replace.
     """
-    masks = [_mask(one, frames[i % len(frames)], garment, rule, data_set) for i, one in enumerate(parsing)]
+    masks = [_mask(one, frames[i % len(frames)], garment, rule, data_set) for i, one in enumerate(each_of(parsing))]
     return torch.stack([torch.from_numpy(mask).float() for mask in masks])
 
 

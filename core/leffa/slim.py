@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from comfy.model_management import throw_exception_if_processing_interrupted
-from comfy.utils import ProgressBar
 from torch import Tensor
 
 from ..models import checkpoint
+from ..patches.progress import each_of
 from . import body_map, layout
 from .unet import CLASSES
 
@@ -34,12 +33,9 @@ def slim(source: str | Path, target: str | Path, with_vae: bool = True) -> int:
     used = _used_by_unets(checkpoint.shapes(weights), Path(source).name)
     names = [name for name in weights if name in used or (with_vae and name.startswith(layout.VAE))]
     kept: dict[str, Tensor] = {}
-    progress = ProgressBar(len(names))
-    for name in names:
-        throw_exception_if_processing_interrupted()
+    for name in each_of(names):
         weight = weights.pop(name)
         kept[name] = weight.half().contiguous() if weight.is_floating_point() else weight
-        progress.update(1)
     said = {key: text for key, text in checkpoint.load_metadata(source).items() if key == body_map.METADATA}
     checkpoint.save(kept, target, {"about": "Leffa without unused weights", **said})
     return Path(target).stat().st_size

@@ -32,8 +32,8 @@ def opencv() -> ModuleType:
         ) from error
     except ImportError as error:
         raise RuntimeError(
-            f"This node needs OpenCV, which is installed, but cannot be loaded ({error}). In ComfyUI's Python environment "
-            "run `pip uninstall opencv-python opencv-contrib-python`, then `pip install --force-reinstall "
+            f"This node needs OpenCV, which is installed, but cannot be loaded ({error}). In ComfyUI's Python "
+            "environment run `pip uninstall opencv-python opencv-contrib-python`, then `pip install --force-reinstall "
             "opencv-python-headless`, which needs no graphics libraries."
         ) from error
     return cv2

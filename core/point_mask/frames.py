@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from comfy.model_management import throw_exception_if_processing_interrupted
-from comfy.utils import ProgressBar
 from torch import Tensor
 
 from ..kernels.grid import Layout
 from ..models.vision import PatchEncoder
+from ..patches.progress import each_of
 from ..pictures import regions
 from .coordinates import NEGATIVE, POSITIVE, Points, for_frames
 from .selection import Refinement, Selection, discs, fill, similar_regions
@@ -143,11 +142,7 @@ def heat_maps(pairs: Sequence[Pair]) -> Tensor:
 
 def _frames(image: Tensor, positive: list[Points], negative: list[Points]) -> Iterator[tuple[Tensor, Points, Points]]:
     wanted, unwanted = for_frames(positive, len(image), POSITIVE), for_frames(negative, len(image), NEGATIVE)
-    progress = ProgressBar(len(image))
-    for frame in zip(image, wanted, unwanted, strict=True):
-        throw_exception_if_processing_interrupted()
-        yield frame
-        progress.update(1)
+    yield from zip(each_of(image), wanted, unwanted, strict=True)
 
 
 def _require_apart(layout: Layout, positive: Points, negative: Points) -> None:

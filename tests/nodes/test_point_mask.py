@@ -155,7 +155,7 @@ def test_cancel_stops_between_frames(monkeypatch: pytest.MonkeyPatch) -> None:
             raise comfy.model_management.InterruptProcessingException
 
     monkeypatch.setattr(
-        "refattention.core.point_mask.frames.throw_exception_if_processing_interrupted", press_at_the_third_look
+        "refattention.core.patches.progress.throw_exception_if_processing_interrupted", press_at_the_third_look
     )
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(picture(5))
