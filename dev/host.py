@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 import tempfile
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tools"))
 
 from batch.answers import describe_failure, describe_refusal
-from host_process import HostError, HostProcess, answers, free_port
+from host_process import HostError, HostProcess, free_port
 
 PACK_NAME = "ComfyUI-RefAttention"
 TINY_WORKFLOW = {
@@ -55,6 +57,12 @@ def import_seconds(log: str) -> float:
     if match is None:
         raise ValueError(f"The host's log has no import time for {PACK_NAME}:\n{log[-2000:]}")
     return float(match[1])
+
+
+def answers(port: int) -> bool:
+    """Whether something listens on a TCP port of 127.0.0.1."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class HeadlessHost(HostProcess):
@@ -125,6 +133,32 @@ class HeadlessHost(HostProcess):
             environment["PYTHONPYCACHEPREFIX"] = str(ROOT / "out" / "pycache")
         command = [str(ROOT / ".venv" / "bin" / "python"), str(comfy / "main.py"), *arguments]
         self.launch(command, self.base, environment)
+
+    def post(self, path: str, data: Mapping[str, Any]) -> Any:
+        """The JSON the host answers to a POST request, None for an empty answer."""
+        request = urllib.request.Request(
+            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            body = answer.read()
+        return json.loads(body) if body else None
+
+    def reset_peak_rss(self) -> None:
+        """Makes `peak_rss_bytes` start again from what the process holds now (Linux)."""
+        Path(f"/proc/{self.alive().pid}/clear_refs").write_text("5", encoding="ascii")
+
+    def peak_rss_bytes(self) -> int:
+        """The most memory the host's process held since the last reset (Linux)."""
+        status = Path(f"/proc/{self.alive().pid}/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    def join(self) -> None:
+        """Waits until the host ends by itself.
+
+        Raises: HostError, because it is not meant to.
+        """
+        self.alive().wait()
+        self.alive()
 
     def link_packs(self) -> None:
         """Makes the packs appear in custom_nodes; `start` does it too."""

@@ -25,12 +25,6 @@ def free_port() -> int:
         return port
 
 
-def answers(port: int) -> bool:
-    """Whether something listens on a TCP port of 127.0.0.1."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 class HostProcess:
     """Starts, awaits and stops a ComfyUI, and talks to it over HTTP.
 
@@ -115,35 +109,9 @@ class HostProcess:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return json.load(answer)
 
-    def post(self, path: str, data: Mapping[str, Any]) -> Any:
-        """The JSON the host answers to a POST request, None for an empty answer."""
-        request = urllib.request.Request(
-            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            body = answer.read()
-        return json.loads(body) if body else None
-
     def log(self) -> str:
         """Everything the host has printed so far."""
         return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
-
-    def reset_peak_rss(self) -> None:
-        """Makes `peak_rss_bytes` start again from what the process holds now (Linux)."""
-        Path(f"/proc/{self.alive().pid}/clear_refs").write_text("5", encoding="ascii")
-
-    def peak_rss_bytes(self) -> int:
-        """The most memory the host's process held since the last reset (Linux)."""
-        status = Path(f"/proc/{self.alive().pid}/status").read_text(encoding="ascii")
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-    def join(self) -> None:
-        """Waits until the host ends by itself.
-
-        Raises: HostError, because it is not meant to.
-        """
-        self.alive().wait()
-        self.alive()
 
     def stop(self) -> None:
         """Ends the host: asks first, then kills."""

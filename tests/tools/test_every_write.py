@@ -51,7 +51,6 @@ WRITES: dict[str, dict[str, str]] = {
     },
     "tools/cluster/results.py": {"rmtree": OWN, "rename": OWN, "unlink": OWN},
     "tools/evaluate.py": {"new_file": NEW},
-    "tools/host_process.py": {"write_text": "a counter of the kernel"},
     "tools/run_workflow.py": {"TemporaryDirectory": OWN},
     "tools/training/data.py": {"mkdir": OWN, "write_text": "its own cache, and a folder that was asked for"},
     "tools/training/folder.py": {
