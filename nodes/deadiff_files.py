@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..core.deadiff.extract import extract, write_file
 from ..core.deadiff.loaded import load
 from ..core.models import checkpoint
-from .files import model_names, model_path
+from .files import file_input, model_path
 
 DEADiffIO = io.Custom("DEADIFF")
 FOLDERS = ("model_patches", "checkpoints")
@@ -111,11 +111,7 @@ class DEADiffExtract(io.ComfyNode):
 
 
 def _file_input() -> io.Input:
-    return io.Combo.Input(
-        "deadiff_name",
-        options=model_names(FOLDERS),
-        tooltip="A DEADiff file in models/model_patches or models/checkpoints.",
-    )
+    return file_input("deadiff_name", "A DEADiff file in models/model_patches or models/checkpoints.", FOLDERS)
 
 
 def _target(filename: str) -> str:

@@ -1,4 +1,4 @@
-"""Files in ComfyUI's model folders: those that are there, and new ones under the next free number."""
+"""Files in ComfyUI's model folders: choosing those that are there, and new ones under the next free number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 
 import folder_paths
+from comfy_api.latest import io
 
+OWN_FOLDERS = ("model_patches",)  # of what the pack's nodes and trainings write
 DATES = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
 SCRIPT_FOLDER = "detection"
 TEXT_FOLDER = "text_encoders"
@@ -20,7 +22,7 @@ def model_names(folders: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for folder in folders for name in folder_paths.get_filename_list(folder)))
 
 
-def model_path(name: str, folders: Sequence[str]) -> str:
+def model_path(name: str, folders: Sequence[str] = OWN_FOLDERS) -> str:
     """Where a file is that `model_names` listed.
 
     Raises:
@@ -30,6 +32,48 @@ def model_path(name: str, folders: Sequence[str]) -> str:
         if path := folder_paths.get_full_path(folder, name):
             return path
     raise FileNotFoundError(f"There is no file '{name}' in {' or '.join(f'models/{folder}' for folder in folders)}.")
+
+
+def file_input(name: str, tooltip: str, folders: Sequence[str] = OWN_FOLDERS) -> io.Input:
+    """The choice of a file in these model folders."""
+    return io.Combo.Input(name, options=model_names(folders), tooltip=tooltip)
+
+
+def time_of_change(name: str) -> float:
+    """By which a loader sees that a file of the pack's own was replaced."""
+    return os.path.getmtime(model_path(name))
+
+
+def prefix_input(default: str) -> io.Input:
+    """`filename_prefix` of a node that saves."""
+    return io.String.Input(
+        "filename_prefix",
+        default=default,
+        tooltip="Folder below models/model_patches and beginning of the name; a number and .safetensors follow. "
+        "%year%, %month% and %day% stand for the date.",
+    )
+
+
+def prefix_fault(prefix: str | None) -> bool | str:
+    """For `validate_inputs`: what is wrong with a prefix, or True; linked text, None, is seen only later."""
+    try:
+        if prefix is not None:
+            below_root(prefix)
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+def save_own(save: Callable[[str], None], prefix: str) -> str:
+    """Saves a file in models/model_patches, as of `save_numbered`, and returns the name that loaders list."""
+    root = folder_paths.get_folder_paths(OWN_FOLDERS[0])[0]
+    return os.path.relpath(save_numbered(save, root, prefix), root)
+
+
+def saved_output(name: str) -> io.NodeOutput:
+    """The output of a node that saved a file; whoever queued the workflow is told of it, too."""
+    folder, _, file = name.replace(os.sep, "/").rpartition("/")
+    return io.NodeOutput(name, ui={"files": [{"filename": file, "subfolder": folder, "type": OWN_FOLDERS[0]}]})
 
 
 def save_numbered(save: Callable[[str], None], root: str, prefix: str) -> str:

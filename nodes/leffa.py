@@ -13,7 +13,7 @@ from ..core.leffa.loader import load
 from ..core.leffa.settings import LeffaSettings
 from ..core.leffa.wrappers import attach_reference_unet
 from ..core.pictures import gate
-from .files import model_names, model_path
+from .files import file_input, model_path
 
 AUTO = "auto"
 EVERY_STEP, ONCE, EVERY_N = "every step", "once", "every n steps"
@@ -36,11 +36,10 @@ class LeffaLoader(io.ComfyNode):
             ),
             search_aliases=["leffa", "try on", "VTON", "pose transfer", "virtual try-on model"],
             inputs=[
-                io.Combo.Input(
+                file_input(
                     "model_name",
-                    options=model_names(FOLDERS),
-                    tooltip="A Leffa checkpoint; its content tells which one it is. It is read safely: no code in it "
-                    "is run.",
+                    "A Leffa checkpoint; its content tells which one it is. It is read safely: no code in it is run.",
+                    FOLDERS,
                 ),
                 io.Int.Input(
                     "cache_megabytes",

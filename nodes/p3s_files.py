@@ -12,10 +12,9 @@ from comfy_api.latest import io
 
 from ..core.p3s.adapter import TrainedAdapter
 from ..core.p3s.files import load_adapter, save_adapter
-from .files import below_root, model_names, model_path, save_numbered
+from . import files
 
 P3SAdapterIO = io.Custom("P3S_ADAPTER")
-FOLDERS = ("model_patches",)
 INTERRUPTED = "p3s/interrupted"
 
 
@@ -37,12 +36,7 @@ class P3SSave(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 P3SAdapterIO.Input("adapter", tooltip="The trained subject, from P3S Train."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="p3s/subject",
-                    tooltip="Folder below models/model_patches and beginning of the name; a number and .safetensors "
-                    "follow. %year%, %month% and %day% stand for the date.",
-                ),
+                files.prefix_input("p3s/subject"),
             ],
             outputs=[io.String.Output(display_name="filename", tooltip="The file as P3S Load lists it.")],
         )
@@ -50,19 +44,12 @@ class P3SSave(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
         """Refuses a prefix before the training starts; linked text is seen only later."""
-        try:
-            if filename_prefix is not None:
-                below_root(filename_prefix)
-        except ValueError as error:
-            return str(error)
-        return True
+        return files.prefix_fault(filename_prefix)
 
     @classmethod
     def execute(cls, adapter: TrainedAdapter, filename_prefix: str) -> io.NodeOutput:
         """Returns the name of the file that was written; whoever queued the workflow is told, too."""
-        saved = save_subject(adapter, filename_prefix)
-        folder, _, name = saved.replace(os.sep, "/").rpartition("/")
-        return io.NodeOutput(saved, ui={"files": [{"filename": name, "subfolder": folder, "type": FOLDERS[0]}]})
+        return files.saved_output(save_subject(adapter, filename_prefix))
 
 
 class P3SLoad(io.ComfyNode):
@@ -78,10 +65,8 @@ class P3SLoad(io.ComfyNode):
             description="Loads an adapter that P3S Save wrote, for P3S Inject.",
             search_aliases=["p3s", "load adapter", "load subject", "trained subject"],
             inputs=[
-                io.Combo.Input(
-                    "adapter_name",
-                    options=model_names(FOLDERS),
-                    tooltip="A file of P3S Save in models/model_patches. Press R after saving to see new ones.",
+                files.file_input(
+                    "adapter_name", "A file of P3S Save in models/model_patches. Press R after saving to see new ones."
                 )
             ],
             outputs=[
@@ -95,13 +80,13 @@ class P3SLoad(io.ComfyNode):
     @classmethod
     def execute(cls, adapter_name: str) -> io.NodeOutput:
         """Returns the adapter and its prompt."""
-        adapter = load_adapter(model_path(adapter_name, FOLDERS))
+        adapter = load_adapter(files.model_path(adapter_name))
         return io.NodeOutput(adapter, adapter.origin.prompt)
 
     @classmethod
     def fingerprint_inputs(cls, adapter_name: str) -> Any:
         """A file that was replaced is read again."""
-        return os.path.getmtime(model_path(adapter_name, FOLDERS))
+        return files.time_of_change(adapter_name)
 
 
 def save_subject(adapter: TrainedAdapter, prefix: str) -> str:
@@ -112,9 +97,8 @@ def save_subject(adapter: TrainedAdapter, prefix: str) -> str:
         RuntimeError: the folder cannot be written to, or the disk is full.
         Both say where else the adapter was saved, if anywhere.
     """
-    root = folder_paths.get_folder_paths(FOLDERS[0])[0]
     try:
-        return os.path.relpath(save_numbered(partial(save_adapter, adapter), root, prefix), root)
+        return files.save_own(partial(save_adapter, adapter), prefix)
     except (ValueError, RuntimeError) as error:
         if place := _save_elsewhere(adapter):
             first = str(error).split(". ", 1)[0].removesuffix(".")
@@ -139,7 +123,7 @@ def _save_elsewhere(adapter: TrainedAdapter) -> str | None:
     """Saves an adapter where models/model_patches does not let it; None if that is impossible, too."""
     for root in (folder_paths.get_output_directory(), tempfile.gettempdir()):
         try:
-            return save_numbered(partial(save_adapter, adapter), root, INTERRUPTED)
+            return files.save_numbered(partial(save_adapter, adapter), root, INTERRUPTED)
         except RuntimeError:
             continue
     return None

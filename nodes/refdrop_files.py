@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import Any
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..core.patches.node_text import text_on_node
 from ..core.refdrop.files import load_run, save_run
 from ..core.refdrop.past_run import PastRun
-from .files import below_root, model_names, model_path, save_numbered
+from . import files
 from .refdrop_inputs import RefDropCacheIO
-
-FOLDERS = ("model_patches",)
 
 
 class RefDropSave(io.ComfyNode):
@@ -38,12 +34,7 @@ class RefDropSave(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 RefDropCacheIO.Input("cache", tooltip="The recording, from RefDrop Record."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="refdrop/character",
-                    tooltip="Folder below models/model_patches and beginning of the name; a number and .safetensors "
-                    "follow. %year%, %month% and %day% stand for the date.",
-                ),
+                files.prefix_input("refdrop/character"),
             ],
             outputs=[io.String.Output(display_name="filename", tooltip="The file as RefDrop Load lists it.")],
         )
@@ -51,20 +42,12 @@ class RefDropSave(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
         """Refuses a prefix before anything is sampled; linked text is seen only later."""
-        try:
-            if filename_prefix is not None:
-                below_root(filename_prefix)
-        except ValueError as error:
-            return str(error)
-        return True
+        return files.prefix_fault(filename_prefix)
 
     @classmethod
     def execute(cls, cache: PastRun, filename_prefix: str) -> io.NodeOutput:
         """Returns the name of the file that was written; whoever queued the workflow is told, too."""
-        root = folder_paths.get_folder_paths(FOLDERS[0])[0]
-        saved = os.path.relpath(save_numbered(partial(save_run, cache), root, filename_prefix), root)
-        folder, _, name = saved.replace(os.sep, "/").rpartition("/")
-        return io.NodeOutput(saved, ui={"files": [{"filename": name, "subfolder": folder, "type": FOLDERS[0]}]})
+        return files.saved_output(files.save_own(partial(save_run, cache), filename_prefix))
 
 
 class RefDropLoad(io.ComfyNode):
@@ -83,10 +66,9 @@ class RefDropLoad(io.ComfyNode):
             ),
             search_aliases=["refdrop", "load reference", "load recording", "kept character"],
             inputs=[
-                io.Combo.Input(
+                files.file_input(
                     "recording_name",
-                    options=model_names(FOLDERS),
-                    tooltip="A file of RefDrop Save in models/model_patches. Press R after saving to see new ones.",
+                    "A file of RefDrop Save in models/model_patches. Press R after saving to see new ones.",
                 )
             ],
             outputs=[
@@ -102,11 +84,11 @@ class RefDropLoad(io.ComfyNode):
     @classmethod
     def execute(cls, recording_name: str) -> io.NodeOutput:
         """Returns the recording and its noise levels."""
-        run = load_run(model_path(recording_name, FOLDERS))
+        run = load_run(files.model_path(recording_name))
         text_on_node()(f"{run.family}: {run.sampling or f'{len(run.levels)} noise levels'}")
         return io.NodeOutput(run, torch.tensor(run.schedule))
 
     @classmethod
     def fingerprint_inputs(cls, recording_name: str) -> Any:
         """A file that was replaced is read again."""
-        return os.path.getmtime(model_path(recording_name, FOLDERS))
+        return files.time_of_change(recording_name)

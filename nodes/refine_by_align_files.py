@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..core.refine_by_align.files import load_adapter
-from .files import model_names, model_path
+from . import files
 
 RefineAdapterIO = io.Custom("REFINE_ADAPTER")
-FOLDERS = ("model_patches",)
 
 
 class RefineAlignLoad(io.ComfyNode):
@@ -31,10 +29,8 @@ class RefineAlignLoad(io.ComfyNode):
             search_aliases=["refine by align", "load adapter", "dinov2", "cross-attention", "image tokens"],
             is_experimental=True,
             inputs=[
-                io.Combo.Input(
-                    "adapter_name",
-                    options=model_names(FOLDERS),
-                    tooltip="A file of a trained adapter in models/model_patches. Press R to see new ones.",
+                files.file_input(
+                    "adapter_name", "A file of a trained adapter in models/model_patches. Press R to see new ones."
                 )
             ],
             outputs=[
@@ -47,9 +43,9 @@ class RefineAlignLoad(io.ComfyNode):
     @classmethod
     def execute(cls, adapter_name: str) -> io.NodeOutput:
         """Returns the adapter."""
-        return io.NodeOutput(load_adapter(model_path(adapter_name, FOLDERS)))
+        return io.NodeOutput(load_adapter(files.model_path(adapter_name)))
 
     @classmethod
     def fingerprint_inputs(cls, adapter_name: str) -> Any:
         """A file that was replaced is read again."""
-        return os.path.getmtime(model_path(adapter_name, FOLDERS))
+        return files.time_of_change(adapter_name)
