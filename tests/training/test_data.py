@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import pytest
 from PIL import Image
-from training.data import DataError, Looked, require_good
+from training.data import CACHE, DataError, Looked, require_good
 
 
 @dataclass(frozen=True)
@@ -108,3 +108,13 @@ def test_other_kinds_of_files(tmp_path: Path) -> None:
         look(tmp_path, [Record("a.png", "broken.json")])
     with pytest.raises(DataError, match="holds no records"):
         look(tmp_path, [])
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"mine": 3}', '{"mine": {"x": 1}}', "no JSON"])
+def test_a_file_of_the_user_is_not_written_over(tmp_path: Path, text: str) -> None:
+    theirs = tmp_path / "out" / CACHE
+    theirs.parent.mkdir()
+    theirs.write_text(text)
+    with pytest.raises(DataError, match="was not made by a training"):
+        look(tmp_path, [Record("image.png", "mask.png")])
+    assert theirs.read_text() == text

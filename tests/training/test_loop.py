@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 from collections.abc import Iterator
@@ -138,6 +139,17 @@ def test_nothing_of_a_run_is_overwritten(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(SmallTask, "digest", "other")
     with pytest.raises(FolderError, match="The data is not what the run"):
         run(config(tmp_path / "run"), resume=True)
+
+
+@pytest.mark.parametrize("name", ["small.safetensors", "small-1.safetensors", "losses.jsonl", "state-000002.pt"])
+def test_a_file_of_the_user_is_not_written_over(tmp_path: Path, name: str) -> None:
+    theirs = tmp_path / "run" / name
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    with pytest.raises(FolderError, match=f"holds {re.escape(name)}, which the run would write over"):
+        run(config(tmp_path / "run", train={"steps": 2}))
+    assert [file.name for file in theirs.parent.iterdir()] == [name]
+    assert theirs.read_text() == "mine"
 
 
 def test_what_a_killed_run_left_half_written_goes_and_nothing_else(tmp_path: Path) -> None:

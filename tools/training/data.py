@@ -154,14 +154,23 @@ def _picture(path: Path, content: bytes) -> tuple[tuple[int, int], int]:
 
 
 def _read_cache(path: Path) -> dict[str, Looked]:
+    """What an earlier look found.
+
+    Raises:
+        DataError: there is a file of that name, but not one of ours.
+    """
+    if not path.exists():
+        return {}
     try:
         entries: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         return {
             name: Looked(tuple(each["stamp"]), each["digest"], tuple(each["size"]), each["brightest"])
             for name, each in entries.items()
         }
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} was not made by a training, which keeps its own there. Choose another output."
+        ) from error
 
 
 def _report(

@@ -54,7 +54,8 @@ class RunFolder:
             the newest state; None to start anew.
 
         Raises:
-            FolderError: there is a run already, there is none, or it was one with other data.
+            FolderError: there is a run already or a file that it would write over, there is none, or it was one with
+                other data.
         """
         file = self.path / "run.json"
         if not resume:
@@ -62,6 +63,7 @@ class RunFolder:
                 raise FolderError(
                     f"{self.path} holds a run already. Go on with it by --resume, or choose another output."
                 )
+            self._require_free()
             self.write("run.json", lambda path: path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8"))
             return None
         if not file.exists():
@@ -80,6 +82,11 @@ class RunFolder:
         if changed:
             print(f"Resumed with changed settings: {', '.join(changed)}.")
         return self.newest()
+
+    def _require_free(self) -> None:
+        own = re.compile(rf"losses\.jsonl|state-\d+\.pt|validation-\d+\.png|{self._method}(-\d+)?\.safetensors")
+        if taken := sorted(file.name for file in self.path.iterdir() if own.fullmatch(file.name)):
+            raise FolderError(f"{self.path} holds {taken[0]}, which the run would write over. Choose another output.")
 
     def keep_losses(self, steps: int) -> None:
         """Drops the losses of steps that are done again."""
