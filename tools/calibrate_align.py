@@ -22,6 +22,7 @@ from typing import Any
 
 from batch.files import new_file
 from pack import import_pack, run_extension
+from tqdm import tqdm
 
 TIMESTEPS = range(21, 1000, 80)
 ENDINGS = (".json", ".png", ".safetensors")
@@ -61,7 +62,7 @@ def score(
     choice = untrained if adapter is None else AUTO
     shown = back_end(model, vae.encode, positive, NAME, adapter, clip_vision, choice)
     scores: Scores = {}
-    for case in cases:
+    for case in tqdm(cases, unit="case", disable=None):
         image, mask, reference, truth = (picture(case, name) for name in NAMES)
         (area,) = artifacts((mask[0, ..., 0] > 0.5).float(), Work(feather=0), is_together=True)
         work = scaled(area.window.cut(image), size, unit)
@@ -159,8 +160,8 @@ def save_calibrated(adapter: Any, chosen: dict[str, str], target: Path) -> None:
     save_adapter(replace(adapter, origin=replace(adapter.origin, look=chosen)), target)
 
 
-def main() -> int:
-    """Scores the set and writes the files."""
+def arguments_of() -> argparse.Namespace:
+    """The command line with its `cases` and `targets`, checked before the hours of work."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path, help="folder of cases")
     parser.add_argument("checkpoint", type=Path, help="checkpoint of a model of pictures, with text encoder and VAE")
@@ -181,46 +182,71 @@ def main() -> int:
         parser.error("--adapter and --clip-vision belong together; give both, or neither")
     if arguments.adapter and arguments.in_context:
         parser.error("--in-context is a way without training, but --adapter names a trained one; give one of them")
-    # Before the hours of work; only an ending is added, for calib.sd15 and calib.sdxl are two names.
-    targets = [arguments.output.with_name(f"{arguments.output.name}{ending}") for ending in ENDINGS]
-    for target in targets[: 3 if arguments.adapter else 2]:
+    # Only an ending is added, for calib.sd15 and calib.sdxl are two names.
+    endings = ENDINGS[: 3 if arguments.adapter else 2]
+    arguments.targets = [arguments.output.with_name(f"{arguments.output.name}{ending}") for ending in endings]
+    for target in arguments.targets:
         if os.path.lexists(target):
             parser.error(f"{target} exists already; choose another --output")
         if not target.parent.is_dir():
             parser.error(f"there is no folder {target.parent}")
     folders = arguments.set.iterdir() if arguments.set.is_dir() else ()
-    cases = sorted(path for path in folders if path.is_dir() and not path.name.startswith("."))
-    if not cases:
+    arguments.cases = sorted(path for path in folders if path.is_dir() and not path.name.startswith("."))
+    if not arguments.cases:
         parser.error(f"{arguments.set} holds no folders; each case is one, with {', '.join(NAMES)} as png")
-    if wrong := [fault for case in cases for fault in faults_of(case)]:
+    if wrong := [fault for case in arguments.cases for fault in faults_of(case)]:
         parser.error("; ".join(wrong))
+    return arguments
 
-    import_pack(cpu=arguments.cpu)
+
+def load_models(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any], Any, Any]:
+    """Model, VAE, prompt, adapter and vision encoder.
+
+    Raises: RuntimeError when a file is not what it should be.
+    """
     if arguments.extension and not run_extension(arguments.extension):
-        parser.error(f"--extension names {arguments.extension}, which is no Python file")
+        raise RuntimeError(f"--extension names {arguments.extension}, which is no Python file.")
     import comfy.clip_vision
     import comfy.sd
-    from refattention.core.refine_by_align.adapter import size_in_training
     from refattention.core.refine_by_align.files import load_adapter
 
     adapter = vision = None
     if arguments.adapter:
         adapter, vision = load_adapter(arguments.adapter), comfy.clip_vision.load(str(arguments.clip_vision))
         if vision is None:
-            parser.error(f"{arguments.clip_vision} is no vision encoder that ComfyUI knows")
+            raise RuntimeError(f"{arguments.clip_vision} is no vision encoder that ComfyUI knows.")
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(arguments.checkpoint))
-    positive = clip.encode_from_tokens_scheduled(clip.tokenize(arguments.prompt))
+    if model is None or clip is None or vae.first_stage_model is None:
+        raise RuntimeError(f"{arguments.checkpoint} lacks model, text encoder or VAE. Use a checkpoint with all three.")
+    return model, vae, clip.encode_from_tokens_scheduled(clip.tokenize(arguments.prompt)), adapter, vision
+
+
+def calibrate(arguments: argparse.Namespace) -> None:
+    """Scores the set and writes the files."""
+    from refattention.core.refine_by_align.adapter import size_in_training
+
+    model, vae, positive, adapter, vision = load_models(arguments)
     size = arguments.size or size_in_training(model, adapter)
-    given = cases, model, vae, positive, TIMESTEPS, size, adapter, vision
+    given = arguments.cases, model, vae, positive, TIMESTEPS, size, adapter, vision
     scores = score(*given, in_context=arguments.in_context)
     for part, title in enumerate(("timestep", "layer")):
         for key, value in means(scores, part).items():
             print(f"{title} {key!s:14} mIoU {value:.3f}")
     chosen = best(scores)
     print(f"best: {chosen}")
-    save(chosen, scores, *targets[:2])
+    save(chosen, scores, *arguments.targets[:2])
     if adapter:
-        save_calibrated(adapter, chosen, targets[2])
+        save_calibrated(adapter, chosen, arguments.targets[2])
+
+
+def main() -> int:
+    """0 when the files were written."""
+    arguments = arguments_of()
+    import_pack(cpu=arguments.cpu)
+    try:
+        calibrate(arguments)
+    except (RuntimeError, ValueError, OSError) as error:
+        sys.exit(str(error))
     return 0
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
 
 import calibrate_align
+import comfy.sd
 import numpy as np
 import pytest
 import refine_support
@@ -141,3 +143,13 @@ def test_a_trained_adapter_is_not_calibrated_in_context(
     with pytest.raises(SystemExit):
         calibrate_align.main()
     assert "--in-context is a way without training, but --adapter names a trained one" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_text_encoder_or_vae(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, empty = object(), comfy.sd.VAE(sd={})
+    arguments = argparse.Namespace(extension=None, adapter=None, checkpoint=Path("unet.safetensors"), prompt="")
+    for clip in (None, object()):
+        found = model, clip, empty, None
+        monkeypatch.setattr(comfy.sd, "load_checkpoint_guess_config", lambda _, found=found: found)
+        with pytest.raises(RuntimeError, match=r"^unet\.safetensors lacks model, text encoder or VAE\."):
+            calibrate_align.load_models(arguments)

@@ -131,8 +131,10 @@ def test_lpips_by_a_file_of_alexnet(tmp_path: Path, capsys: pytest.CaptureFixtur
         found = scores(tmp_path, "tryon", listed(tmp_path, lines), "--lpips", str(tmp_path / "alexnet.pth"))
         assert bounds[0] <= found["LPIPS"]["mean"] <= bounds[1]
     torch.save({"other": torch.zeros(1)}, tmp_path / "alexnet.pth")
-    assert evaluate.main(["tryon", listed(tmp_path, lines), "--lpips", str(tmp_path / "alexnet.pth")]) == 2
-    assert "is not torchvision's AlexNet" in capsys.readouterr().err
+    (tmp_path / "damaged.pth").write_bytes((tmp_path / "alexnet.pth").read_bytes()[:-100])
+    for name in ("alexnet.pth", "damaged.pth"):
+        assert evaluate.main(["tryon", listed(tmp_path, lines), "--lpips", str(tmp_path / name)]) == 2
+        assert "is not torchvision's AlexNet" in capsys.readouterr().err
 
 
 def test_style_and_subject(tmp_path: Path, clip: Path) -> None:

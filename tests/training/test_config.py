@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comfy.sd
 import pytest
 from training.config import ConfigError, build, read
 
@@ -85,3 +86,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read(tmp_path / "good.toml", ["steps"])
     with pytest.raises(ConfigError, match="'a' is no table"):
         read(tmp_path / "good.toml", ["a.b=1"])
+
+
+def test_a_checkpoint_without_text_encoder_or_vae() -> None:
+    from training.models import conditioning, load_vae
+
+    with pytest.raises(ConfigError, match=r"The checkpoint has no VAE\. Name one as models\.vae"):
+        load_vae(settings({}), comfy.sd.VAE(sd={}))
+    with pytest.raises(ConfigError, match="has no text encoder"):
+        conditioning(None, "a dog")

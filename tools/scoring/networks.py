@@ -142,7 +142,12 @@ def _lpips(path: Path) -> Callable[[Any, Any], Any]:
     from torchmetrics.functional.image.lpips import _LPIPS
 
     network = _LPIPS(pretrained=True, net="alex", pnet_rand=True, eval_mode=True)
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        weights = dict(torch.load(path, map_location="cpu", weights_only=True))
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        raise EvaluationError(f"{path} is not torchvision's AlexNet: it cannot be read as weights.") from error
     # torchmetrics cuts AlexNet's layers into slices, and keeps their numbers.
     own = network.net.state_dict()
     renamed = {name: weights.get(f"features.{name.split('.', 1)[1]}") for name in own}

@@ -71,9 +71,9 @@ def load_vae(config: Config, own: Any) -> Any:
     """The VAE that the configuration names, or else a checkpoint's own."""
     if config.models.vae:
         path = file_of(config, config.models.vae, ["vae"], "models.vae")
-        return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path), safe_load=True))
-    if own is None:
-        raise ConfigError("The checkpoint has no VAE. Name one as models.vae.")
+        own = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path), safe_load=True))
+    if own is None or own.first_stage_model is None:  # ComfyUI makes an empty one of weights without a VAE
+        raise ConfigError(f"{config.models.vae or 'The checkpoint'} has no VAE. Name one as models.vae.")
     return own
 
 
@@ -91,7 +91,13 @@ def load_vision(config: Config) -> Any:
 
 
 def conditioning(clip: Any, text: str) -> list[Any]:
-    """A text in the host's form."""
+    """A text in the host's form.
+
+    Raises:
+        ConfigError: the checkpoint has no text encoder.
+    """
+    if clip is None:
+        raise ConfigError("models.checkpoint has no text encoder. Name a whole checkpoint.")
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
