@@ -14,6 +14,7 @@ from ..core.leffa.masks import CLEAN, DRESS_CODE, VITON_HD
 from ..core.leffa.repaint import paste_exact, paste_official
 from ..core.pictures import gate
 from ..core.pictures.grid import unpadded
+from .leffa import require_batch
 
 EXACT, OFFICIAL = "exact", "official"
 
@@ -124,10 +125,8 @@ class LeffaRepaint(io.ComfyNode):
         """Returns the composed pictures."""
         image, mask = gate.picture(image, "image"), gate.masks(mask, "mask")
         generated = unpadded(gate.picture(generated, "generated"), image, "generated", "image")
-        counts = {"image": len(image), "generated": len(generated), "mask": len(mask)}
-        if len({count for count in counts.values() if count != 1}) > 1:
-            raise ValueError(f"The batches do not fit together: {counts}. Give equal numbers, or one for all.")
+        require_batch(image=image, generated=generated, mask=mask)
         paste = paste_exact if edge == EXACT else paste_official
-        batch = max(counts.values())
+        batch = max(len(image), len(generated), len(mask))
         old, new = (each.expand(batch, -1, -1, -1) for each in (image, generated))
         return io.NodeOutput(paste(old, new, mask))

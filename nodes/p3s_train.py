@@ -75,7 +75,7 @@ class P3STrain(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns the adapter and the picture of its losses. ComfyUI gives every input as a list."""
         # In this one place: a call that gives no lists is one with lists of one.
-        one = _the_one if isinstance(model, list) else _as_it_is
+        one = _the_one if isinstance(model, list) else lambda value, _: value
         if not isinstance(model, list):
             images, masks = [images], None if masks is None else [masks]
         model, clip, vae = one(model, "model"), one(clip, "clip"), one(vae, "vae")
@@ -130,10 +130,6 @@ def _the_one(values: Any, name: str) -> Any:
             f"{name} is a list of {len(values)}, but {NODE} takes one: only images and masks can be lists."
         )
     return values[0]
-
-
-def _as_it_is(value: Any, name: str) -> Any:
-    return value
 
 
 def _pictures(images: list[torch.Tensor]) -> list[torch.Tensor]:

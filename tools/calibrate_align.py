@@ -68,7 +68,7 @@ def score(
         work = scaled(area.window.cut(image), size, unit)
         scene = Scene(work, area.window.cut(area.region.unsqueeze(0))[0], latent_mask(area, work, cell))
         with torch.inference_mode():
-            maps = shown.maps(scene, scaled(reference, size, unit), None, Look(layers, tuple(timesteps)))
+            maps = shown.maps(scene, [scaled(reference, size, unit)], None, Look(layers, tuple(timesteps)))
         for (timestep, layer), seen in maps.items():
             region = find(seen[0], (truth.shape[1], truth.shape[2]), Finding()).region > 0
             wanted = truth[0, ..., 0] > 0.5

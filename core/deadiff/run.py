@@ -71,14 +71,13 @@ class DEADiffRun(Run):
         return DEADiffEvaluation(self, asked, styles, self._prompts(asked))
 
     def _prompts(self, asked: Asked) -> dict[Chunk, Prompt]:
-        prompts = {}
-        for index, (role, entries) in enumerate(zip(self._conditionings.roles(asked.conds), asked.conds, strict=True)):
-            unconditional = index > 0 if role is None else "negative" in role
+        prompts, negatives = {}, self._conditionings.negatives(asked.conds)
+        for index, entries in enumerate(asked.conds):
             for entry in entries or []:
                 text = entry.get("model_conds", {}).get("c_crossattn")
                 tokens = None if text is None else text.cond.shape[1]
                 is_hooked = entry.get("hooks") is not None
-                prompts[index, entry["uuid"]] = Prompt(unconditional, tokens, is_hooked, text and text.cond)
+                prompts[index, entry["uuid"]] = Prompt(index in negatives, tokens, is_hooked, text and text.cond)
         return prompts
 
     def kept(self, styles: Styles, chunks: tuple[Chunk, ...], context: Tensor, texts: list[Tensor] | None) -> Joints:

@@ -149,7 +149,7 @@ def convert(densepose: Tensor, kind: str, kind_given: str | None, size: tuple[in
     """
     if size is not None:
         require_shape((densepose.shape[1], densepose.shape[2]), size)
-    return torch.stack([_converted(picture, kind, kind_given, size) for picture in each_of(densepose)])
+    return torch.stack([_converted(picture, kind, kind_given, size) for picture in each_of(densepose.unbind())])
 
 
 def check(densepose: Tensor, needed: str | None) -> None:

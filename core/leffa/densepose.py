@@ -69,7 +69,7 @@ def detect(patcher: comfy.model_patcher.ModelPatcher, image: Tensor) -> Tensor:
     """
     management.load_models_gpu([patcher])
     found = []
-    for number, picture in enumerate(each_of(image)):
+    for number, picture in enumerate(each_of(image.unbind())):
         body = _detect(patcher, picture[..., :3])
         if body is None:
             raise ValueError(

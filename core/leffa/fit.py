@@ -26,7 +26,7 @@ def fit(image: Tensor, size: tuple[int, int], transparent: Tensor | None = None)
         ValueError: everything is transparent.
     """
     fitted = []
-    for number, picture in enumerate(each_of(image)):
+    for number, picture in enumerate(each_of(image.unbind())):
         pixels = to_bytes(picture)
         if transparent is None:
             fitted.append(on_white(pixels, size))

@@ -69,7 +69,9 @@ def from_maps(parsing: Tensor, frames: Sequence[Frame | None], garment: str, rul
     Raises:
         ValueError: a map or frame that cannot be read, or nothing to replace.
     """
-    masks = [_mask(one, frames[i % len(frames)], garment, rule, data_set) for i, one in enumerate(each_of(parsing))]
+    masks = [
+        _mask(one, frames[i % len(frames)], garment, rule, data_set) for i, one in enumerate(each_of(parsing.unbind()))
+    ]
     return torch.stack([torch.from_numpy(mask).float() for mask in masks])
 
 

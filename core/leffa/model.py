@@ -11,6 +11,8 @@ from comfy.model_base import BaseModel, ModelType
 from comfy.model_sampling import EPS, ModelSamplingDiscrete
 from torch import Tensor
 
+from ..patches.unet import family
+from .layout import CHANNELS, REFERENCE
 from .reference import KEY, REFERENCES, Reference
 from .unet import LeffaUNet, ReferenceUNet
 
@@ -94,26 +96,25 @@ class LeffaReferenceModel(BaseModel):
         return self.diffusion_model.features(x, timestep.float().expand(len(x)))
 
 
-class LeffaSD15(comfy.supported_models.SD15):
-    """Try-on, on the layout of SD1.5."""
+class _EitherUNet:
+    """Of both families: the number of input channels tells the two U-Nets apart."""
+
+    unet_config: dict[str, Any]
 
     def get_model(self, state_dict: Any, prefix: str = "", device: torch.device | None = None) -> BaseModel:
-        """The class follows from the number of input channels."""
-        return _model_class(self.unet_config)(self, device)
+        """As in ComfyUI's families."""
+        is_reference = self.unet_config["in_channels"] == CHANNELS[REFERENCE]
+        return (LeffaReferenceModel if is_reference else LeffaModel)(self, device)
 
 
-class LeffaSDXL(comfy.supported_models.SDXL):
+class LeffaSD15(_EitherUNet, comfy.supported_models.SD15):
+    """Try-on, on the layout of SD1.5."""
+
+
+class LeffaSDXL(_EitherUNet, comfy.supported_models.SDXL):
     """Pose transfer, on the layout of SDXL, with noise that reaches zero signal."""
 
     sampling_settings = {"zsnr": True}
-
-    def get_model(self, state_dict: Any, prefix: str = "", device: torch.device | None = None) -> BaseModel:
-        """The class follows from the number of input channels."""
-        return _model_class(self.unet_config)(self, device)
-
-
-def _model_class(unet_config: dict[str, Any]) -> type[LeffaModel] | type[LeffaReferenceModel]:
-    return LeffaReferenceModel if unet_config["in_channels"] == 4 else LeffaModel
 
 
 def require_leffa(model: ModelPatcher, node: str) -> LeffaModel:
@@ -124,9 +125,8 @@ def require_leffa(model: ModelPatcher, node: str) -> LeffaModel:
     """
     if isinstance(model.model, LeffaModel) and model.get_additional_models_with_key(KEY):
         return model.model
-    config = getattr(model.model, "model_config", None)
-    channels = getattr(config, "unet_config", {}).get("in_channels")
+    channels = getattr(getattr(model.model, "model_config", None), "unet_config", {}).get("in_channels")
     raise RuntimeError(
         f"{node} needs a Leffa model with 12 input channels and its reference U-Net, but got "
-        f"{type(config or model.model).__name__}{f' with {channels}' if channels else ''}. Connect Leffa Loader."
+        f"{family(model)}{f' with {channels}' if channels else ''}. Connect Leffa Loader."
     )

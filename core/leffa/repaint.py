@@ -22,7 +22,7 @@ def soft_edge(mask: Tensor) -> Tensor:
     """
     radius = mask.shape[1] // 100
     blur = ImageFilter.GaussianBlur(radius + 1 if radius % 2 == 0 else radius)
-    blurred = [Image.fromarray((one * 255).to(torch.uint8).numpy()).filter(blur) for one in each_of(mask)]
+    blurred = [Image.fromarray((one * 255).to(torch.uint8).numpy()).filter(blur) for one in each_of(mask.unbind())]
     return torch.stack([torch.from_numpy(numpy.asarray(one) / 255) for one in blurred])
 
 

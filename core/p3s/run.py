@@ -90,7 +90,7 @@ class P3SRun(Run):
 
     def evaluation(self, asked: Asked) -> Evaluation | None:
         """One of the subjects that act at its noise level, with what the model itself has just read of theirs."""
-        negatives, active = self._negatives(asked), []
+        negatives, active = self._conditionings.negatives(asked.conds), []
         for number, (subject, network) in enumerate(self.with_networks(asked.model.current_patcher)):
             if epsilon := subject.epsilon(asked, network):
                 active.append(ActiveSubject(number, subject, epsilon, negatives))
@@ -106,11 +106,6 @@ class P3SRun(Run):
         """The subjects, each with its adapter's network, of a model that may be a copy for another device."""
         loaded = iter(model.get_additional_models_with_key(KEY))
         return [(each, None if each.settings.adapter is None else next(loaded).model) for each in self.subjects]
-
-    def _negatives(self, asked: Asked) -> frozenset[int]:
-        """The numbers of the conditionings that guidance leads away from."""
-        roles = enumerate(self._conditionings.roles(asked.conds))
-        return frozenset(number for number, role in roles if (number > 0 if role is None else "negative" in role))
 
     def _require_all_pictures(self, asked: Asked) -> None:
         if self.prompts_each > 1:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..patches.selection import Tokens
-from ..patches.training import Prompt, plain
+from ..patches.training import Prompt, in_rows, plain
 from .objective import Inputs, Objective, Settings
 from .settings import BOTH
 
@@ -135,15 +135,15 @@ class Trainer:
         size, at = self._places[batch.reference]
         references, one = self._of_sizes[size], slice(at, at + 1)
         prompts = [pictures.empty if drop else pictures.prompt for drop in batch.dropped.tolist()]
-        ys = [prompt.y for prompt in prompts if prompt.y is not None]
+        texts = in_rows(prompts, self._device)
         losses: dict[str, Tensor] = self.objective(
             Inputs(
                 pictures.latents[[self._places[number][1] for number in batch.targets.tolist()]].to(self._device),
                 references.latents[one].to(self._device),
                 references.vision[one].to(self._device),
                 self._subjects[batch.reference],
-                torch.cat([prompt.context for prompt in prompts]).to(self._device),
-                torch.cat(ys).to(self._device) if ys else None,
+                texts.context,
+                texts.y,
                 batch.timesteps,
                 batch.noise.to(self._device),
                 batch.dropped if self.settings.dropped == BOTH else None,

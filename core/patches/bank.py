@@ -71,8 +71,7 @@ class KeyValueBank:
     @property
     def tensors(self) -> list[Tensor]:
         """All keys and values."""
-        records = (record for of_layer in self._records.values() for record in of_layer)
-        return [part for record in records for pair in record.pairs for part in pair]
+        return [part for layer in self._records for part in self.parts(layer)]
 
     @property
     def size(self) -> int:
@@ -96,7 +95,7 @@ class KeyValueBank:
     @property
     def halves(self) -> set[int]:
         """The recorded halves of the guidance: the first number of the chunks."""
-        return {half for records in self._records.values() for record in records for half, _ in record.chunks}
+        return {half for _, record in self.records() for half, _ in record.chunks}
 
     def parts(self, layer: Layer) -> list[Tensor]:
         """All keys and values of a layer."""
@@ -104,10 +103,9 @@ class KeyValueBank:
 
     def add(self, other: KeyValueBank, rename: Rename, move: Callable[[Tensor], Tensor] = lambda part: part) -> None:
         """Takes over what another bank holds, with each tensor put through `move` and each chunk through `rename`."""
-        for layer, records in other._records.items():
-            for record in records:
-                chunks = tuple(rename(chunk) for chunk in record.chunks)
-                self.store(layer, Record(chunks, record.grid, [(move(k), move(v)) for k, v in record.pairs]))
+        for layer, record in other.records():
+            chunks = tuple(rename(chunk) for chunk in record.chunks)
+            self.store(layer, Record(chunks, record.grid, [(move(k), move(v)) for k, v in record.pairs]))
 
     def drop(self, blocks: frozenset[Block]) -> None:
         """Drops what is recorded of some blocks."""

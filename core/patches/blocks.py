@@ -36,14 +36,19 @@ def select(choice: str, custom: str, available: Sequence[Block], model_name: str
     if choice == SKIP_FIRST_OUTPUT:
         first = next((block for block in available if block[0] == "output"), None)
         return frozenset(available) - {first}
-    names = [name.strip() for name in custom.split(",") if name.strip()]
-    known = ", ".join(map(name_of, available))
+    names = _named(custom)
     if not names:
         raise ValueError(
             f"custom_blocks is empty, but blocks is set to '{CUSTOM}'. "
-            f"Name at least one of this model's blocks: {known}."
+            f"Name at least one of this model's blocks: {', '.join(map(name_of, available))}."
         )
-    return frozenset(block for name in names for block in _matching(name, available, model_name, known))
+    chosen = set[Block]()
+    for name in names:
+        matching = [block for block in available if name in (block[0], name_of(block))]
+        if not matching:
+            raise _not_there("custom_blocks", name, available, model_name)
+        chosen.update(matching)
+    return frozenset(chosen)
 
 
 def select_layers(text: str, available: Sequence[Layer], model_name: str) -> frozenset[Layer]:
@@ -59,7 +64,7 @@ def select_layers(text: str, available: Sequence[Layer], model_name: str) -> fro
     Raises:
         ValueError: a name the model does not have.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = _named(text)
     if not names:
         decoder = dict.fromkeys(block for block, _ in available if block[0] == "output")
         names = [name_of(block) for block in list(decoder)[:6]]
@@ -67,11 +72,7 @@ def select_layers(text: str, available: Sequence[Layer], model_name: str) -> fro
     for name in names:
         matching = [layer for layer in available if name in (layer[0][0], name_of(layer[0]), layer_name(layer))]
         if not matching:
-            known = ", ".join(dict.fromkeys(name_of(block) for block, _ in available))
-            raise ValueError(
-                f"layers names '{name}', which has no self-attention in this {model_name} model. "
-                f"Its blocks are {known}."
-            )
+            raise _not_there("layers", name, [block for block, _ in available], model_name)
         chosen += matching
     return frozenset(chosen)
 
@@ -91,11 +92,12 @@ def name_of(block: Block) -> str:
     return f"{block[0]}.{block[1]}"
 
 
-def _matching(name: str, available: Sequence[Block], model_name: str, known: str) -> list[Block]:
-    matching = [block for block in available if name in (block[0], name_of(block))]
-    if not matching:
-        raise ValueError(
-            f"custom_blocks names '{name}', which has no self-attention in this {model_name} model. "
-            f"Its blocks are {known}."
-        )
-    return matching
+def _named(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _not_there(widget: str, name: str, blocks: Sequence[Block], model_name: str) -> ValueError:
+    known = ", ".join(dict.fromkeys(map(name_of, blocks)))
+    return ValueError(
+        f"{widget} names '{name}', which has no self-attention in this {model_name} model. Its blocks are {known}."
+    )

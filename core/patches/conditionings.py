@@ -30,6 +30,12 @@ class Conditionings:
         places = [self._places.get(entries[0]["uuid"]) if entries else None for entries in conds]
         return [None if place is None else place[0] for place in places]
 
+    def negatives(self, conds: Sequence[list[Cond] | None]) -> frozenset[int]:
+        """The numbers of the conditionings of an evaluation that guidance leads away from."""
+        # One without a role is judged by its place, as ComfyUI orders them.
+        roles = enumerate(self.roles(conds))
+        return frozenset(number for number, role in roles if (number > 0 if role is None else "negative" in role))
+
     def by_place(self, chunk: Chunk) -> Chunk:
         """A chunk with the place of its conditioning instead of the uuid, which is the same in every run."""
         return chunk[0], self._places.get(chunk[1], chunk[1])

@@ -7,13 +7,12 @@ from typing import TypeVar
 
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
-from torch import Tensor
 
 T = TypeVar("T")
 
 
-def each_of(things: Sequence[T] | Tensor) -> Iterator[T]:
-    """The things in turn, or the rows of a tensor; ends before the next one where the user has pressed Cancel."""
+def each_of(things: Sequence[T]) -> Iterator[T]:
+    """The things in turn; ends before the next one where the user has pressed Cancel."""
     progress = ProgressBar(len(things))
     for thing in things:
         throw_exception_if_processing_interrupted()

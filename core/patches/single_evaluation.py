@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
 import torch
@@ -27,7 +28,7 @@ def evaluate_once(model: ModelPatcher, positive: list[Any], samples: Tensor, tim
     """Noises finished latents to a timestep and passes them through the model once, without guidance.
 
     Of what other nodes put on the model only that acts which lies inside of it: guidance that evaluates it again,
-    context windows and tiles belong to sampling.
+    context windows and tiles belong to sampling. Cancel is looked for first.
 
     Args:
         positive: the conditioning, in ComfyUI's form.
@@ -39,6 +40,7 @@ def evaluate_once(model: ModelPatcher, positive: list[Any], samples: Tensor, tim
     def one_evaluation(denoise: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         return denoise(x, sigmas[:1].expand(len(x)), **extra_args)
 
+    comfy.model_management.throw_exception_if_processing_interrupted()
     model = passing_clone(model)
     model.model_options = {"transformer_options": model.model_options["transformer_options"]}
     sigma = noise_level(model.get_model_object("model_sampling"), timestep)

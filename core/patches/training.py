@@ -6,7 +6,7 @@ recomputed for its gradients instead of being kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,8 @@ class Prompt:
     """A text as the U-Net takes it.
 
     Attributes:
-        context: (1, tokens, width).
-        y: (1, width), what some families add to the timestep.
+        context: (1, tokens, width), or a row for each picture.
+        y: (1, width), or as many rows, what some families add to the timestep.
     """
 
     context: Tensor
@@ -63,6 +63,13 @@ def encode(model: ModelPatcher, conditioning: list[Any], latent: Tensor) -> Prom
     encoded = comfy.samplers.process_conds(model.model, latent, entries, device, latent)["positive"][0]["model_conds"]
     y = plain(encoded["y"].cond.to(device)) if "y" in encoded else None
     return Prompt(plain(encoded["c_crossattn"].cond.to(device)), y)
+
+
+def in_rows(prompts: Sequence[Prompt], device: torch.device) -> Prompt:
+    """Texts as the rows of one, on a device."""
+    ys = [prompt.y for prompt in prompts if prompt.y is not None]
+    context = torch.cat([prompt.context for prompt in prompts]).to(device)
+    return Prompt(context, torch.cat(ys).to(device) if ys else None)
 
 
 class Noised:

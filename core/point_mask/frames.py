@@ -142,7 +142,7 @@ def heat_maps(pairs: Sequence[Pair]) -> Tensor:
 
 def _frames(image: Tensor, positive: list[Points], negative: list[Points]) -> Iterator[tuple[Tensor, Points, Points]]:
     wanted, unwanted = for_frames(positive, len(image), POSITIVE), for_frames(negative, len(image), NEGATIVE)
-    yield from zip(each_of(image), wanted, unwanted, strict=True)
+    yield from zip(each_of(image.unbind()), wanted, unwanted, strict=True)
 
 
 def _require_apart(layout: Layout, positive: Points, negative: Points) -> None:

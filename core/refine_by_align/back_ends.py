@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 Encode = Callable[[Tensor], Tensor]
 Prompt = list[Any]  # in ComfyUI's form
+Guided = tuple["ModelPatcher", Prompt, Prompt]  # what is sampled with: model, positive and negative
 # A picture (1, H, W, 3) -> its tokens (1, h * w, C), and their grid (h, w).
 Read = Callable[[Tensor], tuple[Tensor, tuple[int, int]]]
 
@@ -64,28 +65,18 @@ class Scene:
 
 
 class BackEnd(Protocol):
-    """How a model is shown references, one or with others beside it."""
+    """How a model is shown references."""
 
-    def maps(
-        self,
-        scene: Scene,
-        reference: Tensor,
-        reference_mask: Tensor | None,
-        look: Look,
-        others: Sequence[Tensor] = (),
-    ) -> Maps:
-        """What the artifact's queries see in a reference (1, H', W', 3), as `attention_maps` tells it."""
+    def maps(self, scene: Scene, references: Sequence[Tensor], mask: Tensor | None, look: Look) -> Maps:
+        """What the artifact's queries see in the first reference, as of `attention_maps`, with the others in view.
 
-    def guided(
-        self,
-        scene: Scene,
-        crop: Tensor,
-        negative: Prompt,
-        strength: float,
-        seed: int,
-        others: Sequence[Tensor] = (),
-    ) -> tuple[ModelPatcher, Prompt, Prompt]:
-        """Model, positive and negative prompt that paint a scene with a crop of the reference (1, h, w, 3) in view."""
+        Args:
+            references: (1, H', W', 3) each, at least one.
+            mask: where in the first one is looked; None is everywhere.
+        """
+
+    def guided(self, scene: Scene, crops: Sequence[Tensor], negative: Prompt, strength: float, seed: int) -> Guided:
+        """What paints a scene with crops of the references, (1, h, w, 3) each, in view."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,35 +95,19 @@ class SelfAttention:
     positive: Prompt
     node: str
 
-    def maps(
-        self,
-        scene: Scene,
-        reference: Tensor,
-        reference_mask: Tensor | None,
-        look: Look,
-        others: Sequence[Tensor] = (),
-    ) -> Maps:
+    def maps(self, scene: Scene, references: Sequence[Tensor], mask: Tensor | None, look: Look) -> Maps:
         """Two passes for each timestep; other references make no difference."""
-        samples, other = self.encode(scene.picture), self.encode(reference)
-        queries = _queries(scene)
-        return attention_maps(self.model, self.positive, samples, other, look, queries, self.node, reference_mask)
+        samples, other = self.encode(scene.picture), self.encode(references[0])
+        return attention_maps(self.model, self.positive, samples, other, look, _queries(scene), self.node, mask)
 
-    def guided(
-        self,
-        scene: Scene,
-        crop: Tensor,
-        negative: Prompt,
-        strength: float,
-        seed: int,
-        others: Sequence[Tensor] = (),
-    ) -> tuple[ModelPatcher, Prompt, Prompt]:
+    def guided(self, scene: Scene, crops: Sequence[Tensor], negative: Prompt, strength: float, seed: int) -> Guided:
         """RefDrop's guidance by the crops, inside the mask; strength is its c, which they share."""
         guided, seed = self.model, other_seed(seed)
         blocks = list(picture_attentions(self.model, self.node).blocks)
         chosen = select(SKIP_FIRST_OUTPUT, "", blocks, family(self.model))
-        for each in (crop, *others):
+        for each in crops:
             reference = Reference(self.encode(each), None, seed)
-            settings = RefDropSettings(strength / (1 + len(others)), chosen, reference, mask=scene.mask[0])
+            settings = RefDropSettings(strength / len(crops), chosen, reference, mask=scene.mask[0])
             guided, seed = apply_refdrop(guided, settings), other_seed(seed)
         inpainting = inpainted(self.model, self.encode, scene)
 
@@ -158,35 +133,20 @@ class CrossAttention:
     positive: Prompt
     node: str
 
-    def maps(
-        self,
-        scene: Scene,
-        reference: Tensor,
-        reference_mask: Tensor | None,
-        look: Look,
-        others: Sequence[Tensor] = (),
-    ) -> Maps:
+    def maps(self, scene: Scene, references: Sequence[Tensor], mask: Tensor | None, look: Look) -> Maps:
         """One pass for each timestep; other references make no difference."""
-        tokens, grid = self.read(reference)
+        tokens, grid = self.read(references[0])
         conditioning = [[tokens, {**of_whole_picture(self.positive), **inpainted(self.model, self.encode, scene)}]]
         samples, queries = self.encode(scene.picture), _queries(scene)
-        return token_maps(self.model, conditioning, grid, samples, look, queries, self.node, reference_mask)
+        return token_maps(self.model, conditioning, grid, samples, look, queries, self.node, mask)
 
-    def guided(
-        self,
-        scene: Scene,
-        crop: Tensor,
-        negative: Prompt,
-        strength: float,
-        seed: int,
-        others: Sequence[Tensor] = (),
-    ) -> tuple[ModelPatcher, Prompt, Prompt]:
+    def guided(self, scene: Scene, crops: Sequence[Tensor], negative: Prompt, strength: float, seed: int) -> Guided:
         """Tokens of the crops as context, of zeros without guidance.
 
         Note:
             Strength blends the two in every layer: it multiplies the values, and 1 is as trained.
         """
-        tokens = torch.cat([self.read(each)[0] for each in (crop, *others)], dim=1)
+        tokens = torch.cat([self.read(each)[0] for each in crops], dim=1)
         inpainting = inpainted(self.model, self.encode, scene)
 
         def with_context(context: Tensor, prompt: Prompt) -> Prompt:
@@ -214,37 +174,22 @@ class InContext:
     positive: Prompt
     node: str
 
-    def maps(
-        self,
-        scene: Scene,
-        reference: Tensor,
-        reference_mask: Tensor | None,
-        look: Look,
-        others: Sequence[Tensor] = (),
-    ) -> Maps:
+    def maps(self, scene: Scene, references: Sequence[Tensor], mask: Tensor | None, look: Look) -> Maps:
         """One pass for each timestep, with the other references in view.
 
         The maps are scaled together, to a mean of 1 where the reference is searched: layers that look at it more count
         more.
         """
-        latents = [self.encode(each) for each in (reference, *others)]
-        masks = [reference_mask, *(None for _ in others)]
+        latents = [self.encode(each) for each in references]
+        masks = [mask, *(None for _ in references[1:])]
         samples, queries = self.encode(scene.picture), _queries(scene)
         found = in_context_maps(self.model, self.positive, samples, latents, look, queries, self.node, masks)
         return _evened(found[0])
 
-    def guided(
-        self,
-        scene: Scene,
-        crop: Tensor,
-        negative: Prompt,
-        strength: float,
-        seed: int,
-        others: Sequence[Tensor] = (),
-    ) -> tuple[ModelPatcher, Prompt, Prompt]:
+    def guided(self, scene: Scene, crops: Sequence[Tensor], negative: Prompt, strength: float, seed: int) -> Guided:
         """The crops as reference latents of both prompts; strength 1 is as trained, 0 leaves them out."""
         require_references(self.model, self.node)
-        latents = [self.encode(each) for each in (crop, *others)] if strength else []
+        latents = [self.encode(each) for each in crops] if strength else []
         method = self.positive[0][1].get(METHOD, method_for(self.model))
         positive, negative = (with_references(prompt, latents, method) for prompt in (self.positive, negative))
         is_whole = strength in (0, 1)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
 import torch
 from comfy.ldm.flux.model import Flux
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
@@ -169,7 +168,6 @@ def observe_in_context(
         def act(call: AttentionCall, timestep: int = timestep) -> None:
             see(timestep, call.layer, _maps_of(call, view, grids, node))
 
-        comfy.model_management.throw_exception_if_processing_interrupted()
         evaluate_once(watched(model, reading(attentions, wanted, act, node)), prompt, samples, timestep, look.seed)
 
 

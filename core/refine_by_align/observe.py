@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import comfy.model_management
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
@@ -148,7 +147,6 @@ def observe(
             see(timestep, call.layer, AttentionLayer(_in_one(call.q), k, call.heads, _tall_grid(call), grid))
 
         for latent, seed, act in ((reference, other_seed(look.seed), record), (samples, look.seed, compare)):
-            comfy.model_management.throw_exception_if_processing_interrupted()
             evaluate_once(watched(model, reading(attentions, wanted, act, node)), prompt, latent, timestep, seed)
 
 

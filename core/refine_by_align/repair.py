@@ -68,20 +68,18 @@ class Repair:
     decode: Callable[[Tensor], Tensor]
     work: Work
 
-    def align(self, case: Case, artifact: Artifact, search: Search) -> Match:
-        """The alignment stage."""
-        return self._found(case.image, artifact, [case.reference, *case.others], case.searched, search)
-
     def align_all(self, case: Case, search: Search) -> list[Match]:
         """The alignment stage for all of a mask as one artifact; nothing for an empty mask."""
-        return [self.align(case, artifact, search) for artifact in artifacts(case.mask, self.work, is_together=True)]
+        references = [case.reference, *case.others]
+        areas = artifacts(case.mask, self.work, is_together=True)
+        return [self._found(case.image, area, references, case.searched, search) for area in areas]
 
     def _found(
         self, image: Tensor, artifact: Artifact, references: list[Tensor], searched: Tensor | None, search: Search
     ) -> Match:
         """What is found in the first of the references, with the others in view."""
-        first, *others = (self._scaled(each) for each in references)
-        maps = self.back_end.maps(self._scene(image, artifact), first, searched, search.look, others)
+        shown = [self._scaled(each) for each in references]
+        maps = self.back_end.maps(self._scene(image, artifact), shown, searched, search.look)
         size = references[0].shape[1], references[0].shape[2]
         return find(mean_map(list(maps.values()))[0], size, search.finding)
 
@@ -89,25 +87,23 @@ class Repair:
         self,
         image: Tensor,
         artifact: Artifact,
-        crop: Tensor,
+        crops: Sequence[Tensor],
         paint: Paint,
         progress: Callable[[int], object],
-        others: Sequence[Tensor] = (),
     ) -> Tensor:
         """The refinement stage.
 
         Args:
             image: (1, H, W, 3).
-            crop: (1, h, w, 3), the place in the reference.
+            crops: (1, h, w, 3) each, the places in the references.
             progress: called after each step.
-            others: further crops.
 
         Returns:
             (1, H, W, 3), equal to image where the artifact's weight is 0.
         """
         scene, sampling = self._scene(image, artifact), paint.sampling
-        first, *more = (self._scaled(each) for each in (crop, *others))
-        guided = self.back_end.guided(scene, first, paint.negative, paint.strength, sampling.seed, more)
+        shown = [self._scaled(each) for each in crops]
+        guided = self.back_end.guided(scene, shown, paint.negative, paint.strength, sampling.seed)
         latent = sampled(*guided, self.encode(scene.picture), scene.mask, sampling, progress)
         return paste(image, self.decode(latent).cpu().float()[..., :3], artifact)
 
@@ -136,7 +132,7 @@ class Repair:
                     crops = [at.box.cut(one) for at, one in zip(places, crops, strict=True) if at.is_match]
                     matches.append(replace(places[0], is_match=bool(crops)))
                 if crops:
-                    image = self.refine(image, artifact, crops[0], paint, progress.update, crops[1:])
+                    image = self.refine(image, artifact, crops, paint, progress.update)
                 else:
                     progress.update(paint.sampling.steps)
             images.append(image)

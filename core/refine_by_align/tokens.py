@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
 from torch import Tensor
 
 from ..kernels.attention import AttentionLayer
@@ -81,7 +80,6 @@ def token_maps(
             layer = AttentionLayer(call.q, call.k, call.heads, call.grid, reference_grid)
             maps[timestep, call.layer] = view.map_of(layer)
 
-        comfy.model_management.throw_exception_if_processing_interrupted()
         reading = watched(model, _Reading(wanted, see, node).route)
         evaluate_once(reading, conditioning, samples, timestep, look.seed)
     return brought(maps)

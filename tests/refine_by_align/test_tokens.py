@@ -38,7 +38,7 @@ def back_end(patcher: Any, options: dict[str, Any] | None = None) -> CrossAttent
 
 @torch.inference_mode()
 def maps(patcher: Any, look: Look | None = None, mask: Tensor | None = None, **options: Any) -> dict[Any, Tensor]:
-    return back_end(patcher, options).maps(SCENE, REFERENCE, mask, look or Look(layers(patcher), (261,), seed=3))
+    return back_end(patcher, options).maps(SCENE, [REFERENCE], mask, look or Look(layers(patcher), (261,), seed=3))
 
 
 def projected(patcher: Any, conditioning: list[Any], timestep: int) -> dict[Layer, tuple[Tensor, Tensor]]:
@@ -117,7 +117,7 @@ def test_cut_tokens_are_refused_and_cancel_stops_it() -> None:
 
 def painted(patcher: Any, strength: float) -> Tensor:
     with torch.inference_mode():
-        guided = back_end(patcher).guided(SCENE, REFERENCE, prompt(2), strength, 0)
+        guided = back_end(patcher).guided(SCENE, [REFERENCE], prompt(2), strength, 0)
     return sample(guided[0], latent(1, 4, 8, 12), *guided[1:])
 
 

@@ -210,7 +210,7 @@ def attention_at_the_place(patcher: Any, trainer: Training) -> float:
     shares = []
     for one in map(example, range(1000, 1012)):
         latents = one.mask[::CELL, ::CELL][None, None]
-        maps = back_end.maps(Scene(one.picture, one.mask, latents), one.reference, None, look)
+        maps = back_end.maps(Scene(one.picture, one.mask, latents), [one.reference], None, look)
         seen = mean_map(list(maps.values()))[0].flatten()
         shares.append((seen * group_of_mask(one.region, (SIDE, SIDE))[0]).sum().item())
     return sum(shares) / len(shares)

@@ -162,7 +162,7 @@ def look(shown: BackEnd, timesteps: tuple[int, ...]) -> Look:
 def aligned(kind: str, place: Place, timesteps: tuple[int, ...]) -> list[Tensor]:
     """The maps of Refine by Align in all layers, searched in a part of the reference."""
     shown = back_end(kind, place)
-    return list(shown.maps(SCENE, OTHER, SEARCHED, look(shown, timesteps)).values())
+    return list(shown.maps(SCENE, [OTHER], SEARCHED, look(shown, timesteps)).values())
 
 
 @torch.inference_mode()
@@ -183,7 +183,7 @@ def painting(kind: str, strength: float | None) -> Sampling:
         guided = shown.model, shown.positive, negative
         if strength is not None:
             with torch.inference_mode():
-                guided = shown.guided(SCENE, OTHER, negative, strength, 7)
+                guided = shown.guided(SCENE, [OTHER], negative, strength, 7)
         cfg = FAMILIES[family].cfg
         return sample(guided[0], tiny_latent(family), *guided[1:], steps=STEPS, cfg=cfg, callback=callback)
 

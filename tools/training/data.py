@@ -179,17 +179,21 @@ def _report(
     """Prints the list, or raises it."""
     bad = total - good
     counts = ", ".join(f"{len(each)} {kind}" for kind, each in complaints.items() if each)
-    lines = [f"{kind}:\n" + "".join(f"  {line}\n" for line in each) for kind, each in complaints.items() if each]
     everything = output / "bad_data.txt"
-    everything.write_text("".join(lines), encoding="utf-8")
-    few = [
-        f"{kind}:\n"
-        + "".join(f"  {line}\n" for line in list(each)[:SHOWN])
-        + (f"  … and {len(each) - SHOWN} more\n" if len(each) > SHOWN else "")
-        for kind, each in complaints.items()
-        if each
-    ]
-    text = f"{bad} of {total} records are bad ({counts}).\n{''.join(few)}The whole list is in {everything}."
+    everything.write_text(_listed(complaints), encoding="utf-8")
+    few = _listed(complaints, SHOWN)
+    text = f"{bad} of {total} records are bad ({counts}).\n{few}The whole list is in {everything}."
     if not good or bad > allow_bad * total:
         raise DataError(f"{text} Mend them, or set allow_bad to the part that may be left out.")
     print(f"{text} They are left out.")
+
+
+def _listed(complaints: Mapping[str, Mapping[str, None]], most: int | None = None) -> str:
+    """The complaints of each kind, at most so many."""
+    lines = []
+    for kind, each in complaints.items():
+        if each:
+            lines += [f"{kind}:", *(f"  {line}" for line in list(each)[:most])]
+        if most is not None and len(each) > most:
+            lines.append(f"  … and {len(each) - most} more")
+    return "".join(f"{line}\n" for line in lines)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from refattention.core.leffa import body_map, loader, masks
+from refattention.core.leffa.inputs import GREY
 from refattention.core.leffa.layout import GENERATIVE, REFERENCE, VAE
 from refattention.core.leffa.training import (
     TIMESTEPS,
@@ -37,7 +38,6 @@ from .leffa_data import DRESS_CODE, POSE_TRANSFER, TRY_ON, Record, frame_of, rec
 DEFAULTS = {"learning_rate": 1e-5, "height": 512, "width": 384}
 Data = leffa_data.Data
 RULES = (masks.CLEAN, masks.VITON_HD, masks.DRESS_CODE)
-GREY = 0.5  # what the models see in place of the pixels that are to be painted
 PROBED = 64  # records whose maps are read before the first step: what is wrong with the kind of maps shows in each
 
 

@@ -18,7 +18,7 @@ from refattention.core.p3s.network import P3SNetwork
 from refattention.core.p3s.objective import DROPS, WHERE, Inputs, Objective, Settings
 from refattention.core.p3s.settings import BOTH
 from refattention.core.patches.selection import Tokens
-from refattention.core.patches.training import Prompt, encode
+from refattention.core.patches.training import Prompt, encode, in_rows
 from refattention.core.patches.unet import family, require_image_unet
 from torch import Tensor
 
@@ -170,7 +170,7 @@ class Task:
         latents = [self._latent(each.record) for each in samples]
         noise = [noise_of(latent, each.seed) for latent, each in zip(latents, samples, strict=True)]
         prompts = [self._prompt("" if each.is_dropped else self._text, latents[0]) for each in samples]
-        ys = [prompt.y for prompt in prompts if prompt.y is not None]
+        texts = in_rows(prompts, device)
         references = list(dict.fromkeys(each.reference for each in samples))
         if len(references) > 1:
             references = [each.reference for each in samples]
@@ -181,8 +181,8 @@ class Task:
             torch.cat([self._latent(each) for each in references]).to(device),
             torch.cat([self._seen(each) for each in references]).to(device),
             Tokens(self._cut_mask(references[0]) if record.mask else None),
-            torch.cat([prompt.context for prompt in prompts]).to(device),
-            torch.cat(ys).to(device) if ys else None,
+            texts.context,
+            texts.y,
             torch.tensor([each.timestep for each in samples]),
             torch.cat(noise).to(device),
             absent,
