@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # (kind, number) as ComfyUI labels them: "input", "middle", "output" in a U-Net, "double", "single" in a transformer
 Block = tuple[str, int]
@@ -40,13 +40,16 @@ def select(choice: str, custom: str, available: Sequence[Block], model_name: str
     if not names:
         raise ValueError(
             f"custom_blocks is empty, but blocks is set to '{CUSTOM}'. "
-            f"Name at least one of this model's blocks: {', '.join(map(name_of, available))}."
+            f"Name at least one of this model's blocks: {_listed(available)}."
         )
     chosen = set[Block]()
     for name in names:
         matching = [block for block in available if name in (block[0], name_of(block))]
         if not matching:
-            raise _not_there("custom_blocks", name, available, model_name)
+            raise ValueError(
+                f"custom_blocks names '{name}', which has no self-attention in this {model_name} model. "
+                f"Its blocks are {_listed(available)}."
+            )
         chosen.update(matching)
     return frozenset(chosen)
 
@@ -72,7 +75,10 @@ def select_layers(text: str, available: Sequence[Layer], model_name: str) -> fro
     for name in names:
         matching = [layer for layer in available if name in (layer[0][0], name_of(layer[0]), layer_name(layer))]
         if not matching:
-            raise _not_there("layers", name, [block for block, _ in available], model_name)
+            raise ValueError(
+                f"layers names '{name}', which has no self-attention in this {model_name} model. "
+                f"Its blocks are {_listed(block for block, _ in available)}."
+            )
         chosen += matching
     return frozenset(chosen)
 
@@ -96,8 +102,5 @@ def _named(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _not_there(widget: str, name: str, blocks: Sequence[Block], model_name: str) -> ValueError:
-    known = ", ".join(dict.fromkeys(map(name_of, blocks)))
-    return ValueError(
-        f"{widget} names '{name}', which has no self-attention in this {model_name} model. Its blocks are {known}."
-    )
+def _listed(blocks: Iterable[Block]) -> str:
+    return ", ".join(dict.fromkeys(map(name_of, blocks)))
