@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -32,19 +31,6 @@ def small(name: str) -> Workflow:
 
 def run(host: HeadlessHost, workflow: Workflow) -> list[np.ndarray]:
     return [pixels(path) for path in sorted(host.images(host.run(workflow, timeout=240)))]
-
-
-@pytest.mark.parametrize("name", [*PICTURES, "refdrop_keep", "deadiff_two_regions", "deadiff_controlnet"])
-def test_the_template_queues_without_a_change(host: HeadlessHost, name: str) -> None:
-    """Taken as it is published, and started; to paint all of it at full size would take minutes."""
-    prompt_id = host.queue(load_workflow(name))
-    limit = time.monotonic() + 240
-    while prompt_id not in host.get(f"/history/{prompt_id}"):
-        assert time.monotonic() < limit, "the host does not stop"
-        host.interrupt()  # again and again: one before it begins is forgotten
-        time.sleep(0.5)
-    messages = host.wait(prompt_id)["status"]["messages"]
-    assert "execution_error" not in [kind for kind, _ in messages]
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -99,17 +99,17 @@ def test_what_is_no_leffa_checkpoint(change: Any, message: str) -> None:
         from_state_dict(change(weights()), "x.pth")
 
 
+def write_full(kind: str, path: Path) -> None:
+    torch.save(weights(kind) | {f"vae.{name}": tensor for name, tensor in codec.state_dict(0.18215).items()}, path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_command_writes_a_slim_file_that_gives_the_same(kind: str, tmp_path: Path) -> None:
-    state = weights(kind) | {f"vae.{name}": tensor for name, tensor in codec.state_dict(0.18215).items()}
-    torch.save(state, tmp_path / "full.pth")
-    command = [sys.executable, str(ROOT / "tools" / "convert_leffa.py"), "full.pth", "slim.safetensors"]
-    (tmp_path / "slim.safetensors.unfinished").write_text("mine")
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    slim = load_file(tmp_path / "slim.safetensors")
-    assert not [name for name in slim if ".attn2." in name or "add_embedding" in name]
-    assert all(not tensor.is_floating_point() or tensor.dtype == torch.float16 for tensor in slim.values())
+def test_a_slim_file_gives_the_same(kind: str, tmp_path: Path) -> None:
+    write_full(kind, tmp_path / "full.pth")
+    slim(tmp_path / "full.pth", tmp_path / "slim.safetensors")
+    state = load_file(tmp_path / "slim.safetensors")
+    assert not [name for name in state if ".attn2." in name or "add_embedding" in name]
+    assert all(not tensor.is_floating_point() or tensor.dtype == torch.float16 for tensor in state.values())
     full, again = load(tmp_path / "full.pth"), load(tmp_path / "slim.safetensors")
     for one, other in ((full.generative, again.generative), (full.reference, again.reference)):
         expected = one.model_state_dict()
@@ -120,6 +120,16 @@ def test_the_command_writes_a_slim_file_that_gives_the_same(kind: str, tmp_path:
         factory, arguments = patcher.cached_patcher_init
         copy = factory(*arguments, disable_dynamic=True)
         assert type(copy.model) is type(patcher.model) and copy.model is not patcher.model
+
+
+def test_the_command_writes_a_slim_file_and_over_none(tmp_path: Path) -> None:
+    write_full("sd15", tmp_path / "full.pth")
+    command = [sys.executable, str(ROOT / "tools" / "convert_leffa.py"), "full.pth", "slim.safetensors"]
+    (tmp_path / "slim.safetensors.unfinished").write_text("mine")
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    slim(tmp_path / "full.pth", tmp_path / "expected.safetensors")
+    assert (tmp_path / "slim.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
     assert (tmp_path / "slim.safetensors.unfinished").read_text() == "mine"
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert refused.returncode == 1 and "exists already" in refused.stderr
