@@ -252,7 +252,7 @@ def _content(value: Any) -> Hashable:
         content = value.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy()
         return tuple(value.shape), value.dtype, hashlib.sha256(content.data).digest()
     if isinstance(value, Mapping):
-        return tuple((key, _content(each)) for key, each in sorted(value.items()) if key != "uuid")
+        return frozenset((key, _content(each)) for key, each in value.items() if key != "uuid")
     if isinstance(value, (list, tuple)):
         return tuple(_content(each) for each in value)
     if isinstance(value, PLAIN):

@@ -182,6 +182,14 @@ def test_what_cannot_be_compared_is_not_kept() -> None:
         assert passes.take() == 3
 
 
+def test_what_other_nodes_leave_in_a_prompt_is_compared_whatever_its_keys() -> None:
+    text, _ = tiny_prompt("sd15", 7)[0]
+    patcher, passes = guided("sd15", ReferenceCache(64 * MIB), [[text, {"anything": {1: 2.0, "one": 3}}]])
+    for expected in (3, 0):
+        run("sd15", patcher)
+        assert passes.take() == expected
+
+
 def test_combined_prompts_keep_their_own_reference() -> None:
     def combined(patcher: Any) -> Tensor:
         positive = [*tiny_prompt("sd15", 1), *tiny_prompt("sd15", 8)]
