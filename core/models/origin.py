@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from comfy.hooks import EnumHookType
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
+from ..patches.conditionings import Cond
 from .base import evenly, fingerprint
 
 if TYPE_CHECKING:
+    from comfy.hooks import WeightHook
     from comfy.model_patcher import ModelPatcher
 
 PLAIN = (str, bool, int, float, type(None))
@@ -49,6 +53,30 @@ class Origin:
         except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             raise NotTellable from error  # weights in a format of another pack
         return cls(base, _digest(model.patches) if model.patches else "")
+
+
+def brought(model: ModelPatcher, prompts: Mapping[str, Sequence[Cond]]) -> dict[str, list[str]]:
+    """Digests of the LoRAs that the prompts of a run bring (hooks), by the prompts' role.
+
+    Args:
+        model: that runs; ComfyUI has registered the LoRAs on it.
+        prompts: the sampler's conditionings by their role: "positive", "negative", ...
+    """
+    hooks = {role: {hook for entry in some for hook in _weight_hooks(entry)} for role, some in prompts.items()}
+    return {role: sorted(_digest_of(hook, model) for hook in some) for role, some in hooks.items()}
+
+
+def _weight_hooks(entry: Cond) -> list[WeightHook]:
+    group = entry.get("hooks")
+    return [] if group is None else list(group.get_type(EnumHookType.Weight))
+
+
+def _digest_of(hook: WeightHook, model: ModelPatcher) -> str:
+    frames = [(each.start_percent, each.strength, each.guarantee_steps) for each in hook.hook_keyframe.keyframes]
+    try:
+        return _digest({"patches": model.hook_patches.get(hook.hook_ref, {}), "keyframes": frames})
+    except NotTellable:
+        return str(uuid.uuid4())  # equal to no other
 
 
 def _digest(patches: Mapping[str, Any]) -> str:

@@ -123,8 +123,9 @@ class Binding:
         for place, wrapper in self._wrappers.items():
             patched.remove_wrappers_with_key(place, self.key)
             patched.add_wrapper_with_key(place, self.key, wrapper)
-        patched.remove_callbacks_with_key(CallbacksMP.ON_PREPARE_STATE, self.key)
-        patched.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, self.key, self._prepare_state)
+        patched.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, self.key)
+        patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, self.key, self._pre_run)
+        patched.set_attachments(self._running, [])
         return patched
 
     def carried(self, model: ModelPatcher) -> Any:
@@ -134,6 +135,11 @@ class Binding:
     def run_of(self, options: Options) -> Any:
         """The run whose `transformer_options` these are."""
         return options[self.key].run
+
+    @property
+    def _running(self) -> str:
+        """Among a model's attachments, which its clones share: the runs that are under way with what it carries."""
+        return f"{self.key}.running"
 
     @property
     def _wrappers(self) -> dict[str, Callable[..., Any]]:
@@ -153,8 +159,11 @@ class Binding:
         asked = options[self.key]
         shapes = kwargs.get("latent_shapes") or []  # several where a video is sampled together with its sound
         shape: Sequence[int] = shapes[0] if len(shapes) > 1 else noise.shape
-        opened = _Opened(self.open(asked, executor.class_obj, shape, sigmas), asked, executor.class_obj.model_patcher)
+        model = executor.class_obj.model_patcher
+        opened = _Opened(self.open(asked, executor.class_obj, shape, sigmas), model)
         options[self.key] = opened
+        running = model.get_attachment(self._running)
+        running.append(opened)
         try:
             out = executor(opened.run.noise(noise), latent, sampler, sigmas, *args, **kwargs)
             opened.require_effect(self.name)
@@ -162,6 +171,7 @@ class Binding:
             return out
         finally:
             options[self.key] = asked
+            running.remove(opened)
             opened.run.close()
 
     def _prepare_sampling(
@@ -186,7 +196,7 @@ class Binding:
             return executor(model, conds, x, timestep, model_options)
         opened = options.get(self.key)
         if not isinstance(opened, _Opened):
-            raise RuntimeError(f"{self.name} works only inside a sampler that follows ComfyUI's guider; use KSampler.")
+            raise self._outside()
         opened.is_asked = True
         self._require_alike(model, opened.model)
         asked = Asked(executor, model, conds, x, timestep[:1], model_options)
@@ -216,18 +226,20 @@ class Binding:
                 "another way or lacks what the method brings along. Remove that model from the guider."
             )
 
-    def _prepare_state(self, model: ModelPatcher, _timestep: Tensor, model_options: dict[str, Any]) -> None:
-        """Checks that a model which is about to be evaluated is the one that the run was opened for.
+    def _pre_run(self, model: ModelPatcher) -> None:
+        """Checks that a model which is about to be evaluated carries what a run was opened for.
 
         Raises:
-            RuntimeError: a guider evaluates it beside its own, and with what that one carries.
+            RuntimeError: a guider evaluates it beside its own, or there is none.
         """
-        opened = model_options.get("transformer_options", {}).get(self.key)
-        if not isinstance(opened, _Opened) or opened.asked is not self.carried(model):
-            raise RuntimeError(
-                f"{self.name} is on a model that the guider evaluates beside its own (model_negative), where only what "
-                "is on its own model acts. Put the node on that one, or remove it."
-            )
+        if not model.get_attachment(self._running):
+            raise self._outside()
+
+    def _outside(self) -> RuntimeError:
+        return RuntimeError(
+            f"{self.name} works only on the own model of ComfyUI's guider: not on one that is evaluated beside it "
+            "(model_negative), nor in a sampler without it. Put the node on the guider's model, or use KSampler."
+        )
 
     def _forward(self, executor: WrapperExecutor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One forward pass of the model, APPLY_MODEL or DIFFUSION_MODEL: both take transformer_options last."""
@@ -270,16 +282,14 @@ class _Opened:
 
     Args:
         run: the run.
-        asked: what the model carries for it.
         model: that the guider samples with.
 
     Attributes:
         is_asked: whether one of ComfyUI's evaluations came by.
     """
 
-    def __init__(self, run: Run, asked: Any, model: ModelPatcher) -> None:
+    def __init__(self, run: Run, model: ModelPatcher) -> None:
         self.run = run
-        self.asked = asked
         self.model = model
         self.is_asked = False
         self._acted: set[Block] = set()

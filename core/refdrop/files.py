@@ -45,6 +45,7 @@ def save_run(run: PastRun, path: str | Path) -> None:
         "roles": run.roles,
         "schedule": run.schedule,
         "sampling": run.sampling,
+        "brought": run.brought,
         "levels": levels,
     }
     checkpoint.save(tensors, path, {KEY: json.dumps(about)})
@@ -91,6 +92,7 @@ def _run(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> PastRun:
     run.roles = [str(role) for role in about["roles"]]
     run.schedule = [float(level) for level in about["schedule"]]
     run.sampling = str(about["sampling"])
+    run.brought = {role: list(some) for role, some in about.get("brought", {}).items()}  # older files lack it
     unused = set(tensors)
     for level in about["levels"]:
         bank = run.levels.setdefault(float(level["sigma"]), KeyValueBank("RefDrop Apply"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -39,6 +39,7 @@ class PastRun(list[Tensor]):
         roles: "positive", "negative", ...
         schedule: sigmas of the run: where each step begins, and where the last one ends.
         sampling: how the run was sampled, for the user to read.
+        brought: the LoRAs that its prompts brought, as `origin.brought` tells them.
     """
 
     def __init__(self, references: int, family: str, origin: Origin | None) -> None:
@@ -50,6 +51,7 @@ class PastRun(list[Tensor]):
         self.roles: list[str] = []
         self.schedule: list[float] = []
         self.sampling = ""
+        self.brought: dict[str, list[str]] = {}
         self._fits: object = None  # the last model that it was found to fit
 
     @property
@@ -116,6 +118,19 @@ class PastRun(list[Tensor]):
         for level in sigmas[:-1].tolist():
             if level > 0 and level in where and _nearest(level, known) is None:
                 raise self._other_schedule(level)
+
+    def check_prompts(self, brought: Mapping[str, list[str]]) -> None:
+        """Checks that the prompts of a run bring the LoRAs that those of the recorded run did.
+
+        Raises:
+            ValueError: they bring others.
+        """
+        for role in brought.keys() & self.roles:
+            if brought[role] != self.brought.get(role, []):
+                raise ValueError(
+                    f"RefDrop Apply: the {role} prompt brings other LoRAs (Create Hook LoRA), or none, than the one "
+                    "that cache was recorded with. Record with the same LoRAs."
+                )
 
     def _check_model(self, model: ModelPatcher) -> None:
         if self.family != family(model):

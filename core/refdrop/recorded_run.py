@@ -54,9 +54,10 @@ class RecordedRun(PastRun):
         self._show = show
         self._fits = weights_of(model)
 
-    def begin(self, sigmas: Tensor) -> None:
-        """Begins the run with these noise levels, (steps + 1,)."""
+    def begin(self, sigmas: Tensor, brought: dict[str, list[str]]) -> None:
+        """Begins the run with these noise levels, (steps + 1,), and LoRAs of the prompts."""
         self.schedule = sigmas.tolist()
+        self.brought = brought
 
     def has(self, sigma: float, roles: Iterable[str]) -> bool:
         """Whether all halves of these roles are recorded at a noise level."""

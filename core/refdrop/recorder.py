@@ -9,6 +9,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
+from ..models.origin import brought
 from ..patches.attention import AttentionCall
 from ..patches.bank import KeysValues, KeyValueBank, Record
 from ..patches.binding import Binding, Evaluation, Run
@@ -83,7 +84,7 @@ class RecorderRun(Run):
         of_picture = self._attentions.of_picture
         self._given = None if given is None else ReferencePass(given, guider.conds, KEY, of_picture)
         self._conditionings = Conditionings(guider.conds)
-        self._recorded.begin(sigmas)
+        self._recorded.begin(sigmas, brought(guider.model_patcher, guider.conds))
         self._levels = len(set(sigmas.tolist()) - {0.0})
         self._size = tuple(noise_shape[2:])
         self._pictures = tuple(noise_shape[:-2])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..models.origin import brought
 from ..patches.attention import AttentionCall
 from ..patches.bank import KeyValueBank, of_each_picture
 from ..patches.binding import Evaluation, Run
@@ -60,6 +61,7 @@ class RefDropRun(Run):
             if each.recorded is not None:
                 # Once more: patches may have come after the node.
                 each.recorded.check(guider.model_patcher, each.blocks)
+                each.recorded.check_prompts(brought(guider.model_patcher, guider.conds))
                 each.recorded.check_schedule(sigmas, self._ranges[each])
         self._readers = {
             each: ReferenceReader(each, each.reference, guider, sigmas, self.attentions)

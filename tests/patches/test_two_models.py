@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +87,13 @@ def by_one(patcher: Any, prompt: Any) -> Tensor:
     return one_step(guider)
 
 
+def with_cfg(patcher: Any) -> Any:
+    guider = comfy.samplers.CFGGuider(patcher)
+    guider.set_conds(*PROMPTS)
+    guider.set_cfg(CFG)
+    return guider
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_on_the_guiders_model_acts_on_the_second_one_as_well(method: str) -> None:
     """As ComfyUI's own patches do there. DEADiff's negative half has the tokens of no picture."""
@@ -102,11 +110,20 @@ def test_what_is_on_the_guiders_model_acts_on_the_second_one_as_well(method: str
 
 @pytest.mark.parametrize("method", METHODS)
 def test_on_the_second_model_alone_it_is_refused(method: str) -> None:
-    """There nobody would ask it."""
+    """There nobody would ask it, be it another checkpoint or the same one."""
     act = METHODS[method]
-    for own in (plain, act):
-        with pytest.raises(RuntimeError, match=r"is on a model that the guider evaluates beside its own"):
-            by_two(own(tiny_model("sd15")), act(other_model()))
+    for own, negative in itertools.product((plain, act), (other_model(), tiny_model("sd15"))):
+        with pytest.raises(RuntimeError, match=r"works only on the own model of ComfyUI's guider: not on one .* beside"):
+            by_two(own(tiny_model("sd15")), act(negative))
+
+
+@pytest.mark.parametrize("act", [*METHODS.values(), with_adapter])
+def test_one_checkpoint_for_both_halves_is_ordinary_guidance(act: Callable[[Any], Any]) -> None:
+    """Be it the node's output for both, or the model without the node for the negative half."""
+    guided = act(tiny_model("sd15"))
+    want = one_step(with_cfg(guided))
+    for other in (guided, guided.clone(), tiny_model("sd15")):
+        assert distance(by_two(guided, other), want) < 1e-5
 
 
 def test_a_second_model_that_a_method_cannot_act_on_is_refused() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from comfy.patcher_extension import PatcherInjection, WrappersMP
 from families import FAMILIES, random_model, tiny_latent, tiny_model, tiny_prompt
 from refattention.core.patches.families.table import attentions_of
 from refattention.core.patches.reference_pass import Reference
+from refattention.core.refdrop.files import load_run, save_run
 from refattention.core.refdrop.recorded_run import RecordedRun
 from refattention.core.refdrop.recorder import apply_recorder
 from refattention.core.refdrop.settings import RefDropSettings
@@ -186,7 +189,31 @@ def test_prompts_with_hooks_follow_a_recording(is_tellable: bool) -> None:
     sample(apply_recorder(model, recorded), tiny_latent("sd15"), *prompts)
     got = sample(guided(model, recorded), noise, *prompts)
     assert distance(got, sample(model, noise, *prompts)) > 1e-3
-    assert distance(got, run("sd15", guided(model, recorded), noise)) > 1e-4  # the same model afterwards, without hooks
+    anew = bringing(tiny_prompt("sd15", 1), {key: (change[key][0].clone(),)}), tiny_prompt("sd15", 2)
+    assert torch.equal(sample(guided(model, recorded), noise, *anew), got)
+
+
+def test_prompts_with_other_hooks_than_the_recorded_ones_are_refused(tmp_path: Path) -> None:
+    """As a LoRA is that is loaded; the file tells it, too."""
+    model, texts = tiny_model("sd15"), (tiny_prompt("sd15", 1), tiny_prompt("sd15", 2))
+    key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_k.weight"
+    one, half = (strength * torch.ones_like(model.get_model_object(key)) for strength in (1.0, 0.5))
+
+    def hooked(weight: Tensor, place: int, keyframes: Sequence[tuple[float, float]] = ()) -> list[Any]:
+        return [bringing(text, {key: (weight,)}, keyframes) if at == place else text for at, text in enumerate(texts)]
+
+    kinds = [texts, hooked(one, 0), hooked(half, 0), hooked(one, 1), hooked(one, 0, [(0.0, 1.0), (0.5, 0.0)])]
+    for number, prompts in enumerate(kinds):
+        recorded = RecordedRun(model, blocks_of(model), 1, 64 * MIB, False)
+        sample(apply_recorder(model, recorded), tiny_latent("sd15"), *prompts)
+        save_run(recorded, path := tmp_path / f"{number}.safetensors")
+        for other, asked in enumerate(kinds):
+            for cache in (recorded, load_run(path)):
+                if other == number:
+                    sample(guided(model, cache), tiny_latent("sd15", seed=1), *asked)
+                else:
+                    with pytest.raises(ValueError, match=r"the (posi|nega)tive prompt brings other LoRAs \(Create Hook"):
+                        sample(guided(model, cache), tiny_latent("sd15", seed=1), *asked)
 
 
 def test_blocks_that_were_not_recorded_are_refused() -> None:
