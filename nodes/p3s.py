@@ -18,7 +18,7 @@ from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
 from ..core.pictures import gate
 from .p3s_files import P3SAdapterIO
-from .shared import encoder, number_input, range_inputs, reference_seed_input, require_latent_of
+from .shared import encoder, number_input, range_inputs, reference_of, reference_seed_input
 
 AS_TRAINED = "as trained"
 NEGATIVES = [AS_TRAINED, SAME, EMPTY, NONE]
@@ -113,7 +113,7 @@ def _samples(model: Any, image: torch.Tensor | None, vae: Any | None, latent: di
         raise ValueError(f"{NODE} got both reference_image and reference_latent, but needs only one of them.")
     name = "The latent of the reference"
     if latent is not None:
-        return require_latent_of(model, latent["samples"], name)
+        return reference_of(model, latent, name)
     if image is None:
         raise ValueError(f"{NODE} got no reference. Connect reference_image and vae, or reference_latent.")
     if vae is None:

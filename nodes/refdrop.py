@@ -19,7 +19,7 @@ from ..core.refdrop.past_run import PastRun
 from ..core.refdrop.settings import RefDropSettings
 from ..core.refdrop.wrappers import apply_refdrop
 from . import refdrop_inputs as common
-from .shared import require_latent_of
+from .shared import reference_of
 
 
 class RefDropApply(io.ComfyNode):
@@ -214,7 +214,7 @@ def _reference(model: Any, latent: dict[str, Any] | None, positive: list[Any] | 
                 "describes, or remove the prompt: references from the batch have the sampler's own."
             )
         return None
-    samples = require_latent_of(model, latent["samples"], "reference_latent")
+    samples = reference_of(model, latent, "reference_latent")
     if positive is not None:
         _check_prompt(positive)
     return Reference(samples, positive, seed)

@@ -16,7 +16,7 @@ from ..core.patches.unet import family
 from ..core.refdrop.recorded_run import RecordedRun
 from ..core.refdrop.recorder import apply_recorder
 from . import refdrop_inputs as common
-from .shared import number_input, require_latent_of, sampler_inputs, seed_input, step_inputs
+from .shared import number_input, reference_of, sampler_inputs, seed_input, step_inputs
 
 
 class RefDropRecord(io.ComfyNode):
@@ -106,7 +106,7 @@ class RefDropRecord(io.ComfyNode):
         """Samples, and returns the picture and the recording."""
         given = None
         if reference_latent is not None and latent_image is None:
-            given = Reference(require_latent_of(model, reference_latent["samples"], "reference_latent"), None, seed)
+            given = Reference(reference_of(model, reference_latent, "reference_latent"), None, seed)
             latent_image = {"samples": given.samples}
             batch_references = len(given.samples)
         elif latent_image is None or reference_latent is not None:

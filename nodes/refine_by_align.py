@@ -100,7 +100,7 @@ class RefineByAlign(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns the repaired pictures and what was found in the reference."""
         work = Work(context, common.size_of(model, working_size, adapter), feather)
-        stages = common.stages(model, vae, positive, work, adapter, clip_vision, NODE, back_end)
+        stages = common.stages(model, vae, positive, work, adapter, clip_vision, NODE, back_end, negative)
         finding = Finding(threshold=threshold, margin=margin, minimum_contrast=minimum_contrast)
         look = parse_look(model, timesteps, layers, seed, NODE, adapter and adapter.origin.look)
         search = Search(look, finding)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.pictures import gate
 from ..core.refine_by_align.adapter import TrainedAdapter, size_in_training
-from ..core.refine_by_align.back_ends import AUTO, CHOICES, back_end
+from ..core.refine_by_align.back_ends import AUTO, CHOICES, back_end, placed
 from ..core.refine_by_align.observe import USUAL, cell_and_unit
 from ..core.refine_by_align.repair import Repair
 from ..core.refine_by_align.window import SHORTEST, Case, Work, cases
@@ -57,12 +57,15 @@ def stages(
     clip_vision: Any,
     node: str,
     choice: str = AUTO,
+    negative: list[Any] | None = None,
 ) -> Repair:
-    """Both stages, with the back end that is connected or chosen."""
+    """Both stages, with the back end that is connected or chosen; the first alone needs no negative prompt."""
     encode = encoder(model, vae, "What vae makes of a picture")
     chosen = back_end(model, encode, positive, node, adapter, clip_vision, choice)
     cell, unit = cell_and_unit(model)
-    return Repair(chosen, encode, _decoder(vae), replace(work, cell=cell, unit=unit))
+    return Repair(
+        chosen, encode, _decoder(vae), replace(work, cell=cell, unit=unit), placed(model, [positive, negative or []])
+    )
 
 
 def _decoder(vae: Any) -> Callable[[Tensor], Tensor]:

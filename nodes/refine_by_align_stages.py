@@ -154,7 +154,7 @@ class RefineRegion(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns the repaired pictures."""
         work = Work(context, common.size_of(model, working_size, adapter), feather)
-        stages = common.stages(model, vae, positive, work, adapter, clip_vision, REGION, back_end)
+        stages = common.stages(model, vae, positive, work, adapter, clip_vision, REGION, back_end, negative)
         paint = Paint(negative, strength, Sampling(seed, steps, cfg, sampler_name, scheduler, denoise))
         pictures = common.cases_of(image, mask, reference_image, more_references=more_references)
         tell("" if all(case.mask.any() for case in pictures) else EMPTY_MASK, "Repainted with the reference in view.")

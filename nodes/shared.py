@@ -87,6 +87,18 @@ def encoder(model: Any, vae: Any, name: str) -> Callable[[torch.Tensor], torch.T
     return encode
 
 
+def reference_of(model: Any, latent: dict[str, Any], name: str) -> torch.Tensor:
+    """The samples of a LATENT that is to be a reference, on the CPU.
+
+    Raises:
+        ValueError: as of `require_latent_of`, or it shows nothing.
+    """
+    samples = require_latent_of(model, latent["samples"], name)
+    if not samples.any():
+        raise ValueError(f"{name} is an empty latent, which shows nothing. Connect a picture, through VAE Encode.")
+    return samples
+
+
 def require_latent_of(model: Any, samples: torch.Tensor, name: str) -> torch.Tensor:
     """Returns a reference's latent, on the CPU.
 

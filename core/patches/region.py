@@ -9,7 +9,10 @@ from torch import Tensor
 from ..kernels.masks import token_weights
 from .attention import AttentionCall
 from .conditionings import Cond
+from .node_text import warn
 from .passes import Asked, rearranger
+
+STRETCHED = 1.1  # more than the sides of a picture are rounded by on their way to latents
 
 
 def check_mask_batch(mask: Tensor | None, batch: int, method: str) -> None:
@@ -22,6 +25,22 @@ def check_mask_batch(mask: Tensor | None, batch: int, method: str) -> None:
         raise ValueError(
             f"{method}: mask holds {len(mask)} masks for a batch of {batch}. Give one mask for all samples, or one for "
             "each."
+        )
+
+
+def warn_if_stretched(mask: Tensor | None, latent_size: tuple[int, ...], method: str) -> None:
+    """Warns where a mask (B, H, W) is not of the shape of what is sampled: a part of the picture, it may be.
+
+    Args:
+        latent_size: (h, w) of what is sampled.
+    """
+    if mask is None:
+        return
+    (height, width), (rows, columns) = mask.shape[1:], latent_size
+    if max(height * columns, width * rows) > STRETCHED * min(height * columns, width * rows):
+        warn(
+            f"{method}: mask is {width} x {height}, but what is sampled has {columns} x {rows} latents, so the mask is "
+            "stretched. If it is a part of the picture (a detailer, tiles), give it a model without the mask."
         )
 
 

@@ -22,6 +22,7 @@ from ..patches.region import (
     region_weights,
     require_all_pictures,
     require_whole_picture,
+    warn_if_stretched,
     what_cuts,
 )
 from ..patches.schedule import NoiseRange
@@ -55,6 +56,7 @@ class RefDropRun(Run):
         self._ranges = {each: NoiseRange.of(sampling, each.start_percent, each.end_percent) for each in asked}
         for each in asked:
             _check_batch(each, noise_shape[0], self.frames)
+            warn_if_stretched(each.mask, self.latent_size, METHOD)
             # Some picture models paint several layers at once, as frames.
             if each.reference is not None and not self.attentions.is_video and noise_shape[2] == 1:
                 require_pictures(each.reference.samples, METHOD)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..patches.attention import Options
 from ..patches.blocks import SKIP_FIRST_OUTPUT, select
 from ..patches.families.table import picture_attentions, require_paintable
+from ..patches.passes import OURS
 from ..patches.reference_pass import Reference
 from ..patches.single_evaluation import other_seed
 from ..patches.unet import family, require_image_unet
@@ -45,6 +46,8 @@ Guided = tuple["ModelPatcher", Prompt, Prompt]  # what is sampled with: model, p
 # A picture (1, H, W, 3) -> its tokens (1, h * w, C), and their grid (h, w).
 Read = Callable[[Tensor], tuple[Tensor, tuple[int, int]]]
 
+# Entries of a prompt that are for a place in the picture, and what brings them
+AT_PLACES = {"area": "an area", "mask": "a mask", "control": "a ControlNet", "gligen": "GLIGEN"}
 AUTO, SELF, IN_CONTEXT = "auto", "self-attention", "in-context"
 CHOICES = [AUTO, SELF, IN_CONTEXT]
 
@@ -203,11 +206,32 @@ def _evened(maps: Maps) -> Maps:
     return {place: each / mean for place, each in maps.items()}
 
 
+def placed(model: ModelPatcher, prompts: Sequence[Prompt]) -> str:
+    """Names what model and prompts carry that is made for the whole picture, by its places; "" for nothing."""
+    entries = {
+        key for prompt in prompts for _, options in prompt for key, value in options.items() if value is not None
+    }
+    if found := [f"{name} of a prompt" for key, name in AT_PLACES.items() if key in entries]:
+        return found[0]
+    if "concat_latent_image" in entries and not _takes_mask(model):
+        return "the picture that a prompt brings for the model's inputs"
+    options = model.model_options["transformer_options"]
+    ours = [some for key, some in options.items() if str(key).startswith(OURS) and isinstance(some, tuple)]
+    if any(getattr(each, "mask", None) is not None for some in ours for each in some):
+        return "the mask of a node of this pack on the model"
+    patches = [each for some in options.get("patches", {}).values() for each in some]
+    return "a ControlNet on the model" if any(hasattr(each, "models") for each in patches) else ""
+
+
 def inpainted(model: ModelPatcher, encode: Encode, scene: Scene) -> dict[str, Tensor]:
     """What a model with inputs for mask and masked picture is given, in ComfyUI's form; nothing for any other."""
-    if not model.model.concat_keys and not _is_flux_fill(model):
+    if not _takes_mask(model):
         return {}
     return {"concat_mask": scene.mask, "concat_latent_image": encode(blanked(scene.picture, scene.mask))}
+
+
+def _takes_mask(model: ModelPatcher) -> bool:
+    return bool(model.model.concat_keys) or _is_flux_fill(model)
 
 
 def _is_flux_fill(model: ModelPatcher) -> bool:

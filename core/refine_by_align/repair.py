@@ -61,12 +61,14 @@ class Repair:
         encode: (1, H, W, 3) in [0, 1] -> (1, C, h, w).
         decode: the way back.
         work: how windows are chosen and worked on.
+        placed: names what model and prompts carry that would lie at the wrong place in a window; "" for nothing.
     """
 
     back_end: BackEnd
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
     work: Work
+    placed: str = ""
 
     def align_all(self, case: Case, search: Search) -> list[Match]:
         """The alignment stage for all of a mask as one artifact; nothing for an empty mask."""
@@ -100,7 +102,15 @@ class Repair:
 
         Returns:
             (1, H, W, 3), equal to image where the artifact's weight is 0.
+
+        Raises:
+            ValueError: something is made for the whole picture, of which the window is a part.
         """
+        if self.placed and (artifact.window.height, artifact.window.width) != image.shape[1:3]:
+            raise ValueError(
+                f"What is repainted is cut out of the picture, but {self.placed} is made for all of it and would lie "
+                "at the wrong place. Connect model and prompts without it, or raise context to see the whole picture."
+            )
         scene, sampling = self._scene(image, artifact), paint.sampling
         shown = [self._scaled(each) for each in crops]
         guided = self.back_end.guided(scene, shown, paint.negative, paint.strength, sampling.seed)

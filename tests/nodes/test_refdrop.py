@@ -63,6 +63,10 @@ def reference(*shape: int) -> dict[str, Any]:
             {"reference_latent": {"samples": NestedTensor([latent(1, 4, 9, 11), latent(1, 8, 5)])}},
             "reference_latent is a video together with its sound",
         ),
+        (
+            {"reference_latent": {"samples": torch.zeros(1, 4, 8, 8)}},
+            "reference_latent is an empty latent, which shows",
+        ),
         ({"reference_latent": reference(), "mask": torch.zeros(2, 8, 8)}, "^mask is all black, as Load Image gives it"),
         ({"reference_positive": prompt("sd15", 1)}, "reference_positive is connected, but reference_latent is not"),
         (

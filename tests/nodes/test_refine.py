@@ -10,11 +10,15 @@ import comfy.model_base
 import comfy.supported_models
 import pytest
 import torch
+from comfy.controlnet import ControlBase
+from refattention.core.patches.reference_pass import Reference
+from refattention.core.refdrop.settings import RefDropSettings
+from refattention.core.refdrop.wrappers import apply_refdrop
 from refattention.nodes.refine_by_align import RefineByAlign
 from refattention.nodes.refine_by_align_inputs import size_of
 from refattention.nodes.refine_by_align_stages import RefineAlign, RefineRegion
 from refine_support import ALIGN, PAINT
-from sampling import model, prompt
+from sampling import guide_all, latent, model, prompt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,6 +41,12 @@ class Codec:
 
 def picture(height: int, width: int, seed: int) -> Tensor:
     return torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def refdrop(mask: Tensor | None) -> Any:
+    patcher = model("sd15")
+    reference = Reference(latent(1, 4, 12, 12, seed=3), None, 5)
+    return apply_refdrop(patcher, RefDropSettings(0.3, guide_all(patcher), reference, mask=mask))
 
 
 def disc_mask(height: int, width: int, *discs: tuple[int, int, int]) -> Tensor:
@@ -84,6 +94,35 @@ def test_only_mask_and_feather_change(name: str) -> None:
     assert changed[F.interpolate(mask.unsqueeze(1), (101, 133))[0, 0] > 0].float().mean() > 0.9
     assert len(boxes) == (2 if name == "several" else 1) and matched and not warning
     assert heat.shape == (1, 90, 70, 3) and places.shape == (1, 90, 70) and set(places.unique().tolist()) <= {0, 1}
+
+
+WHOLE = torch.ones(1, 8, 8)
+
+
+class NoControl(ControlBase):
+    """A ControlNet that changes nothing."""
+
+    def get_control(self, *_: Any) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("carried", "what"),
+    [
+        ({"positive": [[prompt("sd15", 1)[0][0], {"mask": WHOLE}]]}, "a mask of a prompt"),
+        ({"negative": [[prompt("sd15", 2)[0][0], {"area": (16, 16, 0, 0)}]]}, "an area of a prompt"),
+        ({"positive": [[prompt("sd15", 1)[0][0], {"control": NoControl()}]]}, "a ControlNet of a prompt"),
+        ({"model": refdrop(WHOLE)}, "the mask of a node of this pack on the model"),
+    ],
+)
+def test_what_lies_over_the_whole_picture_is_not_laid_over_a_part(carried: dict[str, Any], what: str) -> None:
+    """In a window that is the whole picture it lies where it should."""
+    for node in (RefineByAlign, RefineRegion):
+        with pytest.raises(ValueError, match=f"is cut out of the picture, but {what} is made for all of it"):
+            run(node, **carried)
+        run(node, **carried, context=4.0, image=picture(128, 128, 1))
+    run(RefineAlign, **{name: each for name, each in carried.items() if name != "negative"})  # paints nothing
+    run(RefineByAlign, model=refdrop(None))
 
 
 def test_empty_mask_changes_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -392,6 +392,22 @@ def test_context_windows_and_leffa() -> None:
         pictures(garments, 2)
 
 
+def test_a_mask_of_another_shape_than_what_is_sampled_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A detailer samples a part of the picture as one of its own, and a mask over the whole would lie there unseen."""
+    patcher = tiny_model("sd15")
+    part = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for seen, noise in ((0, None), (1, part)):
+        for mask in (torch.ones(1, 63, 100), torch.ones(1, 16, 24)):
+            for method in (
+                refdrop(patcher, "sd15", mask=mask),
+                styled(patcher, mask=mask),
+                apply_p3s(patcher, P3SSettings(reference("sd15"), mask=mask)),
+            ):
+                caplog.clear()
+                run("sd15", method, steps=1, noise=noise)
+                assert caplog.text.count("what is sampled has 8 x 8 latents, so the mask is stretched") == seen
+
+
 def test_a_mask_names_what_shows_the_model_a_part_of_the_picture() -> None:
     patcher = tiny_model("sd15")
     mask = torch.ones(1, 8, 8)

@@ -113,7 +113,7 @@ def test_on_the_second_model_alone_it_is_refused(method: str) -> None:
     """There nobody would ask it, be it another checkpoint or the same one."""
     act = METHODS[method]
     for own, negative in itertools.product((plain, act), (other_model(), tiny_model("sd15"))):
-        with pytest.raises(RuntimeError, match=r"works only on the own model of ComfyUI's guider: not on one .* beside"):
+        with pytest.raises(RuntimeError, match=r"only on the own model of ComfyUI's guider: not on one .* beside"):
             by_two(own(tiny_model("sd15")), act(negative))
 
 
