@@ -50,7 +50,7 @@ def test_a_trained_adapter_changes_the_picture_and_the_base_model_stays_as_it_is
     ("inputs", "message"),
     [
         ({"clip_vision": None}, "An adapter is connected, but clip_vision is not"),
-        ({"reference_image": None, "reference_latent": {"samples": torch.zeros(1, 4, 9, 11)}}, "but reference_image"),
+        ({"reference_image": None, "reference_latent": {"samples": torch.ones(1, 4, 9, 11)}}, "but reference_image"),
         ({"clip_vision": Eye(12)}, "tokens of width 12, but the adapter was trained with 24"),
     ],
 )
