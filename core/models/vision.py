@@ -10,6 +10,7 @@ import torch
 from comfy.clip_model import CLIPVisionModelProjection, clip_preprocess
 from comfy.image_encoders.dino2 import Dinov2Model
 from comfy.image_encoders.dino3 import DINOv3ViTModel
+from comfy.ldm.modules.attention import optimized_attention_for_device
 from comfy.ops import cast_to_input
 from torch import Tensor
 from torch.nn import functional as F
@@ -116,7 +117,12 @@ def _read_clip(model: Any, pixels: Tensor, layer: int) -> Tensor:
     vision = model.vision_model
     embed = vision.embeddings
     tokens = _embed_clip(embed, pixels) if hasattr(embed, "class_embedding") else embed(pixels)
-    return vision.encoder(vision.pre_layrnorm(tokens), intermediate_output=layer)[1]
+    tokens = vision.pre_layrnorm(tokens)
+    attention = optimized_attention_for_device(tokens.device, small_input=True)
+    # Not by the host's encoder, which goes on to the end
+    for block in vision.encoder.layers[: layer + 1]:
+        tokens = block(tokens, None, attention)
+    return tokens
 
 
 def _embed_clip(embed: Any, pixels: Tensor) -> Tensor:
@@ -136,7 +142,11 @@ def _embed_clip(embed: Any, pixels: Tensor) -> Tensor:
 
 
 def _read_dino2(model: Any, pixels: Tensor, layer: int) -> Tensor:
-    return model.encoder(model.embeddings(pixels), intermediate_output=layer)[1]
+    tokens = model.embeddings(pixels)
+    attention = optimized_attention_for_device(tokens.device, small_input=True)
+    for block in model.encoder.layer[: layer + 1]:
+        tokens = block(tokens, attention)
+    return tokens
 
 
 def _read_dino3(model: Any, pixels: Tensor, layer: int) -> Tensor:

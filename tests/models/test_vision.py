@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from encoders import CONFIGS, encoder
-from refattention.core.models.vision import FITS, RESOLUTIONS, PatchEncoder
+from refattention.core.models.vision import FITS, READERS, RESOLUTIONS, PatchEncoder
 
 
 @pytest.fixture(params=list(CONFIGS))
@@ -39,6 +39,15 @@ def test_every_layer_by_both_numbers(kind: str) -> None:
     for layer in range(4):
         assert torch.equal(features(vision, image, layer - 4), layers[layer])
         assert layer == 0 or not torch.allclose(layers[layer], layers[layer - 1])
+
+
+def test_no_block_after_the_layer_is_run(kind: str) -> None:
+    vision, image = encoder(kind), picture()
+    whole = features(vision, image, 1)
+    list_blocks, _ = READERS[type(vision.model)]
+    for block in list_blocks(vision.model)[2:]:
+        block.forward = None
+    assert torch.equal(features(vision, image, 1), whole)
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -85,8 +94,8 @@ def test_encoder_of_another_kind() -> None:
 
 def test_encoder_with_pooled_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
     vision = encoder("clip")
-    blocks = vision.model.vision_model.encoder
-    whole = blocks.forward
-    monkeypatch.setattr(blocks, "forward", lambda *args, **named: [each[:, :1] for each in whole(*args, **named)])
+    last = vision.model.vision_model.encoder.layers[-2]
+    whole = last.forward
+    monkeypatch.setattr(last, "forward", lambda *args: whole(*args)[:, :1])
     with pytest.raises(RuntimeError, match="gives 1 tokens for a picture of 4 x 4 patches"):
         features(vision, picture())
