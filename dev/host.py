@@ -152,6 +152,11 @@ class HeadlessHost(HostProcess):
         status = Path(f"/proc/{self.alive().pid}/status").read_text(encoding="ascii")
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
+    def cpu_seconds(self) -> float:
+        """Seconds of a core that the host's process has used so far (Linux)."""
+        fields = Path(f"/proc/{self.alive().pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def join(self) -> None:
         """Waits until the host ends by itself.
 

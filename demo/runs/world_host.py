@@ -21,6 +21,8 @@ draw, models = demo_module("world.draw"), demo_module("world.models")
 # ImageScaleToTotalPixels counts in 1024 x 1024
 MEGAPIXELS = draw.SIZE**2 / 1024**2
 STEPS, GUIDANCE = 12, 4.0
+# The vision encoder's last block that was trained; the others of the real layout only pass on what they get.
+VISION_LAYER = 2
 # What every template is run with, by the class of its nodes
 SMALL: dict[str, dict[str, Any]] = {
     "EmptyLatentImage": {"width": draw.SIZE, "height": draw.SIZE},
@@ -71,11 +73,17 @@ class WorldHost(HeadlessHost):
         shutil.copyfile(self.images(self.run(workflow))[0], target)
         return target
 
+    def all_pictures(self, workflow: Mapping[str, Any], *nodes: str) -> list[NDArray[np.float32]]:
+        """Runs a workflow; of each node of these ids, (B, H, W, 3) in [0, 1] of what it shows or saves."""
+        outputs = self.run(workflow)["outputs"]
+        files = [self.images({"outputs": {node: outputs[node]}}) for node in nodes]
+        return [
+            np.stack([np.asarray(Image.open(file).convert("RGB"), np.float32) / 255 for file in each]) for each in files
+        ]
+
     def pictures(self, workflow: Mapping[str, Any], node: str) -> NDArray[np.float32]:
-        """Runs a workflow; (B, H, W, 3) in [0, 1] of what the node of that id shows or saves."""
-        output = self.run(workflow)["outputs"][node]
-        files = self.images({"outputs": {node: output}})
-        return np.stack([np.asarray(Image.open(file).convert("RGB"), np.float32) / 255 for file in files])
+        """The same of one node."""
+        return self.all_pictures(workflow, node)[0]
 
     def saved(self, workflow: Mapping[str, Any]) -> NDArray[np.float32]:
         """The same of what its first SaveImage saves."""
@@ -110,3 +118,8 @@ def small(workflow: dict[str, Any], prompt: str, seed: int) -> dict[str, Any]:
 def node_id(workflow: Mapping[str, Any], class_type: str) -> str:
     """The id of the first node of that class."""
     return next(name for name, node in workflow.items() if node["class_type"] == class_type)
+
+
+def node_titled(workflow: Mapping[str, Any], title: str) -> str:
+    """The id of the first node of that title."""
+    return next(name for name, node in workflow.items() if node["_meta"]["title"] == title)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from refattention_demo.world import draw, record, truth
 from refattention_demo.world.record import Record
 from world.config import HELD_OUT, result
-from world_host import WorldHost, inputs
+from world_host import WorldHost, inputs, node_titled
 
 from demo_host import load_workflow
-from demo_leffa import dressing, put_person
+from demo_leffa import TITLES, dressing, put_person
 
+from . import several
 from .reading import Reader, drawn, require
 from .rows import Findings, Row, above, columns
 
@@ -119,7 +119,16 @@ class FittingRoom:
 
     def measured(self, model: str) -> Measured:
         """(cases,) of each measure, with a file of the host's diffusion models."""
-        return columns([_of_case(self._host, case, n, self._reader, model) for n, case in enumerate(self._cases)])
+        found = []
+        for numbers in several.groups(len(self._cases)):
+            graph = flowing(numbers, model)
+            nodes = [node_titled(graph, title) for title in ("Try-on", "Garment, moved")]
+            pictures = zip(*self._host.all_pictures(graph, *nodes), strict=True)
+            found += [
+                _of_case(self._reader, self._cases[number], *each)
+                for number, each in zip(numbers, pictures, strict=True)
+            ]
+        return columns(found)
 
 
 def put_pictures(host: WorldHost, number: int, case: Case) -> None:
@@ -132,18 +141,8 @@ def put_pictures(host: WorldHost, number: int, case: Case) -> None:
     host.put("places", places.round().astype(np.uint8))
 
 
-def _of_case(host: WorldHost, case: Case, number: int, reader: Reader, model: str) -> dict[str, float]:
+def _of_case(reader: Reader, case: Case, painted: NDArray[np.float32], moved: NDArray[np.float32]) -> dict[str, float]:
     """Flow's error, and by how many of its places it is small; the shirt's error, chances of colours and logo."""
-    graph = flowing(number, model)
-    entry = host.run(graph)["outputs"]
-
-    def picture(title: str) -> NDArray[np.float32]:
-        name = next(name for name, node in graph.items() if node["_meta"]["title"] == title)
-        (file,) = host.images({"outputs": {name: entry[name]}})
-        shown = Image.open(file).convert("RGB").resize((draw.SIZE, draw.SIZE), Image.Resampling.BILINEAR)
-        return np.asarray(np.asarray(shown, np.float32) / 255)
-
-    painted, moved = picture("Try-on"), picture("Garment, moved")
     shirt, wanted = truth.shirt(case.dressed), drawn(case.dressed)
     errors = np.linalg.norm(moved[..., :2] - truth.on_flat_shirt(case.dressed), axis=-1)[shirt]
     chances = reader.chances(painted[None])
@@ -158,9 +157,12 @@ def _of_case(host: WorldHost, case: Case, number: int, reader: Reader, model: st
     }
 
 
-def flowing(number: int, model: str) -> dict[str, Any]:
-    """The template that shows where attention looks, with this case's pictures."""
-    graph = dressing(load_workflow("leffa_flow"), f"tryon_{number}", f"tryon_{number}", seed=number)
+def flowing(numbers: Sequence[int], model: str) -> dict[str, Any]:
+    """The template that shows where attention looks, with the pictures of these cases."""
+    names = [f"tryon_{number}" for number in numbers]
+    graph = dressing(load_workflow("leffa_flow"), names[0], names[0], seed=numbers[0])
+    for role, title in TITLES.items():
+        several.load(graph, title, [f"{role}_{name}.png" for name in names])
     inputs(graph, "LeffaLoader")["model_name"] = model
     graph["places"] = {"class_type": "LoadImage", "inputs": {"image": "places.png"}, "_meta": {"title": "Places"}}
     inputs(graph, "LeffaFlow").update(reference_image=["places", 0], temperature=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from world_host import WorldHost, inputs
 from demo_host import load_workflow
 from demo_leffa import CFG, STEPS, needed_body_map
 
+from . import several
 from .leffa import PAPER, put_model
 from .reading import Reader, drawn, require
 from .rows import Findings, above
@@ -50,10 +52,13 @@ def run(host: WorldHost, count: int) -> Findings:
     for number, case in enumerate(chosen):
         host.put_picture(f"posing_{number}", case.person)
         host.put(f"pose_{number}", truth.densepose(case.posed))
-    own, foreign = ([painted(host, number, (number + shift) % count) for number in range(count)] for shift in range(2))
+    own, foreign = (
+        np.concatenate([painted(host, n, [(each + shift) % count for each in n]) for n in several.groups(count)])
+        for shift in range(2)
+    )
 
-    def chance(pictures: list[Pixels], name: str, shown: list[Record]) -> NDArray[np.float64]:
-        return reader.of_each(reader.chances(np.stack(pictures)), name, shown)
+    def chance(pictures: Pixels, name: str, shown: list[Record]) -> NDArray[np.float64]:
+        return reader.of_each(reader.chances(pictures), name, shown)
 
     persons, posed = [case.person for case in chosen], [case.posed for case in chosen]
     looks = [(chance(each, "body", posed) + chance(each, "shirt", posed)) / 2 for each in (own, foreign)]
@@ -79,15 +84,15 @@ def run(host: WorldHost, count: int) -> Findings:
     )  # fmt: skip
 
 
-def painted(host: WorldHost, pose: int, person: int) -> Pixels:
-    """A person in a pose, by their numbers."""
+def painted(host: WorldHost, poses: Sequence[int], persons: Sequence[int]) -> Pixels:
+    """(B, H, W, 3): persons in poses, by their numbers."""
     graph = load_workflow("leffa_pose_transfer")
     inputs(graph, "LeffaLoader")["model_name"] = f"{MODEL}.safetensors"
-    inputs(graph, "LoadImage", "Person")["image"] = f"posing_{person}.png"
-    inputs(graph, "LoadImage", "DensePose of the pose (U, V, I)")["image"] = f"pose_{pose}.png"
+    several.load(graph, "Person", [f"posing_{person}.png" for person in persons])
+    several.load(graph, "DensePose of the pose (U, V, I)", [f"pose_{pose}.png" for pose in poses])
     graph = needed_body_map(graph, "LeffaPoseTransfer")
-    inputs(graph, "KSampler").update(seed=pose, steps=STEPS, cfg=CFG)
-    return host.saved(graph)[0]
+    inputs(graph, "KSampler").update(seed=poses[0], steps=STEPS, cfg=CFG)
+    return host.saved(graph)
 
 
 def error(picture: Pixels, case: Case) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from world_host import WorldHost
 
-Painted = dict[str, NDArray[np.float32]]
+Painted = dict[str, list[NDArray[np.float32]]]
 
 
 class RememberingHost(WorldHost):
@@ -27,17 +27,17 @@ class RememberingHost(WorldHost):
         super().__init__(weights, packs=packs)
         self._painted = painted
 
-    def pictures(self, workflow: Mapping[str, Any], node: str) -> NDArray[np.float32]:
+    def all_pictures(self, workflow: Mapping[str, Any], *nodes: str) -> list[NDArray[np.float32]]:
         """As WorldHost's."""
-        key = self._key(workflow, node)
+        key = self._key(workflow, nodes)
         if key not in self._painted:
-            self._painted[key] = super().pictures(workflow, node)
+            self._painted[key] = super().all_pictures(workflow, *nodes)
         return self._painted[key]
 
-    def _key(self, workflow: Mapping[str, Any], node: str) -> str:
+    def _key(self, workflow: Mapping[str, Any], nodes: tuple[str, ...]) -> str:
         # Groups put pictures of their own under names of their own, and models never change under theirs.
         read = sorted(each["inputs"]["image"] for each in workflow.values() if each["class_type"] == "LoadImage")
-        said = hashlib.sha256(json.dumps([workflow, node], sort_keys=True).encode())
+        said = hashlib.sha256(json.dumps([workflow, nodes], sort_keys=True).encode())
         for file in read:
             said.update(self.input(file).read_bytes())
         return said.hexdigest()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,17 @@ def test_a_port_that_another_program_has_is_refused(tmp_path: Path, monkeypatch:
         port = other.getsockname()[1]
         with pytest.raises(HostError, match=f"Port {port} of 127.0.0.1 is taken by another program"):
             HeadlessHost(base=tmp_path / "base", port=port).start()
+
+
+def test_a_host_says_how_long_it_kept_a_core_busy(tmp_path: Path) -> None:
+    host = HeadlessHost(base=tmp_path)
+    busy = "import time\nwhile time.process_time() < 0.4: pass\nprint(flush=True)\ninput()"
+    host.process = subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        host.process.stdout.readline()
+        assert 0.35 < host.cpu_seconds() < 2
+    finally:
+        host.stop()
 
 
 def test_refusal_names_node_and_input() -> None:

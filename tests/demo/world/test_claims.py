@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from claims import p3s_trained, plots, point_mask, rank_one, refdrop, report, rows
-from claims.__main__ import GROUPS
+from claims import leffa, p3s_trained, plots, point_mask, rank_one, refdrop, report, rows, several
+from claims.__main__ import BASE, GROUPS, JOBS
 from claims.report import Results
 from claims.rows import Curve, Findings, Plot, Row
 from PIL import Image
@@ -118,6 +118,36 @@ def test_the_templates_have_what_the_runs_set() -> None:
     assert graph.keys() == published.keys(), "it is the template itself that runs"
     with pytest.raises(KeyError, match="2 nodes"):
         inputs({**published, "x": published["9"]}, "RefDropApply")
+
+
+def test_every_group_is_in_one_job() -> None:
+    assert sorted(name for job in JOBS for name in job) == sorted([BASE, *GROUPS])
+
+
+@pytest.mark.parametrize("numbers", [[3], [3, 4], [3, 5, 4, 6]])
+def test_several_cases_run_in_one_template_in_their_order(numbers: list[int]) -> None:
+    graph = leffa.flowing(numbers, "model.safetensors")
+
+    def files(node: str) -> list[str]:
+        given = graph[node]["inputs"]
+        if graph[node]["class_type"] == "LoadImage":
+            return [given["image"]]
+        assert graph[node]["class_type"] == "ImageBatch"
+        return [file for name in ("image1", "image2") for file in files(given[name][0])]
+
+    wearing = inputs(graph, "LeffaTryOn")
+    found = {
+        "person": files(wearing["image"][0]),
+        "garment": files(wearing["garment_image"][0]),
+        "densepose": files(inputs(graph, "LeffaBodyMap")["densepose"][0]),
+        "parsing": files(inputs(graph, "LeffaMask")["parsing"][0]),
+    }
+    assert found == {role: [f"{role}_tryon_{number}.png" for number in numbers] for role in found}
+
+
+def test_all_cases_are_in_one_run_each() -> None:
+    for count in (1, several.AT_ONCE, 2 * several.AT_ONCE + 3):
+        assert [number for numbers in several.groups(count) for number in numbers] == [*range(count)]
 
 
 def test_concatenation_is_the_interpolation_that_the_claim_is_about() -> None:
