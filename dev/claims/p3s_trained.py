@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from world.config import HELD_OUT
 from world_host import WorldHost, inputs, node_id, small
 
 from demo_host import load_workflow
-from demo_point_mask import POINTS, pointed
+from demo_p3s import learning
 
 from .point_mask import PAPER, inside
 from .reading import Reader
@@ -76,9 +75,9 @@ class Subject:
     def painted(self, training: dict[str, Any], **settings: Any) -> NDArray[np.float32]:
         """(SEEDS, H, W, 3): by the template, with settings of P3STrain and of P3SInject."""
         graph = small(load_workflow("p3s_train"), self.case.prompt, self.number)
-        first, second = (inside(truth.shirt(self.case.views[0], figure)) for figure in range(2))
-        graph = pointed(graph, self.files[0], first, second, radius=2)
-        _learn_from(graph, self.files, self.case.views)
+        views = self.case.views
+        subject = [inside(truth.shirt(view, 0)) for view in views]
+        graph = learning(graph, self.files, subject, inside(truth.shirt(views[0], 1)))
         del graph[node_id(graph, "P3SSave")]  # dozens of files of 20 MB
         inputs(graph, "P3STrain").update(
             {**TRAINING, **training},
@@ -89,34 +88,6 @@ class Subject:
         inputs(graph, "P3SInject").update(settings)
         inputs(graph, "EmptyLatentImage")["batch_size"] = SEEDS
         return self.host.saved(graph)
-
-
-def _learn_from(graph: dict[str, Any], files: list[str], views: tuple[Record, ...]) -> None:
-    """Has the template learn from several pictures, with a point on each figure, and not only from the reference."""
-    batch = None
-    for number, file in enumerate(files):
-        graph[f"view {number}"] = _node("LoadImage", image=file)
-        image = [f"view {number}", 0]
-        if batch is None:
-            batch = image
-        else:
-            graph[f"views to {number}"] = _node("ImageBatch", image1=batch, image2=image)
-            batch = [f"views to {number}", 0]
-    points = [
-        json.dumps([[_point(view, figure)] if figure < len(view.figures) else [] for view in views])
-        for figure in range(2)
-    ]
-    settings = {**inputs(graph, "PointMask"), "image": batch, **dict(zip(POINTS, points, strict=True))}
-    graph["points of the views"] = _node("PointMask", **settings)
-    inputs(graph, "P3STrain").update(images=["points of the views", 2], masks=["points of the views", 0])
-
-
-def _point(view: Record, figure: int) -> dict[str, int]:
-    return dict(zip("xy", inside(truth.shirt(view, figure)), strict=True))
-
-
-def _node(class_type: str, **values: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": values, "_meta": {"title": class_type}}
 
 
 def subjects(host: WorldHost, count: int) -> list[Subject]:
