@@ -99,7 +99,7 @@ def _plots(results: Results) -> dict[str, list[Plot]]:
 
 def _counts(results: Results) -> str:
     found = Counter(row.holds for findings in results.groups.values() for row in findings.rows)
-    return f"**{found[True]} claims hold, {found[False]} do not, {found[None]} were not measured.**"
+    return f"**{found[True]} claims hold, {found[False]} do not; not measured: {found[None]}.**"
 
 
 def _state_of(results: Results) -> str:

@@ -74,7 +74,7 @@ def test_the_table_keeps_rows_that_fail_or_were_not_measured(tmp_path: Path) -> 
     assert "not measured; too few cases" in text
     assert '--only b"' in text, "groups without results are named"
     assert "not measured; no model" in text and "species 90 % (99 %)" in text
-    assert "**0 claims hold, 1 do not, 2 were not measured.**" in text
+    assert "**0 claims hold, 1 do not; not measured: 2.**" in text
     with Image.open(tmp_path / "claims" / "refdrop.png") as picture:
         assert picture.size == plots.PANEL and len(np.unique(np.asarray(picture))) > 3
 
