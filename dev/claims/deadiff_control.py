@@ -13,7 +13,7 @@ from .reading import require
 from .rows import Curve, Findings, Plot, above, estimate
 
 CONTROL = "deadiff_reconstructed"
-STRENGTHS = (0.1, 0.2, 0.4, 0.7, 1.0)
+STRENGTHS = (0.0, 0.5, 1.0)
 OTHER = "one that learnt by reconstruction, in all layers"
 NO_LEVERAGE = (
     "the control brings the style alone, too: what its coarse layers are told does not act in this small base, so no "
@@ -30,7 +30,8 @@ def run(host: WorldHost, count: int) -> Findings:
     shutil.copyfile(result(CONTROL), host.base / "models" / "model_patches" / file_name)
     deadiff, control = Painter(host, count), Painter(host, count, file_name)
     ours = [deadiff.measured(strength) for strength in STRENGTHS]
-    theirs = [control.measured(strength, mode=BOTH) for strength in STRENGTHS]
+    # At 0 nothing acts, so whose weights they are makes no difference.
+    theirs = [ours[0], *(control.measured(strength, mode=BOTH) for strength in STRENGTHS[1:])]
     paper, whole, equal = ours[-1], theirs[-1], STRENGTHS[at_equal_text(theirs, ours[-1])]
     more = STYLE_CASES * count
     styles = [

@@ -19,7 +19,7 @@ from .rows import Curve, Findings, Plot, Row, above, estimate, slopes
 
 PAPER = "RefDrop"
 STRENGTHS = (-0.3, 0.0, 0.2, 0.4, 0.6)
-FOREIGN = (0.2, 0.4)
+FOREIGN = (0.0, 0.4)
 IDENTITY = "the chance of the reference's body and shirt colour"
 AGAINST_NONE = "c = 0.4 minus 0; holds above -0.1"
 
@@ -95,7 +95,9 @@ def run(host: WorldHost, count: int) -> Findings:
         return measure(reader, host.saved(graph)[0], chosen[number])
 
     own = [[measured(number, c, files[number]) for c in STRENGTHS] for number in range(count)]
-    foreign = [[measured(number, c, files[(number + 1) % count]) for c in FOREIGN] for number in range(count)]
+    # At 0 no reference acts, so whose it is makes no difference.
+    without = [each[STRENGTHS.index(0.0)] for each in own]
+    foreign = [[without[number], measured(number, 0.4, files[(number + 1) % count])] for number in range(count)]
     wordless = [
         np.array([measured(n, 0.4, files[(n + shift) % count], has_prompt=False)["identity"] for n in range(count)])
         for shift in range(2)

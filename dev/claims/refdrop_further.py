@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +33,11 @@ class Painter:
 
     def painted(self, strength: float = STRENGTH, shift: int = 0, **settings: Any) -> list[Picture]:
         """All cases, each with its own reference, or with that of one further on."""
-        return [self.host.saved(self._graph(n, strength, shift, settings))[0] for n in range(len(self.cases))]
+        return [self.picture(n, strength, shift, **settings) for n in range(len(self.cases))]
+
+    def picture(self, number: int, strength: float = STRENGTH, shift: int = 0, **settings: Any) -> Picture:
+        """One of them."""
+        return self.host.saved(self._graph(number, strength, shift, settings))[0]
 
     def by_query(self) -> list[Picture]:
         """By concatenation, computed as `rank_one` computes it."""
@@ -117,14 +122,14 @@ def run_layout(host: WorldHost, count: int) -> Findings:
     """What becomes of the prompt's pose with guidance, and with guidance in all blocks."""
     painter, reader = Painter(host, POSE_CASES * count), Reader()
 
-    def chances(pictures: list[Picture]) -> NDArray[np.float64]:
+    def chances(numbers: Sequence[int], **settings: Any) -> NDArray[np.float64]:
         """(2, cases): of the prompt's pose and of the reference's."""
-        return np.array([_pose(reader, *each) for each in zip(pictures, painter.cases, strict=True)]).T
+        return np.array([_pose(reader, painter.picture(n, **settings), painter.cases[n]) for n in numbers]).T
 
-    plain, guided, everywhere = (
-        chances(painter.painted(**settings)) for settings in ({"strength": 0.0}, {}, {"blocks": "all"})
-    )
-    other = [case.wanted.figures[0].pose.name != case.reference.figures[0].pose.name for case in painter.cases]
+    every = range(len(painter.cases))
+    other = [n for n in every if _pose_name(painter.cases[n].wanted) != _pose_name(painter.cases[n].reference)]
+    plain, guided = chances(every, strength=0.0), chances(every)
+    freed, everywhere = guided[:, other], chances(other, blocks="all")
     rows = [
         above(
             PAPER,
@@ -137,16 +142,20 @@ def run_layout(host: WorldHost, count: int) -> Findings:
             PAPER,
             "leaving out the first output block frees the pose",
             f"chance of the prompt's pose, without the block minus all blocks, {AT}, where the reference has another",
-            (guided[0] - everywhere[0])[other],
+            freed[0] - everywhere[0],
         ),
         above(
             PAPER,
             "and keeps that of the reference out",
             "chance of the reference's pose, all blocks minus without the block, in the same",
-            (everywhere[1] - guided[1])[other],
+            everywhere[1] - freed[1],
         ),
     ]
     return Findings(PAPER, rows)
+
+
+def _pose_name(shown: Record) -> str:
+    return shown.figures[0].pose.name
 
 
 def _pose(reader: Reader, picture: Picture, case: Case) -> list[float]:

@@ -29,6 +29,7 @@ TIMESTEPS = (*LITTLE, *MUCH)
 LAYERS = ("output.5", "output.8", "output.11")
 BEST = 261, "output.8"
 STEPS, GUIDANCE, STRENGTH = 15, 4.0, 0.6
+MAP = "map"  # the id of a node
 PAINTING = {
     "working_size": draw.SIZE, "context": 3.0, "steps": STEPS, "cfg": GUIDANCE, "denoise": 1.0, "feather": 0,
 }  # fmt: skip
@@ -139,19 +140,18 @@ def found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) -
     inputs(graph, "RefineAlign").update(
         timesteps=str(timestep), layers=layer, working_size=draw.SIZE, context=3.0, minimum_contrast=0.0
     )
-    align = node_id(graph, "RefineAlign")
-    graph["map"] = {"class_type": "MaskPreview", "inputs": {"mask": [align, 2]}, "_meta": {"title": "map"}}
-    shown = host.pictures(graph, "map")[0, ..., 0]
-    return overlap(shown > 0.5, truth.logo(case.reference))
+    _preview(graph, node_id(graph, "RefineAlign"), 2)
+    return _on_logo(host.pictures(graph, MAP), case)
 
 
-def by_part(case: Case, number: int, strength: float) -> dict[str, Any]:
-    """The template of the whole method."""
-    graph = filled("refine_by_align", case, number)
-    inputs(graph, "RefineByAlign").update(
-        PAINTING, timesteps=str(BEST[0]), layers=BEST[1], minimum_contrast=0.0, strength=strength, margin=0.6,
-        seed=number,
-    )  # fmt: skip
+def by_part(
+    case: Case, number: int, strength: float, template: str = "refine_by_align", **settings: Any
+) -> dict[str, Any]:
+    """The template of the whole method, with a preview of what it finds."""
+    graph = filled(template, case, number)
+    where = {"timesteps": str(BEST[0]), "layers": BEST[1], "margin": 0.6, "minimum_contrast": 0.0}
+    inputs(graph, "RefineByAlign").update({**PAINTING, **where, **settings}, strength=strength, seed=number)
+    _preview(graph, node_id(graph, "RefineByAlign"), 3)
     return graph
 
 
@@ -166,8 +166,19 @@ def by_all(case: Case, number: int) -> dict[str, Any]:
 
 
 def measured(host: WorldHost, graph: dict[str, Any], case: Case, reader: Reader) -> dict[str, float]:
-    """What a workflow's picture is like, see `quality`."""
-    return quality(host.saved(graph)[0], case, reader)
+    """What a workflow's picture is like, see `quality`; and how much of its map lies on the logo, if it has one."""
+    maps = [MAP] if MAP in graph else []
+    painted, *found = host.all_pictures(graph, node_id(graph, "SaveImage"), *maps)
+    measures = quality(painted[0], case, reader)
+    return {**measures, "iou": _on_logo(found[0], case)} if found else measures
+
+
+def _preview(graph: dict[str, Any], node: str, output: int) -> None:
+    graph[MAP] = {"class_type": "MaskPreview", "inputs": {"mask": [node, output]}, "_meta": {"title": MAP}}
+
+
+def _on_logo(shown: NDArray[np.float32], case: Case) -> float:
+    return overlap(shown[0, ..., 0] > 0.5, truth.logo(case.reference))
 
 
 def quality(painted: NDArray[np.float32], case: Case, reader: Reader) -> dict[str, float]:
