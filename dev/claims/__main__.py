@@ -74,7 +74,7 @@ JOBS = (
     (BASE,),
     ("point_mask", "touching"),
 )
-# Forty trainings: only when it is asked for
+# Thirty-two trainings: only when it is asked for
 LONG = ("p3s_ablations",)
 # A node that computes attention as a claim says it
 PACKS = {"RefAttention-Claims": Path(__file__).with_name("rank_one")}

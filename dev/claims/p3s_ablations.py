@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from world_host import WorldHost
 
-from .p3s_trained import EDITABILITY, FIDELITY, Measures, measured, subjects
+from .p3s_trained import EDITABILITY, FEW, FIDELITY, Measures, measured, subjects
 from .point_mask import PAPER
 from .reading import Reader
 from .rows import Findings, Row, above
+
+REVERSED = "the other way round on this small base; why was not looked into"
 
 
 def run(host: WorldHost, count: int) -> Findings:
@@ -29,17 +31,19 @@ def run(host: WorldHost, count: int) -> Findings:
         [
             *_traded("table II: the RNGR encoder", whole, without_encoder, "without it", of),
             *_traded("tables II and IV: L_ac on the last layer", whole, without_loss, "without L_ac", of),
-            *_traded("table IV: L_ac on the last layer", whole, everywhere, "on all layers", of),
-            above(PAPER, "a learned weight is no better than the schedule", both, balance, -0.1),
+            *_traded("table IV: L_ac on the last layer", whole, everywhere, "on all layers", of, REVERSED),
+            above(PAPER, "a learned weight is no better than the schedule", both, balance, -0.1, if_not=FEW),
         ],
     )
 
 
-def _traded(what: str, whole: Measures, other: Measures, named: str, of: str) -> list[Row]:
+def _traded(what: str, whole: Measures, other: Measures, named: str, of: str, why: str = FEW) -> list[Row]:
     """The paper's whole method is more faithful to the subject and less to the prompt than one without a part."""
     fidelity = whole["fidelity"] - other["fidelity"]
     editability = other["editability"] - whole["editability"]
     return [
-        above(PAPER, f"{what}: more fidelity", f"{FIDELITY}, with it minus {named}; {of}", fidelity),
-        above(PAPER, f"{what}: less editability", f"{EDITABILITY}, {named} minus with it; {of}", editability),
+        above(PAPER, f"{what}: more fidelity", f"{FIDELITY}, with it minus {named}; {of}", fidelity, if_not=why),
+        above(
+            PAPER, f"{what}: less editability", f"{EDITABILITY}, {named} minus with it; {of}", editability, if_not=FEW
+        ),
     ]

@@ -50,6 +50,7 @@ def run(host: WorldHost, count: int) -> Findings:
             above(
                 PAPER, f"the trained back end repairs better {better}",
                 f"{square}, training-free minus trained", -gain["error"],
+                if_not="both leave the logo's place in the shirt's colour or with blots; the interval has both signs",
             ),
             above(
                 PAPER, "its logos are read more often than those of the training-free one",
