@@ -97,14 +97,14 @@ def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
 
 
 def test_what_a_vae_of_videos_makes_of_a_batch_is_no_picture_to_record() -> None:
-    frames = {"samples": torch.zeros(1, 16, 2, 8, 12)}
+    frames = {"samples": torch.ones(1, 16, 2, 8, 12)}
     prompts = {name: tiny_prompt("qwen", 1) for name in PROMPTS}
     with pytest.raises(ValueError, match="RefDrop Record: reference_latent is a video of 2 latents"):
         RefDropRecord.execute(tiny_model("qwen"), **WIDGETS, **prompts, reference_latent=frames)
 
 
 def test_apply_has_one_source_of_references() -> None:
-    latent = {"samples": torch.zeros(1, 16, 8, 12)}
+    latent = {"samples": torch.ones(1, 16, 8, 12)}
     _, cache = record(latent_image=latent)
     with pytest.raises(ValueError, match="cache is connected beside reference_latent"):
         picture(cache=cache, reference_latent=latent)
