@@ -104,7 +104,9 @@ def publish(unfinished: Path, target: Path) -> None:
 
 def _is_of_memory(error: Exception) -> bool:
     """Whether the system had no room for a file, be it whole or not: a damaged one may ask for any amount."""
-    return isinstance(error, MemoryError) or any(word in str(error) for word in ("memory", "paging file"))
+    # Not "memory" alone: errors quote the file's path
+    said = ("allocate memory", "enough memory", "out of memory", "paging file")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def _no_memory(name: str) -> RuntimeError:

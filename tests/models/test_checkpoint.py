@@ -64,6 +64,7 @@ def write_truncated_safetensors(path: Path) -> None:
         ("model.safetensors", lambda path: path.write_bytes(b"")),
         ("model.safetensors", lambda path: torch.save(WEIGHTS, path)),
         ("model.pth", lambda path: torch.save(torch.zeros(2), path)),
+        ("memory.pth", Path.mkdir),
     ],
 )
 def test_damaged_files(tmp_path: Path, name: str, write: Callable[[Path], Any]) -> None:
