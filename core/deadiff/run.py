@@ -16,11 +16,10 @@ from ..patches.blocks import Layer
 from ..patches.conditionings import Conditionings
 from ..patches.passes import Asked, is_reference_pass, may_change_inputs
 from ..patches.region import (
-    check_mask_batch,
+    check_mask,
     region_weights,
     require_all_pictures,
     require_whole_picture,
-    warn_if_stretched,
 )
 from ..patches.schedule import NoiseRange
 from .kernel import Joint, in_turn, join, joint_attention
@@ -55,8 +54,7 @@ class DEADiffRun(Run):
     def __init__(self, asked: Styles, guider: CFGGuider, noise_shape: Sequence[int], sigmas: Tensor) -> None:
         self.latent_size = tuple(noise_shape[-2:])
         for each in asked:
-            check_mask_batch(each.mask, noise_shape[0], NODE)
-            warn_if_stretched(each.mask, self.latent_size, NODE)
+            check_mask(each.mask, noise_shape, NODE)
         sampling = guider.model_patcher.get_model_object("model_sampling")
         self._pictures = tuple(noise_shape[:-2])
         self._ranges = {each: NoiseRange.of(sampling, each.start_percent, each.end_percent) for each in asked}

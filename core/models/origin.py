@@ -63,7 +63,9 @@ def brought(model: ModelPatcher, prompts: Mapping[str, Sequence[Cond]]) -> dict[
         prompts: the sampler's conditionings by their role: "positive", "negative", ...
     """
     hooks = {role: {hook for entry in some for hook in _weight_hooks(entry)} for role, some in prompts.items()}
-    return {role: sorted(_digest_of(hook, model) for hook in some) for role, some in hooks.items()}
+    # Both prompts often bring the same, whose weights are read once.
+    digests = {hook: _digest_of(hook, model) for hook in set().union(*hooks.values())}
+    return {role: sorted(digests[hook] for hook in some) for role, some in hooks.items()}
 
 
 def _weight_hooks(entry: Cond) -> list[WeightHook]:

@@ -20,7 +20,7 @@ from ..patches.families.table import picture_attentions
 from ..patches.families.unet import UNetAttentions
 from ..patches.passes import OURS, Asked, evaluation_key
 from ..patches.reference_pass import Recording, ReferencePass
-from ..patches.region import require_all_pictures, require_whole_picture, warn_if_stretched
+from ..patches.region import check_mask, require_all_pictures, require_whole_picture
 from ..patches.schedule import NoiseRange, on_cpu
 from ..patches.selection import Tokens
 from ..patches.unet import family
@@ -57,7 +57,7 @@ class P3SRun(Run):
         self._held = sum(each.reference.held(self.attentions, self.blocks, guider) for each in self.subjects)
         self.latent_size = tuple(noise_shape[-2:])
         for each in asked:
-            warn_if_stretched(each.mask, self.latent_size, NODE)
+            check_mask(each.mask, noise_shape, NODE)
         self._pictures = tuple(noise_shape[:-2])
         self._conditionings = Conditionings(guider.conds)
 

@@ -15,28 +15,25 @@ from .passes import Asked, rearranger
 STRETCHED = 1.1  # more than the sides of a picture are rounded by on their way to latents
 
 
-def check_mask_batch(mask: Tensor | None, batch: int, method: str) -> None:
-    """Checks that there is one mask (B, H, W) for all samples of a batch, or one for each.
+def check_mask(mask: Tensor | None, sampled: Sequence[int], method: str) -> None:
+    """Checks that a mask (B, H, W) fits what is sampled; one of another shape is stretched, of which the user is told.
 
-    Raises:
-        ValueError: another number of masks.
-    """
-    if mask is not None and len(mask) not in (1, batch):
-        raise ValueError(
-            f"{method}: mask holds {len(mask)} masks for a batch of {batch}. Give one mask for all samples, or one for "
-            "each."
-        )
-
-
-def warn_if_stretched(mask: Tensor | None, latent_size: tuple[int, ...], method: str) -> None:
-    """Warns where a mask (B, H, W) is not of the shape of what is sampled: a part of the picture, it may be.
+    It may then be that only a part of the picture is sampled.
 
     Args:
-        latent_size: (h, w) of what is sampled.
+        sampled: shape of the latent, (B, ..., h, w).
+
+    Raises:
+        ValueError: there is neither one mask for all samples of the batch nor one for each.
     """
     if mask is None:
         return
-    (height, width), (rows, columns) = mask.shape[1:], latent_size
+    if len(mask) not in (1, sampled[0]):
+        raise ValueError(
+            f"{method}: mask holds {len(mask)} masks for a batch of {sampled[0]}. Give one mask for all samples, or "
+            "one for each."
+        )
+    (height, width), (rows, columns) = mask.shape[1:], sampled[-2:]
     if max(height * columns, width * rows) > STRETCHED * min(height * columns, width * rows):
         warn(
             f"{method}: mask is {width} x {height}, but what is sampled has {columns} x {rows} latents, so the mask is "

@@ -17,12 +17,11 @@ from ..patches.families.table import attentions_of
 from ..patches.passes import Asked, without_sound
 from ..patches.reference_pass import require_pictures
 from ..patches.region import (
-    check_mask_batch,
+    check_mask,
     is_cut_by_others,
     region_weights,
     require_all_pictures,
     require_whole_picture,
-    warn_if_stretched,
     what_cuts,
 )
 from ..patches.schedule import NoiseRange
@@ -54,16 +53,18 @@ class RefDropRun(Run):
         self._pictures = tuple(noise_shape[:-2])
         sampling = guider.model_patcher.get_model_object("model_sampling")
         self._ranges = {each: NoiseRange.of(sampling, each.start_percent, each.end_percent) for each in asked}
+        has_recording = any(each.recorded is not None for each in asked)
+        loras = brought(guider.model_patcher, guider.conds) if has_recording else {}
         for each in asked:
             _check_batch(each, noise_shape[0], self.frames)
-            warn_if_stretched(each.mask, self.latent_size, METHOD)
+            check_mask(each.mask, noise_shape, METHOD)
             # Some picture models paint several layers at once, as frames.
             if each.reference is not None and not self.attentions.is_video and noise_shape[2] == 1:
                 require_pictures(each.reference.samples, METHOD)
             if each.recorded is not None:
                 # Once more: patches may have come after the node.
                 each.recorded.check(guider.model_patcher, each.blocks)
-                each.recorded.check_prompts(brought(guider.model_patcher, guider.conds))
+                each.recorded.check_prompts(loras)
                 each.recorded.check_schedule(sigmas, self._ranges[each])
         self._readers = {
             each: ReferenceReader(each, each.reference, guider, sigmas, self.attentions)
@@ -220,4 +221,3 @@ def _check_batch(settings: RefDropSettings, batch: int, frames: int) -> None:
             f"{settings.batch_references} {there} leaves nothing to guide. Connect reference_latent (a picture "
             f"goes through VAE Encode), or sample at least {settings.batch_references + 1}."
         )
-    check_mask_batch(settings.mask, batch, METHOD)
