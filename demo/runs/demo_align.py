@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from world_host import WorldHost, draw, inputs, node_id
 
 from demo_cast import RABBIT, STANDING, WAVING, alone
-from demo_host import demo_module, load_workflow
+from demo_host import demo_module, load_workflow, new_node
 from demo_sheet import contact_sheet
 
 SPOILED, REFERENCE = "spoiled_face.png", "face_reference"
@@ -55,7 +55,7 @@ def _workflow(reference: str, strength: float) -> dict[str, Any]:
     workflow = repairing(load_workflow("refine_by_align"), SPOILED, reference, PROMPT)
     inputs(workflow, "RefineByAlign").update(SETTINGS, strength=strength)
     found = [node_id(workflow, "RefineByAlign"), 3]
-    workflow[MATCH] = {"class_type": "MaskPreview", "inputs": {"mask": found}, "_meta": {"title": "The place found"}}
+    workflow[MATCH] = new_node("MaskPreview", "The place found", mask=found)
     return workflow
 
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,6 +60,23 @@ def load_workflow(name: str = "refdrop") -> dict[str, Any]:
     """A published workflow in API format."""
     workflow: dict[str, Any] = json.loads((API_WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     return workflow
+
+
+def new_node(class_type: str, title: str = "", **values: Any) -> dict[str, Any]:
+    """A node of an API workflow."""
+    return {"class_type": class_type, "inputs": values, "_meta": {"title": title or class_type}}
+
+
+def load_batch(workflow: dict[str, Any], name: str, files: Sequence[str], title: str = "") -> None:
+    """Adds nodes that load pictures of one size, or puts them in place of one; the one called `name` gives them all."""
+    names = [name] if len(files) == 1 else [f"{name} {number}" for number in range(len(files))]
+    for loaded, file in zip(names, files, strict=True):
+        workflow[loaded] = new_node("LoadImage", title, image=file)
+    batch, *others = names
+    for number, other in enumerate(others, 1):
+        joined = name if number == len(others) else f"{name} to {number}"
+        workflow[joined] = new_node("ImageBatch", title, image1=[batch, 0], image2=[other, 0])
+        batch = joined
 
 
 def set_inputs(workflow: dict[str, Any], class_type: str, **values: Any) -> dict[str, Any]:

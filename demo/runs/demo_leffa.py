@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from world_host import WorldHost, draw, inputs
 
 from demo_cast import BEAR, CAT, RABBIT, ROBOT, STANDING, WAVING, alone
-from demo_host import demo_module, load_workflow
+from demo_host import demo_module, load_workflow, new_node
 from demo_sheet import contact_sheet
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def needed_body_map(workflow: dict[str, Any], node: str) -> dict[str, Any]:
     """Makes the kind of body map that a node's model needs of the world's, which are I, U and V."""
     given = inputs(workflow, node)
     made = {"densepose": given["densepose"], "format": "as the model needs", "kind": "auto", "model": given["model"]}
-    workflow["body map"] = {"class_type": "LeffaBodyMap", "inputs": made, "_meta": {"title": "Body map"}}
+    workflow["body map"] = new_node("LeffaBodyMap", "Body map", **made)
     given["densepose"] = ["body map", 0]
     return workflow
 

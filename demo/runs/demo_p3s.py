@@ -11,7 +11,7 @@ from typing import Any
 from world_host import WorldHost, inputs, small
 
 from demo_cast import CAT, CHEERING, SAME_CAT, STANDING, WAVING, alone, together
-from demo_host import load_workflow, set_inputs
+from demo_host import load_batch, load_workflow, new_node, set_inputs
 from demo_point_mask import POINTS, Point, pointed, with_points
 from demo_sheet import contact_sheet
 
@@ -51,37 +51,31 @@ def run(host: WorldHost, folder: Path) -> Path:
 def _workflow(picture: str, views: list[str]) -> dict[str, Any]:
     """The template of training, on more pictures of the subject than the one that the subject is chosen in."""
     workflow = small(load_workflow("p3s_train"), prompt=PROMPT, seed=7)
-    prompt = "a {identifier} {class_word}, flat cartoon"
-    inputs(workflow, "P3STrain").update(TRAINING, class_word="cat", prompt=prompt, preview_every=0)
     chosen, other = POINTS.values()
-    return learning(workflow, [picture, *views], [chosen, *[ON_SHIRT] * len(views)], other)
+    return learning(workflow, [picture, *views], [chosen, *[ON_SHIRT] * len(views)], other, "cat")
 
 
-def learning(workflow: dict[str, Any], files: list[str], subject: list[Point], other: Point) -> dict[str, Any]:
+def learning(
+    workflow: dict[str, Any], files: list[str], subject: list[Point], other: Point, class_word: str
+) -> dict[str, Any]:
     """The template, with points on the subject in each of several pictures that it learns from.
 
     The first of them, which is the reference, too, also shows the other, which is pointed at as well.
     """
     workflow = pointed(workflow, files[0], subject[0], other, radius=2)
-    images = ["view 0", 0]
-    for number, file in enumerate(files):
-        view = f"view {number}"
-        workflow[view] = _node("LoadImage", image=file)
-        if number:
-            workflow[f"views to {number}"] = _node("ImageBatch", image1=images, image2=[view, 0])
-            images = [f"views to {number}", 0]
+    load_batch(workflow, "views", files)
     points = [[[point] for point in subject], [[other], *[[]] * (len(files) - 1)]]
     said = {
         name: json.dumps([[dict(zip("xy", point, strict=True)) for point in of_picture] for of_picture in each])
         for name, each in zip(POINTS, points, strict=True)
     }
-    workflow["views' points"] = _node("PointMask", **{**inputs(workflow, "PointMask"), "image": images, **said})
-    inputs(workflow, "P3STrain").update(images=["views' points", 2], masks=["views' points", 0])
+    settings = {**inputs(workflow, "PointMask"), "image": ["views", 0], **said}
+    workflow["views' points"] = new_node("PointMask", **settings)
+    inputs(workflow, "P3STrain").update(
+        TRAINING, images=["views' points", 2], masks=["views' points", 0], class_word=class_word,
+        prompt="a {identifier} {class_word}, flat cartoon", preview_every=0,
+    )  # fmt: skip
     return workflow
-
-
-def _node(class_type: str, **values: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": values, "_meta": {"title": class_type}}
 
 
 def _training_free(workflow: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from refattention_demo.world import draw, models
+from refattention_demo.world import models
 from world import classifier, measure
 from world.config import HELD_OUT
 from world.pictures import to_batch
@@ -35,7 +35,7 @@ from . import (
     refine_trained,
     report,
 )
-from .reading import NotHereError
+from .reading import NotHereError, drawn
 from .remembering import Painted, RememberingHost
 from .rows import Findings
 
@@ -154,8 +154,8 @@ def obedience(host: WorldHost, count: int) -> tuple[dict[str, float], dict[str, 
             del graph[node_id(graph, unused)]
         pictures.append(host.saved(graph)[0])
     shown, model = [truth for _, truth in asked], classifier.trained()
-    drawn = np.asarray(np.stack([draw.picture(each) for each in shown]) / 255, np.float32)
-    painted, read = (measure.accuracy(model, to_batch(each), shown) for each in (np.stack(pictures), drawn))
+    right = [drawn(each) for each in shown]
+    painted, read = (measure.accuracy(model, to_batch(np.stack(each)), shown) for each in (pictures, right))
     return {name: painted[name] for name in KEPT}, {name: read[name] for name in KEPT}
 
 

@@ -12,7 +12,7 @@ from refattention_demo.world.record import Record
 from world.config import HELD_OUT
 from world_host import WorldHost, inputs, small
 
-from demo_host import load_workflow
+from demo_host import load_workflow, new_node
 
 from .reading import Reader
 from .rows import Findings, above
@@ -103,7 +103,7 @@ class Painter:
             inputs(graph, "DEADiffLoader")["deadiff_name"] = self._file_name
         if is_two:
             file = self._files[(number + 1) % len(self._files)]
-            graph["content"] = {"class_type": "LoadImage", "inputs": {"image": file}, "_meta": {"title": "Content"}}
+            graph["content"] = new_node("LoadImage", "Content", image=file)
             inputs(graph, "DEADiffStyle")["content_image"] = ["content", 0]
         return self.host.saved(graph)
 

@@ -14,7 +14,7 @@ from refattention_demo.world.record import Record
 from world.config import HELD_OUT, result
 from world_host import WorldHost, inputs, node_titled
 
-from demo_host import load_workflow
+from demo_host import load_workflow, new_node
 from demo_leffa import TITLES, dressing, put_person
 
 from . import several
@@ -164,6 +164,6 @@ def flowing(numbers: Sequence[int], model: str) -> dict[str, Any]:
     for role, title in TITLES.items():
         several.load(graph, title, [f"{role}_{name}.png" for name in names])
     inputs(graph, "LeffaLoader")["model_name"] = model
-    graph["places"] = {"class_type": "LoadImage", "inputs": {"image": "places.png"}, "_meta": {"title": "Places"}}
+    graph["places"] = new_node("LoadImage", "Places", image="places.png")
     inputs(graph, "LeffaFlow").update(reference_image=["places", 0], temperature=1.0)
     return graph

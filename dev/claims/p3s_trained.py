@@ -22,11 +22,6 @@ from .rows import Curve, Findings, Plot, above, estimate, slopes
 VIEWS, SEEDS = 4, 4  # pictures to learn from, and to paint of each subject
 STRENGTHS = (0.0, 0.5, 1.0)
 SCHEDULES = ("fixed", "increasing", "decreasing")
-# The world's models are small: few steps at a high rate, each with all of the pictures.
-TRAINING = {
-    "epochs": 160, "batch_size": VIEWS, "learning_rate": 1e-3, "mixed_precision": False,
-    "gradient_checkpointing": False,
-}  # fmt: skip
 NEAR = "the paper's weights are 0.7 to 1.2, the fixed one is 1: too near to each other for so few subjects"
 FEW = "8 subjects are too few: they differ among themselves by more than this does"
 FIDELITY, EDITABILITY = "chance of the subject's body and shirt colour", "chance of the prompt's scene and pose"
@@ -77,15 +72,10 @@ class Subject:
         """(SEEDS, H, W, 3): by the template, with settings of P3STrain and of P3SInject."""
         graph = small(load_workflow("p3s_train"), self.case.prompt, self.number)
         views = self.case.views
-        subject = [inside(truth.shirt(view, 0)) for view in views]
-        graph = learning(graph, self.files, subject, inside(truth.shirt(views[0], 1)))
+        subject, other = [inside(truth.shirt(view, 0)) for view in views], inside(truth.shirt(views[0], 1))
+        graph = learning(graph, self.files, subject, other, self.case.wanted.figures[0].character.species)
         del graph[node_id(graph, "P3SSave")]  # dozens of files of 20 MB
-        inputs(graph, "P3STrain").update(
-            {**TRAINING, **training},
-            class_word=self.case.wanted.figures[0].character.species,
-            prompt="a {identifier} {class_word}, flat cartoon",
-            preview_every=0,
-        )
+        inputs(graph, "P3STrain").update(training)
         inputs(graph, "P3SInject").update(settings)
         inputs(graph, "EmptyLatentImage")["batch_size"] = SEEDS
         return self.host.saved(graph)

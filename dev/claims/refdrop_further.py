@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from refattention_demo.world.record import Record
 from world_host import WorldHost, inputs, small
 
-from demo_host import load_workflow
+from demo_host import load_workflow, new_node
 
 from .reading import FACE_BOX, SHIRT_BOX, Reader, colour, drawn
 from .refdrop import IDENTITY, PAPER, Case, cases, workflow
@@ -166,11 +166,7 @@ def _pose(reader: Reader, picture: Picture, case: Case) -> list[float]:
 def _interpolated(graph: dict[str, Any]) -> dict[str, Any]:
     """Has the node of `rank_one` compute the attention."""
     apply = inputs(graph, "RefDropApply")
-    graph["interpolated"] = {
-        "class_type": "ClaimsInterpolated",
-        "inputs": {"model": apply["model"]},
-        "_meta": {"title": "Interpolated"},
-    }
+    graph["interpolated"] = new_node("ClaimsInterpolated", "Interpolated", model=apply["model"])
     apply["model"] = ["interpolated", 0]
     return graph
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from world.config import HELD_OUT
 from world_host import WorldHost, inputs, node_id
 
 from demo_align import repairing
-from demo_host import load_workflow
+from demo_host import load_workflow, new_node
 
 from .point_mask import overlap
 from .reading import Reader, drawn
@@ -79,12 +81,8 @@ def run(host: WorldHost, count: int) -> Findings:
     }
     reader = Reader()
     repaired, alone, by_whole = (
-        columns([measured(host, graph, case, reader) for graph, case in zip(graphs, chosen, strict=True)])
-        for graphs in (
-            [by_part(case, n, STRENGTH) for n, case in enumerate(chosen)],
-            [by_part(case, n, 0.0) for n, case in enumerate(chosen)],
-            [by_all(case, n) for n, case in enumerate(chosen)],
-        )
+        of_cases(host, chosen, reader, graph)
+        for graph in (partial(by_part, strength=STRENGTH), partial(by_part, strength=0.0), by_all)
     )
     by_step = [by_place[step, BEST[1]] for step in TIMESTEPS]
     less, more = (np.mean(each, axis=0) for each in (by_step[: len(LITTLE)], by_step[len(LITTLE) :]))
@@ -165,6 +163,13 @@ def by_all(case: Case, number: int) -> dict[str, Any]:
     return graph
 
 
+def of_cases(
+    host: WorldHost, chosen: list[Case], reader: Reader, graph: Callable[[Case, int], dict[str, Any]]
+) -> dict[str, NDArray[np.float64]]:
+    """(cases,) of each measure, by a workflow made of each case and its number."""
+    return columns([measured(host, graph(case, number), case, reader) for number, case in enumerate(chosen)])
+
+
 def measured(host: WorldHost, graph: dict[str, Any], case: Case, reader: Reader) -> dict[str, float]:
     """What a workflow's picture is like, see `quality`; and how much of its map lies on the logo, if it has one."""
     maps = [MAP] if MAP in graph else []
@@ -174,7 +179,7 @@ def measured(host: WorldHost, graph: dict[str, Any], case: Case, reader: Reader)
 
 
 def _preview(graph: dict[str, Any], node: str, output: int) -> None:
-    graph[MAP] = {"class_type": "MaskPreview", "inputs": {"mask": [node, output]}, "_meta": {"title": MAP}}
+    graph[MAP] = new_node("MaskPreview", MAP, mask=[node, output])
 
 
 def _on_logo(shown: NDArray[np.float32], case: Case) -> float:

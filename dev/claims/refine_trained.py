@@ -5,6 +5,7 @@ On the pictures of `refine`, and by the templates.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from world_host import WorldHost, inputs, node_id
@@ -12,10 +13,10 @@ from world_host import WorldHost, inputs, node_id
 from . import refine
 from .reading import Reader
 from .refine import PAPER, Case
-from .rows import Findings, above, columns
+from .rows import Findings, above
 
 # Chosen on other pictures than those of the claims; the adapter's file carries what tools/calibrate_align.py found
-TRAINED = {"timesteps": "auto", "layers": "auto", "margin": 0.15, "cfg": 2.0}
+TRAINED: dict[str, Any] = {"timesteps": "auto", "layers": "auto", "margin": 0.15, "cfg": 2.0}
 STRENGTH = 1.0
 NO_LOGOS = (
     "not for want of the right place: cut to the logo by the truth, too, its own pixels are 0.216 off and the right "
@@ -30,12 +31,12 @@ def run(host: WorldHost, count: int) -> Findings:
     for number, case in enumerate(chosen):
         refine.put_pictures(host, number, case)
     free, trained, none, whole = (
-        columns([refine.measured(host, graph(n, case), case, reader) for n, case in enumerate(chosen)])
+        refine.of_cases(host, chosen, reader, graph)
         for graph in (
-            lambda n, case: refine.by_part(case, n, refine.STRENGTH),
-            lambda n, case: refine.by_part(case, n, STRENGTH, "refine_trained", **TRAINED),
-            lambda n, case: refine.by_part(case, n, 0.0),
-            lambda n, case: by_all(case, n),
+            partial(refine.by_part, strength=refine.STRENGTH),
+            partial(refine.by_part, strength=STRENGTH, template="refine_trained", **TRAINED),
+            partial(refine.by_part, strength=0.0),
+            by_all,
         )
     )
     gain = {name: trained[name] - free[name] for name in free}

@@ -7,6 +7,8 @@ from typing import Any
 
 from world_host import node_titled
 
+from demo_host import load_batch
+
 AT_ONCE = 8
 
 
@@ -17,19 +19,4 @@ def groups(count: int) -> list[range]:
 
 def load(graph: dict[str, Any], title: str, files: Sequence[str]) -> None:
     """Has all that takes the picture of a LoadImage take a batch of several, of one size."""
-    name = node_titled(graph, title)
-    first, *others = (_node("LoadImage", f"{title} {n}", image=file) for n, file in enumerate(files))
-    if not others:
-        graph[name] = first
-        return
-    graph[f"{name} 0"] = first
-    batch = f"{name} 0"
-    for number, other in enumerate(others, 1):
-        graph[f"{name} {number}"] = other
-        joined = name if number == len(others) else f"{name} to {number}"
-        graph[joined] = _node("ImageBatch", title, image1=[batch, 0], image2=[f"{name} {number}", 0])
-        batch = joined
-
-
-def _node(class_type: str, title: str, **values: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": values, "_meta": {"title": title}}
+    load_batch(graph, node_titled(graph, title), files, title)
