@@ -18,6 +18,18 @@ bootstrap.name_packages()
 bootstrap.prepare_host(cpu=not os.environ.get("REFATTENTION_TEST_GPU"), exact=True)
 
 
+@pytest.fixture(autouse=True)
+def no_dead_models() -> Iterator[None]:
+    """Makes the host forget models whose patchers are gone while a cache of the tests still holds their weights.
+
+    It takes them for a leak: at every load from then on it would warn, and collect garbage for a second.
+    """
+    yield
+    if management := sys.modules.get("comfy.model_management"):
+        loaded = management.current_loaded_models
+        loaded[:] = [each for each in loaded if not each.is_dead()]
+
+
 @pytest.fixture
 def outside_of_inference_mode() -> Iterator[None]:
     """As in a training; ComfyUI runs nodes in a mode whose tensors take no part in gradients."""

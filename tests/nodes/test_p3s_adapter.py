@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from bootstrap import ROOT
-from messages import is_clear
+from messages import is_clear, logged
 from p3s_support import Eye, adapter, digest, inject, picture
 from refattention.core.p3s.adapter import TrainedAdapter
 from refattention.core.p3s.files import load_adapter, save_adapter
@@ -66,7 +66,7 @@ def test_another_family_is_an_error_and_another_base_a_warning(
         inject(model("sdxl"), adapter=trained)
     with caplog.at_level(logging.WARNING):
         inject(model("sd15"), adapter=trained)
-        assert not caplog.records
+        assert not logged(caplog)
         other = dataclasses.replace(trained, origin=dataclasses.replace(trained.origin, base="another"))
         inject(model("sd15"), adapter=other)
     assert "was trained with another DemoSD15 model" in caplog.text

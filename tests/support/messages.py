@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 # What a library or the interpreter says when nobody looked at the input first
 RAW = re.compile(
     r"shape mismatch|size mismatch|must match the size|NoneType|has no attribute|KeyError|Traceback|"
@@ -22,3 +24,8 @@ def is_clear(message: str) -> bool:
         and "\n" not in message.strip()
         and not RAW.search(message)
     )
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the pack logged. The host logs beside it, for instance that a model of an earlier test is still alive."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("refattention")]
