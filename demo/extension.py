@@ -1,4 +1,4 @@
-"""The demo folder as a ComfyUI extension: the small models' configurations, and stand-ins for other packs' nodes."""
+"""The demo folder as a ComfyUI extension: the small models' configurations, and a few nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class DemoExtension(ComfyExtension):
         register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Stand-ins alone; the demo has no nodes of its own."""
+        """Stand-ins, and a loader that saves time."""
         from .other_packs import NODES
+        from .short_vision import ShortCLIPVisionLoader
 
-        return [*NODES]
+        return [*NODES, ShortCLIPVisionLoader]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 FILE_NAME = "clip-vit-large-patch14.safetensors"
+SHORT_LOADER = "RefAttentionDemoCLIPVisionLoader"  # a node, see short_vision.py
 WIDTH, HIDDEN, LAYERS, PATCH, PATCHES = 1024, 4096, 24, 14, 256
 COLOURS = slice(0, 3)
 # A constant that makes layer norms linear in the much smaller colours, and its opposite, which keeps their mean 0.

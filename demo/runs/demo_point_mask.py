@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
-from world_host import VISION_LAYER, WorldHost, inputs
+from world_host import WorldHost, inputs
 
 from demo_cast import CAT, SAME_CAT, together
 from demo_host import load_workflow
@@ -46,7 +46,7 @@ def pointed(
     for name, point in zip(POINTS, (positive, negative), strict=True):
         said = [] if point is None else [dict(zip("xy", point, strict=True))]
         inputs(workflow, "PointMask")[name] = json.dumps(said)
-    inputs(workflow, "PointMask").update(feather=0, layer=VISION_LAYER, **settings)
+    inputs(workflow, "PointMask").update(feather=0, **settings)
     return workflow
 
 

@@ -94,6 +94,7 @@ CUT: dict[str, tuple[str, list[tuple[int, int]]]] = {
     "leffa_tryon": ("leffa", [(0, 0), (0, 1), (0, 2)]),
     "refine_by_align": ("align", [(0, 0), (0, 1), (0, 4)]),
     "refine_two_steps": ("align", [(0, 0), (0, 1), (0, 2), (0, 4)]),
+    "refine_trained": ("align", [(0, 0), (0, 1), (0, 5)]),
     "refdrop_flux": ("refdrop", [(0, 0), (0, 3)]),
     "refine_flux_kontext": ("align", [(0, 0), (0, 1), (0, 4)]),
     "refine_qwen_image_edit": ("align", [(0, 0), (0, 1), (0, 4)]),

@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from refattention_demo.world.record import Record
 
-draw, models = demo_module("world.draw"), demo_module("world.models")
+draw, models, vision = (demo_module(name) for name in ("world.draw", "world.models", "vision"))
 # ImageScaleToTotalPixels counts in 1024 x 1024
 MEGAPIXELS = draw.SIZE**2 / 1024**2
 STEPS, GUIDANCE = 12, 4.0
-# The vision encoder's last block that was trained; the others of the real layout only pass on what they get.
-VISION_LAYER = 2
 # What every template is run with, by the class of its nodes
 SMALL: dict[str, dict[str, Any]] = {
     "EmptyLatentImage": {"width": draw.SIZE, "height": draw.SIZE},
@@ -52,6 +50,14 @@ class WorldHost(HeadlessHost):
     def __enter__(self) -> WorldHost:
         super().__enter__()
         return self
+
+    def run(self, prompt: Mapping[str, Any], timeout: float = 600.0) -> dict[str, Any]:
+        """As HeadlessHost's, with a quicker loader of the vision encoder that gives the same."""
+        quick = {
+            name: {**node, "class_type": vision.SHORT_LOADER} if node["class_type"] == "CLIPVisionLoader" else node
+            for name, node in prompt.items()
+        }
+        return super().run(quick, timeout)
 
     def put_picture(self, name: str, record: Record) -> str:
         """Draws a picture into the input folder and returns the name that LoadImage knows it by."""

@@ -20,7 +20,7 @@ from .reading import Reader
 from .rows import Curve, Findings, Plot, above, estimate, slopes
 
 VIEWS, SEEDS = 4, 4  # pictures to learn from, and to paint of each subject
-STRENGTHS = (0.0, 0.5, 1.0)
+STRENGTHS = (0.0, 1.0)
 SCHEDULES = ("fixed", "increasing", "decreasing")
 NEAR = "the paper's weights are 0.7 to 1.2, the fixed one is 1: too near to each other for so few subjects"
 FEW = "8 subjects are too few: they differ among themselves by more than this does"

@@ -129,3 +129,7 @@ ADAPTERS = {
 def result(name: str) -> Path:
     """The file that a training leaves."""
     return ADAPTER_STATE / name / f"{ADAPTERS[name].method}.safetensors"
+
+
+# Refine-by-Align's with the layers and the noise level at which it aligns best
+CALIBRATED = ADAPTER_STATE / "calibration" / "adapter.safetensors"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import loop, state
-from .config import EXPORT, result
+from .config import CALIBRATED, EXPORT, result
 from .encode import scale
 from .text import rows
 
@@ -89,8 +89,8 @@ def main() -> None:
     for name, tensors in parts.items():
         save_file(tensors, folder / name, metadata=ABOUT)
         print(f"{folder / name}: {(folder / name).stat().st_size / 1e6:.1f} MB")
-    if (path := result("refine")).exists():
-        shutil.copyfile(path, folder / models.REFINE)
+    if CALIBRATED.exists():
+        shutil.copyfile(CALIBRATED, folder / models.REFINE)
 
 
 if __name__ == "__main__":

@@ -114,17 +114,20 @@ def test_the_stock_loader_reads_the_expanded_autoencoder(loaded: tuple[dict[str,
 def test_the_stock_loader_reads_the_expanded_vision_encoder(tmp_path: Path) -> None:
     import comfy.clip_vision
     from refattention.core.models.vision import PatchEncoder
+    from refattention_demo.short_vision import shorten
     from world.vision_extension import load_clip_vision
-    from world_host import VISION_LAYER
 
     torch.manual_seed(0)
     narrow = VisionEncoder()
     compact = {export.in_host(name): tensor for name, tensor in narrow.state_dict().items()}
     stock = comfy.clip_vision.load_clipvision_from_sd(expand.vision(compact))
-    patches, soon = PatchEncoder(stock, -2), PatchEncoder(stock, VISION_LAYER)
-    picture = torch.rand(224, 224, 3)
-    found = patches.features(picture, patches.layout(224, 224))
-    assert torch.equal(soon.features(picture, soon.layout(224, 224)), found)
+    patches, picture = PatchEncoder(stock, -2), torch.rand(224, 224, 3)
+    found, whole = patches.features(picture, patches.layout(224, 224)), stock.encode_image(picture[None])
+    shorten(stock.model.vision_model.encoder.layers)
+    assert len(stock.model.vision_model.encoder.layers) == len(narrow.layers) + 1
+    patches, short = PatchEncoder(stock, -2), stock.encode_image(picture[None])
+    assert torch.equal(patches.features(picture, patches.layout(224, 224)), found)
+    assert all(torch.equal(short[name], whole[name]) for name in ("last_hidden_state", "penultimate_hidden_states"))
     expected = narrow(picture.permute(2, 0, 1)[None])[0].unflatten(0, (16, 16))
     assert found[..., narrow.layers[0].mlp["fc1"].in_features :].abs().max() == 0
     assert (found[..., : expected.shape[-1]] - expected).abs().max() < 0.02 * expected.abs().max()
