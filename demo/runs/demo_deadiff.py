@@ -23,7 +23,8 @@ def run(host: WorldHost, folder: Path) -> Path:
     }
     above = [("reference: " + style, host.input(file)) for style, file in references.items()]
     below = [
-        ("its style", _generate(host, file, 1.0, folder / f"deadiff_{style}.png")) for style, file in references.items()
+        (f"a bear in {style}", _generate(host, file, 1.0, folder / f"deadiff_{style}.png"))
+        for style, file in references.items()
     ]
     first = next(iter(references.values()))
     plain = _generate(host, first, 0.0, folder / "deadiff_without_style.png")

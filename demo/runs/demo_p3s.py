@@ -24,6 +24,7 @@ PROMPT = "a sks cat waving on the beach, flat cartoon"
 # Pictures of the subject to learn from, beside the one of two; and a point on its shirt in each
 VIEWS = ((WAVING, "snow"), (CHEERING, "city"), (STANDING, "forest"))
 ON_SHIRT = 64, 100
+SAID = {"without": "without reference"}  # labels that differ from the file's name
 
 
 def run(host: WorldHost, folder: Path) -> Path:
@@ -36,12 +37,12 @@ def run(host: WorldHost, folder: Path) -> Path:
     trained = {names[path.name.rsplit("_", 2)[0]]: path for path in host.images(host.run(workflow))}
     others = {"without": _without(workflow), "training-free": _training_free(workflow)}
     results = {label: host.images(host.run(each))[0] for label, each in others.items()} | trained
-    cells = [("points", with_points(host.input(pair), folder / "p3s_points.png"))]
+    cells = [("+ subject, - look-alike", with_points(host.input(pair), folder / "p3s_points.png"))]
     for label, picture in results.items():
         target = folder / f"p3s_{label}.png"
         shutil.copyfile(picture, target)
         if label != "loss":  # whose text nobody could read in a cell
-            cells.append((label, target))
+            cells.append((SAID.get(label, label), target))
     print(f"demo: P3S, training and three pictures done in {time.monotonic() - started:.1f} s", flush=True)
     sheet = folder / "p3s_contact_sheet.png"
     contact_sheet([cells]).save(sheet)

@@ -15,7 +15,7 @@ from demo_host import load_workflow
 from demo_sheet import contact_sheet
 
 Point = tuple[int, int]
-SHOWN = "Mask of the subject", "Similarity", "The look-alike removed"  # titles of nodes
+SHOWN = "Similarity", "Mask of the subject"  # titles of nodes
 RADIUS, ENLARGED = 10, 2  # of the marks, in pixels of the enlarged picture
 # On the two shirts
 POINTS: dict[str, Point] = {"positive_coords": (33, 92), "negative_coords": (95, 92)}
@@ -24,13 +24,13 @@ COLOURS = {"positive_coords": "#0072B2", "negative_coords": "#D55E00"}
 
 
 def run(host: WorldHost, folder: Path) -> Path:
-    """Runs the workflow and returns the path of a sheet with the points, the heat map and what came of them."""
+    """Runs the workflow and returns the path of a sheet with the points, the heat map and the mask."""
     started = time.monotonic()
     picture = host.put_picture("two_cats", together(CAT, SAME_CAT))
     workflow = pointed(load_workflow("point_mask"), picture, *POINTS.values(), radius=2)
     outputs = host.run(workflow)["outputs"]
     ids = {node["_meta"]["title"]: name for name, node in workflow.items()}
-    cells = [("points", with_points(host.input(picture), folder / "point_mask_points.png"))]
+    cells = [("+ subject, - look-alike", with_points(host.input(picture), folder / "point_mask_points.png"))]
     cells += [(title.lower(), host.images({"outputs": {ids[title]: outputs[ids[title]]}})[0]) for title in SHOWN]
     sheet = folder / "point_mask_contact_sheet.png"
     contact_sheet([cells]).save(sheet)

@@ -23,7 +23,7 @@ def run(host: WorldHost, folder: Path) -> Path:
     reference = host.put_picture("refdrop_reference", alone(CAT))
     shown = ("reference", host.input(reference))
     rows = [
-        [shown, *((f"{name}, c = {c:g}", _generate(host, reference, name, c, folder)) for c in STRENGTHS)]
+        [shown, *((f"{name}, strength {c:g}", _generate(host, reference, name, c, folder)) for c in STRENGTHS)]
         for name in PROMPTS
     ]
     sheet = folder / "refdrop_contact_sheet.png"

@@ -90,7 +90,7 @@ CUT: dict[str, tuple[str, list[tuple[int, int]]]] = {
     "p3s": ("p3s", [(0, 0), (0, 2)]),
     "p3s_train": ("p3s", [(0, 0), (0, 1), (0, 3)]),
     "p3s_trained": ("p3s", [(0, 0), (0, 3)]),
-    "point_mask": ("point_mask", [(0, 0), (0, 2), (0, 1)]),
+    "point_mask": ("point_mask", [(0, 0), (0, 1), (0, 2)]),
     "leffa_tryon": ("leffa", [(0, 0), (0, 1), (0, 2)]),
     "refine_by_align": ("align", [(0, 0), (0, 1), (0, 4)]),
     "refine_two_steps": ("align", [(0, 0), (0, 1), (0, 2), (0, 4)]),
