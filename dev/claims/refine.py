@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from refattention_demo.world import captions, draw, record, truth
+from refattention_demo.world import draw, record, truth
 from refattention_demo.world.record import Record
-from world.config import HELD_OUT
+from world.spoiled_logos import SpoiledLogo, held_out
 from world_host import WorldHost, inputs, node_id
 
 from demo_align import repairing
@@ -37,34 +37,9 @@ PAINTING = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Case:
-    """A picture whose logo is garbled, and another view of the same character."""
-
-    whole: Record
-    spoiled: Record
-    reference: Record
-
-    @property
-    def prompt(self) -> str:
-        """Names who it is, but neither the logo nor its colours."""
-        return captions.caption(self.whole, np.random.default_rng(0), replace(captions.EVERYTHING, shirt=0))
-
-
-def cases(count: int) -> list[Case]:
-    """Held-out pictures of the flat style whose logos are seen in both views."""
-    found: list[Case] = []
-    number = 0
-    while len(found) < count:
-        rng = np.random.default_rng(HELD_OUT + 5 * 10**6 + number)
-        number += 1
-        whole = replace(record.random_record(rng), style="flat")
-        if whole.figures[0].character.shirt.logo == "none":
-            continue
-        case = Case(whole, record.spoiled(whole, rng), record.another_view(whole, rng))
-        if truth.logo(whole).sum() > 300 and truth.logo(case.reference).sum() > 300:
-            found.append(case)
-    return found
+def cases(count: int) -> list[SpoiledLogo]:
+    """Others than those of the calibration."""
+    return held_out(5 * 10**6, count)
 
 
 def run(host: WorldHost, count: int) -> Findings:
@@ -124,13 +99,13 @@ def _listed(timesteps: tuple[int, ...]) -> str:
     return ", ".join(map(str, timesteps))
 
 
-def put_pictures(host: WorldHost, number: int, case: Case) -> None:
+def put_pictures(host: WorldHost, number: int, case: SpoiledLogo) -> None:
     """The spoiled picture, masked at its logo, and the reference."""
     host.put(f"spoiled_{number}", draw.picture(case.spoiled), hole=truth.logo(case.whole))
     host.put_picture(f"whole_{number}", case.reference)
 
 
-def found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) -> float:
+def found(host: WorldHost, case: SpoiledLogo, number: int, timestep: int, layer: str) -> float:
     """How much of the map lies on the logo."""
     graph = filled("refine_two_steps", case, number)
     for unused in [name for name, node in graph.items() if node["class_type"] in ("RefineRegion", "SaveImage")]:
@@ -143,7 +118,7 @@ def found(host: WorldHost, case: Case, number: int, timestep: int, layer: str) -
 
 
 def by_part(
-    case: Case, number: int, strength: float, template: str = "refine_by_align", **settings: Any
+    case: SpoiledLogo, number: int, strength: float, template: str = "refine_by_align", **settings: Any
 ) -> dict[str, Any]:
     """The template of the whole method, with a preview of what it finds."""
     graph = filled(template, case, number)
@@ -153,7 +128,7 @@ def by_part(
     return graph
 
 
-def by_all(case: Case, number: int) -> dict[str, Any]:
+def by_all(case: SpoiledLogo, number: int) -> dict[str, Any]:
     """The same with all of the reference in view."""
     graph = filled("refine_two_steps", case, number)
     region, align = inputs(graph, "RefineRegion"), node_id(graph, "RefineAlign")
@@ -164,13 +139,13 @@ def by_all(case: Case, number: int) -> dict[str, Any]:
 
 
 def of_cases(
-    host: WorldHost, chosen: list[Case], reader: Reader, graph: Callable[[Case, int], dict[str, Any]]
+    host: WorldHost, chosen: list[SpoiledLogo], reader: Reader, graph: Callable[[SpoiledLogo, int], dict[str, Any]]
 ) -> dict[str, NDArray[np.float64]]:
     """(cases,) of each measure, by a workflow made of each case and its number."""
     return columns([measured(host, graph(case, number), case, reader) for number, case in enumerate(chosen)])
 
 
-def measured(host: WorldHost, graph: dict[str, Any], case: Case, reader: Reader) -> dict[str, float]:
+def measured(host: WorldHost, graph: dict[str, Any], case: SpoiledLogo, reader: Reader) -> dict[str, float]:
     """What a workflow's picture is like, see `quality`; and how much of its map lies on the logo, if it has one."""
     maps = [MAP] if MAP in graph else []
     painted, *found = host.all_pictures(graph, node_id(graph, "SaveImage"), *maps)
@@ -182,11 +157,11 @@ def _preview(graph: dict[str, Any], node: str, output: int) -> None:
     graph[MAP] = new_node("MaskPreview", MAP, mask=[node, output])
 
 
-def _on_logo(shown: NDArray[np.float32], case: Case) -> float:
+def _on_logo(shown: NDArray[np.float32], case: SpoiledLogo) -> float:
     return overlap(shown[0, ..., 0] > 0.5, truth.logo(case.reference))
 
 
-def quality(painted: NDArray[np.float32], case: Case, reader: Reader) -> dict[str, float]:
+def quality(painted: NDArray[np.float32], case: SpoiledLogo, reader: Reader) -> dict[str, float]:
     """How far a picture is from the right one, in colours from 0 to 1, in the logo's square and in the logo itself.
 
     And the chance of the right logo.
@@ -205,6 +180,6 @@ def without_logo(shown: Record) -> Record:
     return record.dressed(shown, replace(shown.figures[0].character.shirt, logo="none"))
 
 
-def filled(name: str, case: Case, number: int) -> dict[str, Any]:
+def filled(name: str, case: SpoiledLogo, number: int) -> dict[str, Any]:
     """A template with the pictures and the prompt of a case."""
     return repairing(load_workflow(name), f"spoiled_{number}.png", f"whole_{number}.png", case.prompt)

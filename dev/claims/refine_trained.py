@@ -8,16 +8,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from world.spoiled_logos import SpoiledLogo
 from world_host import WorldHost, inputs, node_id
+
+import demo_align
 
 from . import refine
 from .reading import Reader
-from .refine import PAPER, Case
+from .refine import PAPER
 from .rows import Findings, above
 
-# Chosen on other pictures than those of the claims; the adapter's file carries what tools/calibrate_align.py found
-TRAINED: dict[str, Any] = {"timesteps": "auto", "layers": "auto", "margin": 0.15, "cfg": 2.0}
-STRENGTH = 1.0
+# As in the demo, chosen on other pictures; the adapter's file carries what tools/calibrate_align.py found
+TRAINED: dict[str, Any] = {"timesteps": "auto", "layers": "auto", **demo_align.TRAINED}
 NO_LOGOS = (
     "not for want of the right place: cut to the logo by the truth, too, its own pixels are 0.216 off and the right "
     "one is read with a chance of 0.140, by the whole 0.226 and 0.145; this adapter paints the shirt's colour, but "
@@ -34,7 +36,7 @@ def run(host: WorldHost, count: int) -> Findings:
         refine.of_cases(host, chosen, reader, graph)
         for graph in (
             partial(refine.by_part, strength=refine.STRENGTH),
-            partial(refine.by_part, strength=STRENGTH, template="refine_trained", **TRAINED),
+            partial(refine.by_part, template="refine_trained", **TRAINED),
             partial(refine.by_part, strength=0.0),
             by_all,
         )
@@ -79,13 +81,13 @@ def run(host: WorldHost, count: int) -> Findings:
     )  # fmt: skip
 
 
-def by_all(case: Case, number: int) -> dict[str, Any]:
+def by_all(case: SpoiledLogo, number: int) -> dict[str, Any]:
     """The trained back end with all of the reference in view."""
     graph, trained = refine.by_all(case, number), refine.filled("refine_trained", case, number)
     graph["adapter"], graph["eye"] = (
         trained[node_id(trained, name)] for name in ("RefineAlignLoad", "CLIPVisionLoader")
     )
     inputs(graph, "RefineRegion").update(
-        adapter=["adapter", 0], clip_vision=["eye", 0], strength=STRENGTH, cfg=TRAINED["cfg"]
+        adapter=["adapter", 0], clip_vision=["eye", 0], strength=TRAINED["strength"], cfg=TRAINED["cfg"]
     )
     return graph

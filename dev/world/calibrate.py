@@ -9,19 +9,19 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from refattention_demo.world import draw, expand, record, truth
+from refattention_demo.world import draw, expand, truth
 from safetensors.torch import save_file
 
 from . import export, train_adapters
-from .config import ADAPTER_STATE, CALIBRATED, HELD_OUT, ROOT, result
+from .config import ADAPTER_STATE, CALIBRATED, ROOT, result
+from .spoiled_logos import held_out
 
-CASES, SMALLEST = 24, 300  # pixels of a logo
+CASES = 24
 
 
 def main() -> None:
@@ -38,23 +38,17 @@ def main() -> None:
 
 
 def _write_cases(folder: Path) -> None:
-    number = written = 0
-    while written < CASES:
-        rng = np.random.default_rng(HELD_OUT + 10**7 + number)
-        number += 1
-        whole = replace(record.random_record(rng), style="flat")
-        if whole.figures[0].character.shirt.logo == "none":
-            continue
-        spoiled, other = record.spoiled(whole, rng), record.another_view(whole, rng)
-        places = truth.logo(whole), truth.logo(other)
-        if min(place.sum() for place in places) < SMALLEST:
-            continue
-        case = folder / f"{written:02}"
+    for number, each in enumerate(held_out(10**7, CASES)):
+        case = folder / f"{number:02}"
         case.mkdir(parents=True)
-        pictures = draw.picture(spoiled), _white(places[0]), draw.picture(other), _white(places[1])
-        for name, shown in zip(("image", "mask", "reference", "reference_mask"), pictures, strict=True):
+        pictures = {
+            "image": draw.picture(each.spoiled),
+            "mask": _white(truth.logo(each.whole)),
+            "reference": draw.picture(each.reference),
+            "reference_mask": _white(truth.logo(each.reference)),
+        }
+        for name, shown in pictures.items():
             Image.fromarray(shown).save(case / f"{name}.png")
-        written += 1
 
 
 def _white(place: NDArray[np.bool_]) -> NDArray[np.uint8]:
