@@ -15,7 +15,7 @@ import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.taesd.taesd import TAESD
-from refattention_demo import configs, weights
+from refattention_demo import configs, vision, weights
 from refattention_demo.families import FAMILIES
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -109,6 +109,18 @@ def test_files_are_written_once(tmp_path: Path) -> None:
     assert "stand-in" in metadata["about"]
     for name, tensor in weights.state_dict("sd15").items():
         assert torch.equal(tensors[name], tensor.half() if tensor.is_floating_point() else tensor)
+
+
+def test_the_vision_encoder_takes_little_of_the_disk_and_is_whole(tmp_path: Path) -> None:
+    weights.write_vision_encoder(tmp_path)
+    file = tmp_path / vision.FILE_NAME
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    tensors, metadata = comfy.utils.load_torch_file(str(file), return_metadata=True)
+    assert metadata == {"format": "pt", "about": weights.ABOUT}
+    expected = vision.state_dict()
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+    assert file.stat().st_blocks * 512 < 0.1 * file.stat().st_size
 
 
 def names(checkpoint: dict[str, torch.Tensor], prefix: str) -> set[str]:
