@@ -14,6 +14,7 @@ from ..core.deadiff.settings import DEADiffSettings, require_sd15
 from ..core.deadiff.words import numbers_of
 from ..core.deadiff.wrappers import apply_deadiff
 from ..core.pictures import gate
+from .connected import checked
 from .deadiff_files import DEADiffIO
 from .files import vocabulary_path
 from .shared import range_inputs
@@ -41,6 +42,7 @@ class DEADiffStyle(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

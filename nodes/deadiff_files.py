@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..core.deadiff.extract import extract, write_file
 from ..core.deadiff.loaded import load
 from ..core.models import checkpoint
+from .connected import checked
 from .files import file_input, model_path
 
 DEADiffIO = io.Custom("DEADIFF")
@@ -45,6 +46,7 @@ class DEADiffLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, deadiff_name: str, clip_vision: Any = None) -> io.NodeOutput:
         """Returns the loaded networks."""
         return io.NodeOutput(load(checkpoint.load(model_path(deadiff_name, FOLDERS)), clip_vision))
@@ -97,6 +99,7 @@ class DEADiffExtract(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, deadiff_name: str, filename: str, visual_encoder: bool, half: bool, all_words: bool = False
     ) -> io.NodeOutput:

@@ -13,6 +13,7 @@ from ..core.deadiff.sampler import (
     official_sigmas,
     with_fractional_timesteps,
 )
+from .connected import checked
 
 
 class DEADiffSampler(io.ComfyNode):
@@ -48,6 +49,7 @@ class DEADiffSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: Any, steps: int) -> io.NodeOutput:
         """Returns the sampler and its noise levels."""
         return io.NodeOutput(OfficialDDIM(), official_sigmas(model, steps))
@@ -82,6 +84,7 @@ class DEADiffEulerSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: Any, steps: int) -> io.NodeOutput:
         """Returns the model, the sampler and its noise levels."""
         patched = with_fractional_timesteps(model)

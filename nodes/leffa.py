@@ -13,6 +13,7 @@ from ..core.leffa.loader import load
 from ..core.leffa.settings import LeffaSettings
 from ..core.leffa.wrappers import attach_reference_unet
 from ..core.pictures import gate
+from .connected import checked
 from .files import file_input, model_path
 
 AUTO = "auto"
@@ -72,6 +73,7 @@ class LeffaLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model_name: str, cache_megabytes: int, body_map: str = AUTO) -> io.NodeOutput:
         """Returns the generative model and the VAE."""
         parts = load(model_path(model_name, FOLDERS), None if body_map == AUTO else body_map)
@@ -113,6 +115,7 @@ class LeffaTryOn(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,
@@ -169,6 +172,7 @@ class LeffaPoseTransfer(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

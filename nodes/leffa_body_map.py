@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core.leffa.body_map import FORMATS, VUI, convert
 from ..core.leffa.model import require_leffa
 from ..core.pictures import gate
+from .connected import checked
 
 AUTO, AS_MODEL = "auto", "as the model needs"
 
@@ -64,6 +65,7 @@ class LeffaBodyMap(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, densepose: Tensor, format: str, kind: str, model: Any = None, image: Tensor | None = None
     ) -> io.NodeOutput:

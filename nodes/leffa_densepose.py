@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..core.leffa.densepose import detect, load
 from ..core.pictures import gate
+from .connected import checked
 from .files import script_names, script_path
 
 
@@ -50,6 +51,7 @@ class LeffaDensePose(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, image: Tensor, densepose_name: str, run_code_of_file: bool) -> io.NodeOutput:
         """Returns the DensePose pictures."""
         image = gate.picture(image, "image")

@@ -12,6 +12,7 @@ from ..core.leffa.model import require_leffa
 from ..core.leffa.observe import learned_flow
 from ..core.leffa.reference import REFERENCES
 from ..core.pictures import gate
+from .connected import checked
 from .shared import seed_input
 
 
@@ -65,6 +66,7 @@ class LeffaFlow(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

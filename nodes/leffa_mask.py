@@ -14,6 +14,7 @@ from ..core.leffa.masks import CLEAN, DRESS_CODE, VITON_HD
 from ..core.leffa.repaint import paste_exact, paste_official
 from ..core.pictures import gate
 from ..core.pictures.grid import unpadded
+from .connected import checked
 from .leffa import require_batch
 
 EXACT, OFFICIAL = "exact", "official"
@@ -78,6 +79,7 @@ class LeffaMask(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, parsing: Tensor, garment_type: str, rule: str, labels: str, keypoints: list[dict[str, Any]] | None = None
     ) -> io.NodeOutput:
@@ -121,6 +123,7 @@ class LeffaRepaint(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, image: Tensor, generated: Tensor, mask: Tensor, edge: str) -> io.NodeOutput:
         """Returns the composed pictures."""
         image, mask = gate.picture(image, "image"), gate.masks(mask, "mask")

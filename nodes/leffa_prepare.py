@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core.leffa.fit import fit
 from ..core.leffa.schedule import official_sigmas
 from ..core.pictures import gate
+from .connected import checked
 
 PICTURE, GARMENT = "whole picture", "cut out garment"
 
@@ -43,6 +44,7 @@ class LeffaSigmas(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: Any, steps: int) -> io.NodeOutput:
         """Returns the noise levels."""
         return io.NodeOutput(official_sigmas(model, steps))
@@ -85,6 +87,7 @@ class LeffaFit(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, image: Tensor, part: str, width: int, height: int, mask: Tensor | None = None) -> io.NodeOutput:
         """Returns the fitted pictures."""
         image, mask = gate.picture(image, "image"), gate.optional_masks(mask, "mask")

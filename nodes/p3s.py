@@ -17,6 +17,7 @@ from ..core.patches.node_text import text_on_node
 from ..core.patches.reference_pass import Reference
 from ..core.patches.unet import family, require_image_unet
 from ..core.pictures import gate
+from .connected import checked
 from .p3s_files import P3SAdapterIO
 from .shared import encoder, number_input, range_inputs, reference_of, reference_seed_input
 
@@ -54,6 +55,7 @@ class P3SInject(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from ..core.p3s.adapter import TrainedAdapter
 from ..core.p3s.files import load_adapter, save_adapter
 from . import files
+from .connected import checked
 
 P3SAdapterIO = io.Custom("P3S_ADAPTER")
 INTERRUPTED = "p3s/interrupted"
@@ -47,6 +48,7 @@ class P3SSave(io.ComfyNode):
         return files.prefix_fault(filename_prefix)
 
     @classmethod
+    @checked
     def execute(cls, adapter: TrainedAdapter, filename_prefix: str) -> io.NodeOutput:
         """Returns the name of the file that was written; whoever queued the workflow is told, too."""
         return files.saved_output(save_subject(adapter, filename_prefix))
@@ -78,6 +80,7 @@ class P3SLoad(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, adapter_name: str) -> io.NodeOutput:
         """Returns the adapter and its prompt."""
         adapter = load_adapter(files.model_path(adapter_name))

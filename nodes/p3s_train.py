@@ -14,6 +14,7 @@ from ..core.p3s.settings import BOTH
 from ..core.p3s.train_in_graph import Examples, train_in_graph
 from ..core.patches.unet import require_image_unet
 from ..core.pictures import gate
+from .connected import checked
 from .p3s_files import P3SAdapterIO, save_interrupted, states_folder
 from .shared import encoder, number_input, seed_input
 
@@ -45,6 +46,7 @@ class P3STrain(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,
@@ -148,9 +150,9 @@ def _pictures(images: list[torch.Tensor]) -> list[torch.Tensor]:
     return [picture for batch in batches for picture in batch.split(1)]
 
 
-def _masks(masks: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
-    """All masks, (H, W) each, of some batches."""
-    return None if masks is None else [mask for each in masks for mask in gate.masks(each, "masks")]
+def _masks(masks: list[torch.Tensor | None] | None) -> list[torch.Tensor] | None:
+    """All masks, (H, W) each, of some batches; none where nothing came."""
+    return [mask for each in masks or () if each is not None for mask in gate.masks(each, "masks")] or None
 
 
 def _by_size(pictures: list[torch.Tensor]) -> list[list[int]]:

@@ -11,6 +11,7 @@ from ..core.models.vision import FITS, RESOLUTIONS, PatchEncoder
 from ..core.pictures import gate
 from ..core.point_mask import coordinates, frames
 from ..core.point_mask.selection import Refinement
+from .connected import checked
 from .previews import temporary
 
 POSITIVE, NEGATIVE = coordinates.POSITIVE, coordinates.NEGATIVE
@@ -60,6 +61,7 @@ class PointMask(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(
         cls,
         image: torch.Tensor,

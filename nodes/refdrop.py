@@ -19,6 +19,7 @@ from ..core.refdrop.past_run import PastRun
 from ..core.refdrop.settings import RefDropSettings
 from ..core.refdrop.wrappers import apply_refdrop
 from . import refdrop_inputs as common
+from .connected import checked
 from .shared import reference_of
 
 
@@ -81,6 +82,7 @@ class RefDropApply(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,
@@ -160,6 +162,7 @@ class RefDropVideo(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

@@ -12,6 +12,7 @@ from ..core.patches.node_text import text_on_node
 from ..core.refdrop.files import load_run, save_run
 from ..core.refdrop.past_run import PastRun
 from . import files
+from .connected import checked
 from .refdrop_inputs import RefDropCacheIO
 
 
@@ -45,6 +46,7 @@ class RefDropSave(io.ComfyNode):
         return files.prefix_fault(filename_prefix)
 
     @classmethod
+    @checked
     def execute(cls, cache: PastRun, filename_prefix: str) -> io.NodeOutput:
         """Returns the name of the file that was written; whoever queued the workflow is told, too."""
         return files.saved_output(files.save_own(partial(save_run, cache), filename_prefix))
@@ -82,6 +84,7 @@ class RefDropLoad(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, recording_name: str) -> io.NodeOutput:
         """Returns the recording and its noise levels."""
         run = load_run(files.model_path(recording_name))

@@ -16,6 +16,7 @@ from ..core.patches.unet import family
 from ..core.refdrop.recorded_run import RecordedRun
 from ..core.refdrop.recorder import apply_recorder
 from . import refdrop_inputs as common
+from .connected import checked
 from .shared import number_input, reference_of, sampler_inputs, seed_input, step_inputs
 
 
@@ -83,6 +84,7 @@ class RefDropRecord(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

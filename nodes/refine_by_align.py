@@ -15,6 +15,7 @@ from ..core.refine_by_align.observe import parse_look
 from ..core.refine_by_align.repair import Paint, Search, report
 from ..core.refine_by_align.window import Work
 from . import refine_by_align_inputs as common
+from .connected import checked
 
 NODE = "Refine by Align"
 
@@ -67,6 +68,7 @@ class RefineByAlign(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

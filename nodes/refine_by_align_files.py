@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..core.refine_by_align.files import load_adapter
 from . import files
+from .connected import checked
 
 RefineAdapterIO = io.Custom("REFINE_ADAPTER")
 
@@ -41,6 +42,7 @@ class RefineAlignLoad(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, adapter_name: str) -> io.NodeOutput:
         """Returns the adapter."""
         return io.NodeOutput(load_adapter(files.model_path(adapter_name)))

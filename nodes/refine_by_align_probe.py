@@ -16,6 +16,7 @@ from ..core.refine_by_align.observe import parse_look
 from ..core.refine_by_align.probe import Pictures, mosaic, probe
 from ..core.refine_by_align.probe_sheet import drawn
 from . import refine_by_align_inputs as common
+from .connected import checked
 from .previews import temporary
 from .shared import encoder, seed_input
 
@@ -64,6 +65,7 @@ class AttentionProbe(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

@@ -17,6 +17,7 @@ from ..core.refine_by_align.observe import parse_look
 from ..core.refine_by_align.repair import EMPTY_MASK, Paint, Search, report
 from ..core.refine_by_align.window import Work
 from . import refine_by_align_inputs as common
+from .connected import checked
 from .shared import seed_input
 
 ALIGN, REGION = "Refine Align", "Refine Region"
@@ -57,6 +58,7 @@ class RefineAlign(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,
@@ -127,6 +129,7 @@ class RefineRegion(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

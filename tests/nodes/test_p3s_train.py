@@ -23,6 +23,7 @@ DEFAULTS = {
     item.id: item.default for item in P3STrain.GET_SCHEMA().inputs if getattr(item, "default", None) is not None
 }
 WIDGETS = {**DEFAULTS, "where": "last", "average": "mean", "epochs": 1, "learning_rate": 1e-3, "mixed_precision": False}
+NO_MASKS: list[dict[str, Any]] = [{}, {"masks": [None]}]  # not connected, or to what gives nothing
 
 
 def run(**inputs: Any) -> tuple[Any, torch.Tensor]:
@@ -55,6 +56,8 @@ def test_a_list_of_pictures_of_several_sizes_is_one_training() -> None:
             P3STrain.execute([model("sd15")], **{**given, "seed": [1, 2]}, images=[IMAGE])
         with pytest.raises(ValueError, match="masks holds 2 masks for 3 pictures"):
             P3STrain.execute([model("sd15")], **given, images=[IMAGE] * 3, masks=[torch.ones(2, 9, 9)])
+        unmasked, nothing = (P3STrain.execute([model("sd15")], **given, images=[IMAGE], **each)[0] for each in NO_MASKS)
+        assert all(torch.equal(unmasked.weights[name], weight) for name, weight in nothing.weights.items())
 
 
 def test_what_was_dropped_and_learned_is_used_as_it_was_trained(caplog: pytest.LogCaptureFixture) -> None:
@@ -113,9 +116,9 @@ def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
 
 
 def test_another_architecture_is_named() -> None:
-    other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Identity()))
+    other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Identity()), model_options={})
     with pytest.raises(RuntimeError, match="P3S Train cannot patch the attention of"):
-        P3STrain.execute(other, None, None, None, IMAGE, **WIDGETS)
+        P3STrain.execute(other, Clip(), Codec(), Eye(), IMAGE, **WIDGETS)
 
 
 @pytest.mark.parametrize("step", [1, 3])

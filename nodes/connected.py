@@ -1,0 +1,55 @@
+"""What arrives at a node's sockets: other nodes send None, and sockets that take everything send anything."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from comfy_api.latest import io
+
+# What shows that a thing is of a type, by what nodes do with it.
+USED_FOR = {"MODEL": "model_options", "CLIP": "tokenize", "VAE": "decode", "CLIP_VISION": "encode_image"}
+
+
+def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """Put on a node's `execute`: refuses None where something is needed, and what is of another type.
+
+    Raises:
+        ValueError: names the input, what came, and what is needed.
+    """
+    signature = inspect.signature(execute)
+
+    @wraps(execute)
+    def execute_checked(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> io.NodeOutput:
+        given = signature.bind(cls, *args, **inputs).arguments
+        schema = cls.GET_SCHEMA()
+        for each in schema.inputs:
+            if each.id in given:
+                is_list = schema.is_input_list and isinstance(given[each.id], list)
+                for value in given[each.id] if is_list else [given[each.id]]:
+                    if not (each.optional and value is None):
+                        _require(value, each.get_io_type(), each.id)
+        return execute(cls, *args, **inputs)
+
+    return execute_checked
+
+
+def _require(value: Any, needed: str, name: str) -> None:
+    if value is None:
+        raise ValueError(
+            f"{name} is None, but {needed} is needed. The node that it is connected to gave nothing, as a loader does "
+            "whose file has no such part."
+        )
+    if not _is(value, needed):
+        raise ValueError(f"{name} is of the type {type(value).__name__}, but {needed} is needed.")
+
+
+def _is(value: Any, needed: str) -> bool:
+    """Whether a thing can be what is needed; pictures and masks, which come in many forms, have a gate of their own."""
+    if needed == "LATENT":
+        return isinstance(value, dict) and "samples" in value
+    if needed == "CONDITIONING":
+        return isinstance(value, list | tuple)
+    return needed not in USED_FOR or hasattr(value, USED_FOR[needed])
