@@ -24,7 +24,7 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
     @wraps(execute)
     def execute_checked(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> io.NodeOutput:
         given = signature.bind(cls, *args, **inputs).arguments
-        schema = cls.GET_SCHEMA()
+        schema = cls.define_schema()
         for each in schema.inputs:
             if each.id in given:
                 is_list = schema.is_input_list and isinstance(given[each.id], list)

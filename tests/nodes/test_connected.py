@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from comfy_api.internal import make_locked_method_func
 from comfy_api.latest import io
 from messages import is_clear
 from refattention.nodes import RefAttentionExtension
@@ -38,7 +39,8 @@ def run(node: type[io.ComfyNode], name: str, value: Any) -> None:
     schema = node.GET_SCHEMA()
     given = {each.id: GOOD.get(each.get_io_type(), Anything()) for each in schema.inputs if not each.optional}
     given[name] = value
-    node.execute(**({each: [value] for each, value in given.items()} if schema.is_input_list else given))
+    execute = make_locked_method_func(node, "execute", node.PREPARE_CLASS_CLONE(None))  # as the host does
+    execute(**({each: [value] for each, value in given.items()} if schema.is_input_list else given))
 
 
 @pytest.mark.parametrize(("node", "socket"), SOCKETS)
