@@ -10,7 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 
 # What shows that a thing is of a type, by what nodes do with it.
-USED_FOR = {"MODEL": "model_options", "CLIP": "tokenize", "VAE": "decode", "CLIP_VISION": "encode_image"}
+USED_FOR = {"MODEL": "model_options", "CLIP": "tokenize", "VAE": "encode", "CLIP_VISION": "encode_image"}
 
 
 def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
@@ -52,4 +52,5 @@ def _is(value: Any, needed: str) -> bool:
         return isinstance(value, dict) and "samples" in value
     if needed == "CONDITIONING":
         return isinstance(value, list | tuple)
-    return needed not in USED_FOR or hasattr(value, USED_FOR[needed])
+    # Text can be encoded, too.
+    return needed not in USED_FOR or (hasattr(value, USED_FOR[needed]) and not isinstance(value, str))

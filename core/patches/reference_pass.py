@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ PICTURE_KEYS = frozenset(
     | {"face_video_pixels", "reference_motion", "audio_embed", "ref_audio", "driving_mask_28ch", "ref_mask_28ch"}
     | {"lq_latent"}
 )
+# Those of them with a latent for each of its frames.
+FRAME_KEYS = ("concat_latent_image", "vace_frames")
 TEXTS = ("cross_attn", "pooled_output")  # entries of a conditioning that may have a row for each picture
 
 
@@ -69,6 +71,25 @@ def require_pictures(samples: Tensor, method: str) -> None:
             f"{method}: reference_latent is a video of {samples.shape[2]} latents, as this model's VAE makes it of a "
             "batch, but the model paints pictures. Encode each picture by itself, with a node for each."
         )
+
+
+def require_frames(conditioning: Sequence[Cond], samples: Tensor, name: str) -> None:
+    """Checks that what a prompt says of each frame is for as many frames as references have.
+
+    Args:
+        name: of the conditioning.
+
+    Raises:
+        ValueError: it is of a video of another length.
+    """
+    given = [entry[key] for entry in conditioning for key in FRAME_KEYS if entry.get(key) is not None]
+    latents = [each for value in given for each in (value if isinstance(value, list) else [value])]
+    for latent in latents:
+        if latent.ndim == samples.ndim == 5 and latent.shape[2] != samples.shape[2]:
+            raise ValueError(
+                f"{name} holds a video of {latent.shape[2]} latent frames beside its text, but the reference has "
+                f"{samples.shape[2]}. Connect the text alone, as CLIP Text Encode gives it."
+            )
 
 
 class ReferenceRecorded(Exception):
@@ -179,6 +200,7 @@ class ReferencePass:
         self.prompts_each = max([1, *(_rows(entry) for entries in self._prompts.values() for entry in entries)])
         if reference.positive is not None:
             own = comfy.sampler_helpers.convert_cond(reference.positive)
+            require_frames(own, reference.samples, "reference_positive")
             self._prompts["positive"] = [self._for_each_prompt(_without(entry, REGION_KEYS)) for entry in own]
         self._encoded: dict[str, list[Cond]] = {}
         self._on_device: tuple[Tensor, Tensor] | None = None
@@ -259,8 +281,9 @@ class ReferencePass:
 
         def encode(prompts: list[Cond], kind: str) -> list[Cond]:
             shapes = [noise.shape]  # some models ask for it, because their latents may come in several parts
-            conds = {kind: prompts}
-            encoded = comfy.samplers.process_conds(model, noise, conds, noise.device, latent, latent_shapes=shapes)
+            encoded = comfy.samplers.process_conds(
+                model, noise, {kind: prompts}, noise.device, latent, seed=self.reference.seed, latent_shapes=shapes
+            )
             return [_placed(entry, noise.device) for entry in encoded[kind]]
 
         (role,) = self.conditionings.roles([entries])

@@ -18,7 +18,7 @@ from ..patches.conditionings import Conditionings
 from ..patches.families.attentions import Attentions
 from ..patches.families.table import attentions_of
 from ..patches.passes import Asked, without_sound
-from ..patches.reference_pass import Reference, ReferencePass, require_pictures
+from ..patches.reference_pass import Reference, ReferencePass, require_frames, require_pictures
 from ..patches.region import require_all_pictures, what_cuts
 from ..patches.transfer import kept_tensor
 from .recorded_run import RecordedRun
@@ -72,8 +72,11 @@ class RecorderRun(Run):
         self.wanted: list[Tensor] = []
         self._recorded, given = asked
         self._attentions = attentions_of(guider.model_patcher, NODE)
-        if given is not None and not self._attentions.is_video:
-            require_pictures(given.samples, NODE)
+        if given is not None:
+            if not self._attentions.is_video:
+                require_pictures(given.samples, NODE)
+            for role, entries in guider.conds.items():
+                require_frames(entries, given.samples, role)
         self._frames = self._attentions.frames(noise_shape) if given is None else 1  # a given one is one reference
         pictures = self._frames if self._frames > 1 else noise_shape[0]
         if self._recorded.references > pictures:

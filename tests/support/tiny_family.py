@@ -87,6 +87,7 @@ class TinyFamily:
         extra: what a text node adds to the prompt.
         sampling: other settings of the schedule than the host's.
         left_out: parts of the module that are of the real model's size and serve inputs that no test gives.
+        weights: what the class looks for in the file while it builds the model.
     """
 
     host_class: str
@@ -99,6 +100,7 @@ class TinyFamily:
     extra: dict[str, Any] = field(default_factory=dict)
     sampling: dict[str, float] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def random_model(family: TinyFamily, dtype: torch.dtype = torch.float32, operations: Any = None) -> ModelPatcher:
@@ -113,7 +115,7 @@ def random_model(family: TinyFamily, dtype: torch.dtype = torch.float32, operati
     config.set_inference_dtype(dtype, None)
     config.custom_operations = operations
     device = comfy.model_management.get_torch_device()
-    model = config.get_model({}, "", device=device)
+    model = config.get_model(family.weights, "", device=device)
     for name in family.left_out:
         delattr(model.diffusion_model, name)
     generator = torch.Generator().manual_seed(0)  # the same weights on every device

@@ -23,14 +23,20 @@ class UNetAttentions:
         self.blocks = self_attention_blocks(unet)
         self.is_video = any(isinstance(module, SpatialVideoTransformer) for module in unet.modules())
         self._unet = unet
+        self._layers = frozenset(self_attention_layers(unet))
 
     def frames(self, latents: Sequence[int]) -> int:
         """1: frames lie in the batch."""
         return 1
 
     def route(self, x: Tensor, inputs: Mapping[str, Any], options: Options, handler: Handler) -> Options:
-        """Routes one forward pass; the attention of a video model over time is left alone."""
-        return route_self_attention(options, _spatial_only(handler) if self.is_video else handler)
+        """Routes one forward pass; the attention of a video model over time is left alone.
+
+        So is what an upscaler has in place of self-attention, a second one to the text, which ComfyUI calls by the
+        same name.
+        """
+        spatial = _spatial_only(handler) if self.is_video else handler
+        return route_self_attention(options, lambda call: spatial(call) if call.layer in self._layers else call.plain())
 
     def recorded(self, blocks: frozenset[Block], latent: Sequence[int]) -> int:
         """How many numbers the keys and values of some blocks are for one sample, of shape (C, H, W)."""
