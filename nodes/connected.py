@@ -10,7 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 
 # What shows that a thing is of a type, by what nodes do with it.
-USED_FOR = {"MODEL": "model_options", "CLIP": "tokenize", "VAE": "encode", "CLIP_VISION": "encode_image"}
+USED_FOR = {"MODEL": "model", "CLIP": "tokenize", "VAE": "encode", "CLIP_VISION": "encode_image"}
 
 
 def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
@@ -39,8 +39,8 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 def _require(value: Any, needed: str, name: str) -> None:
     if value is None:
         raise ValueError(
-            f"{name} is None, but {needed} is needed. The node that it is connected to gave nothing, as a loader does "
-            "whose file has no such part."
+            f"{name} is None, but {needed} is needed: the node that it is connected to gave nothing, as a loader does "
+            "whose file holds none. Connect one that does, such as Load VAE or Load CLIP."
         )
     if not _is(value, needed):
         raise ValueError(f"{name} is of the type {type(value).__name__}, but {needed} is needed.")

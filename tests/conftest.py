@@ -30,6 +30,14 @@ def no_dead_models() -> Iterator[None]:
         loaded[:] = [each for each in loaded if not each.is_dead()]
 
 
+@pytest.fixture(autouse=True)
+def no_old_listings() -> Iterator[None]:
+    """Makes the host forget what files it found in a folder of a test, which is gone with the test."""
+    yield
+    if paths := sys.modules.get("folder_paths"):
+        paths.filename_list_cache.clear()
+
+
 @pytest.fixture
 def outside_of_inference_mode() -> Iterator[None]:
     """As in a training; ComfyUI runs nodes in a mode whose tensors take no part in gradients."""

@@ -57,16 +57,13 @@ class Leffa:
         return self.model.process_latent_in(latent.float().cpu())
 
 
-def leffa(patcher: ModelPatcher, vae: VAE | None, node: str) -> Leffa:
+def leffa(patcher: ModelPatcher, vae: VAE, node: str) -> Leffa:
     """What a node got connected.
 
     Raises:
         RuntimeError: the model is not Leffa's.
-        ValueError: no VAE is connected.
     """
     require_leffa(patcher, node)
-    if vae is None:
-        raise ValueError(f"{node} got no VAE: the checkpoint has none. Connect Load VAE.")
     return Leffa(patcher, vae)
 
 

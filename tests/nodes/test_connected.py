@@ -24,7 +24,7 @@ SOCKETS = [
 class Anything:
     """Passes for a model, a text encoder, a VAE and a vision encoder."""
 
-    model_options = tokenize = encode = encode_image = None
+    model = tokenize = encode = encode_image = None
 
 
 GOOD = {

@@ -84,7 +84,7 @@ def test_alpha_is_dropped() -> None:
         ({"mask": torch.zeros(1, 64, 64)}, "mask is empty, so nothing would be painted"),
         ({"mask": torch.stack([torch.ones(9, 9), torch.zeros(9, 9)]), "image": picture(2, 64, 48)}, "mask is empty"),
         ({"vae": AveragingVAE(16)}, r"vae makes latents of the shape \(1, 16, 8, 6\) where Leffa needs \(1, 4, 8, 6\)"),
-        ({"vae": None}, "Leffa Try-On got no VAE"),
+        ({"vae": None}, "vae is None, but VAE is needed"),
         (
             {"image": picture(2, 64, 48), "garment_image": picture(3, 48, 48)},
             "garment_image holds a batch of 3, but image one of 2",

@@ -116,7 +116,7 @@ def test_wrong_input(inputs: dict[str, Any], message: str) -> None:
 
 
 def test_another_architecture_is_named() -> None:
-    other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Identity()), model_options={})
+    other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Identity()))
     with pytest.raises(RuntimeError, match="P3S Train cannot patch the attention of"):
         P3STrain.execute(other, Clip(), Codec(), Eye(), IMAGE, **WIDGETS)
 

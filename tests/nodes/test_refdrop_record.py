@@ -82,7 +82,7 @@ def test_float16_and_fewer_blocks_take_less_memory() -> None:
     ("inputs", "message"),
     [
         ({}, "RefDrop Record needs either latent_image.*but neither is connected"),
-        ({"latent_image": {}, "reference_latent": {}}, "but both are connected"),
+        ({"latent_image": {"samples": None}, "reference_latent": {"samples": None}}, "but both are connected"),
         ({"reference_latent": {"samples": torch.zeros(1, 4, 8, 8)}}, r"reference_latent has the shape \(1, 4, 8, 8\)"),
         ({"latent_image": {"samples": torch.zeros(1, 16, 8, 8)}, "batch_references": 2}, "batch_references is 2, but"),
         (

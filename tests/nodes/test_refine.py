@@ -11,6 +11,7 @@ import comfy.supported_models
 import pytest
 import torch
 from comfy.controlnet import ControlBase
+from p3s_support import Eye
 from refattention.core.patches.reference_pass import Reference
 from refattention.core.refdrop.settings import RefDropSettings
 from refattention.core.refdrop.wrappers import apply_refdrop
@@ -218,7 +219,7 @@ def test_each_widget_has_its_effect() -> None:
         ({"reference_mask": torch.ones(2, 9, 9)}, "reference_mask is a batch of 2"),
         ({"reference_mask": torch.zeros(1, 9, 9)}, "reference_mask has nothing white"),
         ({"adapter": object()}, "adapter is connected, but clip_vision is not"),
-        ({"clip_vision": object()}, "clip_vision is connected, but adapter is not"),
+        ({"clip_vision": Eye()}, "clip_vision is connected, but adapter is not"),
         ({"timesteps": "1000"}, "timesteps is '1000', but needs whole numbers from 0 to 999"),
         ({"timesteps": ""}, "timesteps is ''"),
         ({"layers": "output.99"}, "layers names 'output.99', which has no self-attention in this DemoSD15 model"),
