@@ -21,6 +21,10 @@ STRENGTH = 0.4
 AT = f"c = {STRENGTH}"
 # Poses are told apart less surely than colours.
 POSE_CASES = 2
+NOTHING_TO_FREE = (
+    "there is nothing to free: with all blocks, too, the reference's pose is but 0.014 [-0.037, 0.069] likelier than "
+    "without guidance; the block changes pictures by 0.15 steps of 255 where guidance changes them by 38"
+)
 Picture = NDArray[np.float32]
 
 
@@ -143,12 +147,14 @@ def run_layout(host: WorldHost, count: int) -> Findings:
             "leaving out the first output block frees the pose",
             f"chance of the prompt's pose, without the block minus all blocks, {AT}, where the reference has another",
             freed[0] - everywhere[0],
+            if_not=NOTHING_TO_FREE,
         ),
         above(
             PAPER,
             "and keeps that of the reference out",
             "chance of the reference's pose, all blocks minus without the block, in the same",
             everywhere[1] - freed[1],
+            if_not="as above",
         ),
     ]
     return Findings(PAPER, rows)
