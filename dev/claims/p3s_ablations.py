@@ -12,7 +12,11 @@ from .point_mask import PAPER
 from .reading import Reader
 from .rows import Findings, Row, above
 
-REVERSED = "the other way round on this small base; why was not looked into"
+REVERSED = (
+    "the other way round on this small base, where the loss on the last layer mends that one's maps alone: late in "
+    "training L_ac is 0.004 there and 0.245 on the mean of all 16 layers (0.258 without the loss), by the loss on all "
+    "0.029; 3 subjects"
+)
 
 
 def run(host: WorldHost, count: int) -> Findings:
