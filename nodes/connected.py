@@ -23,14 +23,14 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 
     @wraps(execute)
     def execute_checked(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> io.NodeOutput:
-        given = signature.bind(cls, *args, **inputs).arguments
+        given = signature.bind(cls, *args, **inputs)
+        given.apply_defaults()
         schema = cls.define_schema()
         for each in schema.inputs:
-            if each.id in given:
-                is_list = schema.is_input_list and isinstance(given[each.id], list)
-                for value in given[each.id] if is_list else [given[each.id]]:
-                    if not (each.optional and value is None):
-                        _require(value, each.get_io_type(), each.id)
+            value = given.arguments[each.id]
+            for one in value if schema.is_input_list and isinstance(value, list) else [value]:
+                if one is not None or not each.optional:
+                    _require(one, each.get_io_type(), each.id)
         return execute(cls, *args, **inputs)
 
     return execute_checked

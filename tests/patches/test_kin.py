@@ -39,7 +39,8 @@ def guided(name: str, own: bool, strength: float = 0.5) -> Any:
 
 
 def sampled(name: str, patcher: Any) -> Tensor:
-    noise = kin_latent(name, 3 if KIN[name].frames > 1 and len(KIN[name].size) == 3 else 1)
+    in_batch = len(KIN[name].size) == 3  # where the frames of a video are
+    noise = kin_latent(name, KIN[name].frames if in_batch else 1)
     return sample(patcher, noise, kin_prompt(name, 1), kin_prompt(name, 2), steps=STEPS, cfg=KIN[name].cfg)
 
 

@@ -15,17 +15,18 @@ from more_families import randn
 from tiny_family import UNET, TinyFamily
 
 
-def unet(host_class: str, in_channels: int = 4, adm: int = 0, pooled: int = 0, **others: Any) -> TinyFamily:
+def unet(
+    host_class: str, in_channels: int = 4, adm: int = 0, config: dict[str, Any] | None = None, **others: Any
+) -> TinyFamily:
     labels = {"num_classes": "sequential", "adm_in_channels": adm} if adm else {"num_classes": None}
-    extra, weights = others.pop("extra", {}), others.pop("weights", {})
-    text = others.pop("text", 24)
-    config = {**UNET, "in_channels": in_channels, "context_dim": 24, **labels, **others}
-    return TinyFamily(host_class, config, (4, 8, 12), pooled=pooled, extra=extra, text=text, weights=weights)
+    sizes = {**UNET, "in_channels": in_channels, "context_dim": 24, **labels, **(config or {})}
+    return TinyFamily(host_class, sizes, (4, 8, 12), **others)
 
 
 def kin(of: str, host_class: str, extra: dict[str, Any] | None = None, **config: Any) -> TinyFamily:
-    one_frame = (FAMILIES[of].size[0], 1, *FAMILIES[of].size[-2:]) if FAMILIES[of].frames > 1 else FAMILIES[of].size
-    size = FAMILIES[of].size if of == "svd" else one_frame
+    """Of one frame, where frames are a dimension of their own."""
+    channels, *frames, height, width = FAMILIES[of].size
+    size = (channels, *[1] * len(frames), height, width)
     return replace(
         FAMILIES[of], host_class=host_class, extra=extra or {}, size=size, config={**FAMILIES[of].config, **config}
     )
@@ -46,16 +47,15 @@ KIN: dict[str, TinyFamily] = {
     "x4": unet(
         "SD_X4Upscaler",
         7,
-        disable_self_attentions=[True, False],
-        num_classes=1000,
+        config={"disable_self_attentions": [True, False], "num_classes": 1000},
         extra={"concat_image": randn(1, 3, 8, 12), "noise_augmentation": 0.1},
     ),
     "instruct": unet("SD15_instructpix2pix", 8, extra=BESIDE),
-    "instruct xl": unet("SDXL_instructpix2pix", 8, 1280 + 1536, 1280, extra=BESIDE),
-    "refiner": unet("SDXLRefiner", 4, 2560, 1280, extra={"aesthetic_score": 6.0}),
-    "refiner, revision": unet("SDXLRefiner", 4, 2560, 1280, extra=unclip(1280)),
-    "revision": unet("SDXL", 4, 2816, 1280, extra=unclip(1280)),
-    "zero123": unet("Stable_Zero123", 8, context_dim=768, text=28, extra=BESIDE, weights=ZERO123),
+    "instruct xl": unet("SDXL_instructpix2pix", 8, 1280 + 1536, pooled=1280, extra=BESIDE),
+    "refiner": unet("SDXLRefiner", 4, 2560, pooled=1280, extra={"aesthetic_score": 6.0}),
+    "refiner, revision": unet("SDXLRefiner", 4, 2560, pooled=1280, extra=unclip(1280)),
+    "revision": unet("SDXL", 4, 2816, pooled=1280, extra=unclip(1280)),
+    "zero123": unet("Stable_Zero123", 8, config={"context_dim": 768}, text=28, extra=BESIDE, weights=ZERO123),
     "sv3d u": kin("svd", "SV3D_u", VIEW, adm_in_channels=256),
     "sv3d p": kin(
         "svd", "SV3D_p", {**VIEW, "elevation": [1.0, 2.0, 3.0], "azimuth": [0.0, 9.0, 18.0]}, adm_in_channels=1280

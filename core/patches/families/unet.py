@@ -23,7 +23,7 @@ class UNetAttentions:
         self.blocks = self_attention_blocks(unet)
         self.is_video = any(isinstance(module, SpatialVideoTransformer) for module in unet.modules())
         self._unet = unet
-        self._layers = frozenset(self_attention_layers(unet))
+        self._layers = self_attention_layers(unet)
 
     def frames(self, latents: Sequence[int]) -> int:
         """1: frames lie in the batch."""
@@ -41,10 +41,9 @@ class UNetAttentions:
     def recorded(self, blocks: frozenset[Block], latent: Sequence[int]) -> int:
         """How many numbers the keys and values of some blocks are for one sample, of shape (C, H, W)."""
         tokens = _tokens_of_blocks(self._unet, latent[-2], latent[-1])
-        layers = self_attention_layers(self._unet).items()
         return sum(
             2 * tokens[block] * layer.attn1.heads * layer.attn1.dim_head
-            for (block, _), layer in layers
+            for (block, _), layer in self._layers.items()
             if block in blocks
         )
 
